@@ -1,0 +1,1 @@
+"""Pure values of the SPIFFE standards: IDs, selectors, SVIDs, bundles. No I/O."""

@@ -1,0 +1,1 @@
+"""What every program shares: configuration files, logs, command lines, output, readiness."""

@@ -1,0 +1,53 @@
+# Each target is one command; `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+# Debian's interpreter: every user of the machine can run it.
+PYTHON ?= /usr/bin/python3
+BIN := .venv/bin
+CODE := operations identity transport plugins keystores attestors server agent tests bench ci
+
+.PHONY: help install demo test interop lint types bench fresh generate lock clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: .venv/.installed ## Debian packages that are missing, .venv with the locked dependencies, the commands in .venv/bin
+
+.venv/.installed: requirements-dev.lock pyproject.toml ci/packages $(wildcard transport/*.c transport/build_*.py)
+	ci/packages
+	ci/install $(PYTHON)
+	touch $@
+
+demo: install ## a workload gets an SVID signed by a key in a SoftHSM token; two workloads shake hands over mutual TLS
+	ci/demo
+
+test: install ## the tests, with SoftHSM and swtpm
+	$(BIN)/pytest -m "not interop" $(ARGS)
+
+interop: install ## the published clients in Go and Python against our server and agent; needs Go
+	@command -v go >/dev/null || { echo "make interop needs Go: install golang, or put go on the PATH" >&2; exit 1; }
+	$(BIN)/pytest -m interop tests/interop $(ARGS)
+
+lint: install ## ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install ## mypy and basedpyright, both strict
+	$(BIN)/mypy $(CODE)
+	$(BIN)/basedpyright $(CODE)
+
+bench: install ## figures for this server; beside a Go one when SPIRE_SERVER_BIN and SPIRE_AGENT_BIN name it
+	$(BIN)/python -m bench $(ARGS)
+
+fresh: ## both README commands on a minimal Debian 12 and 13, as a newcomer (root, mmdebstrap, systemd-nspawn)
+	ci/fresh
+
+generate: install ## generated/ from protos/
+	ci/generate
+
+lock: ## requirements*.lock from pyproject.toml
+	ci/lock
+
+clean: ## removes .venv and what was built
+	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache transport/_*.so transport/_*.c

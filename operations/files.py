@@ -1,0 +1,73 @@
+"""Files that must not be lost, and files that must not be read by others."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from pathlib import Path
+
+from operations.errors import ConfigurationError, TemporarilyUnavailable
+
+_SECRET_LIMIT = 1 << 20
+
+
+def write_atomically(path: str | os.PathLike[str], data: bytes, mode: int = 0o600) -> None:
+    """Replace the file's content: whoever reads it, also after a power cut, finds the old or the new, never a part.
+
+    Raises OSError; the old content is then still in place. Blocks on the disk: call it in a thread.
+    """
+    target = Path(path)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(file.fileno(), mode)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    sync_directory(target.parent)
+
+
+def sync_directory(path: str | os.PathLike[str]) -> None:
+    """Make renames and removals in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_secret(path: str | os.PathLike[str], what: str = "secret") -> str:
+    """A secret from its own file, without the newline at its end.
+
+    Raises ConfigurationError, naming the file, when it is missing, empty, not UTF-8, too large, no regular file, or
+    open to group or others; TemporarilyUnavailable for other failures of the system.
+    """
+    name = os.fspath(path)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
+        raise ConfigurationError(f"cannot read the {what}: {error.strerror}", file=name) from error
+    except OSError as error:
+        raise TemporarilyUnavailable(f"{name}: cannot read the {what}: {error.strerror}") from error
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise ConfigurationError(f"the {what} must be in a regular file", file=name)
+        if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            allowed = f"{stat.S_IMODE(status.st_mode):04o}"
+            raise ConfigurationError(f"the {what} is open to others (mode {allowed}): chmod 600 it", file=name)
+        data = file.read(_SECRET_LIMIT + 1)
+    if len(data) > _SECRET_LIMIT:
+        raise ConfigurationError(f"the {what} is larger than {_SECRET_LIMIT} bytes", file=name)
+    try:
+        secret = data.decode().removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"the {what} is not UTF-8 text", file=name) from error
+    if not secret:
+        raise ConfigurationError(f"the {what} is empty", file=name)
+    return secret

@@ -1,0 +1,1 @@
+"""Made from protos/ by ci/generate; never edited."""

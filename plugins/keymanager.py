@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 class KeyType(Enum):
@@ -69,6 +69,16 @@ class Key(Protocol):
         PermanentlyUnusable when it returned a wrong signature or lost the key, InvalidArgument for a digest of the
         wrong length. All or nothing: no part of a batch is returned.
         """
+        ...
+
+
+@runtime_checkable
+class InProcessKey(Key, Protocol):
+    """A key whose private half lives in this process (memory, disk), so that a TLS library can be given it."""
+
+    @property
+    def private_key(self) -> bytes:
+        """The DER PKCS #8 PrivateKeyInfo (RFC 5958), unencrypted."""
         ...
 
 

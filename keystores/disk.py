@@ -1,0 +1,106 @@
+"""KeyManager "disk": keys in one JSON file, `{"keys": {"<key id>": "<base64 of DER PKCS #8>"}}`, mode 0600."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from keystores import software
+from keystores.errors import NotFound
+from operations.errors import Corrupt, PermanentlyUnusable, SpireError
+from operations.files import write_atomically
+from plugins.keymanager import Key, KeyManager, KeyType
+
+if TYPE_CHECKING:
+    from plugins.catalog import PluginContext
+
+
+class ServerConfiguration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`keys_path` is the file."""
+
+    keys_path: str
+
+
+class AgentConfiguration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`directory` is the folder of keys.json."""
+
+    directory: str
+
+
+class _File(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    keys: dict[str, bytes]
+
+
+class DiskKeyManager:
+    """The whole file is written anew, atomically, before a new key is handed out."""
+
+    def __init__(self, path: Path, keys: dict[str, software.SoftwareKey]) -> None:
+        self._path = path
+        self._ring = software.KeyRing(keys)
+        self._writing = asyncio.Lock()
+
+    @classmethod
+    async def open(cls, path: Path) -> DiskKeyManager:
+        """Raises Corrupt for a file that cannot be read back; it is left as it is."""
+        return cls(path, await asyncio.to_thread(_read, path))
+
+    async def generate(self, key_id: str, key_type: KeyType) -> Key:
+        keys = self._ring.keys
+        key = await software.generate(key_id, key_type)
+        # Once the file may have changed the caller's cancellation must not leave memory behind it.
+        await asyncio.shield(asyncio.ensure_future(self._store(keys, key)))
+        return key
+
+    async def _store(self, keys: dict[str, software.SoftwareKey], key: software.SoftwareKey) -> None:
+        async with self._writing:
+            await asyncio.to_thread(_write, self._path, {**keys, key.id: key})
+            keys[key.id] = key
+
+    async def get(self, key_id: str) -> Key:
+        try:
+            return self._ring.keys[key_id]
+        except KeyError:
+            raise NotFound(f"{self._path} has no key {key_id!r}") from None
+
+    async def list(self) -> Sequence[Key]:
+        return self._ring.listed()
+
+    async def close(self) -> None:
+        self._ring.close()
+
+
+def _read(path: Path) -> dict[str, software.SoftwareKey]:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise PermanentlyUnusable(f"the key file {path} cannot be read: {error.strerror}") from error
+    try:
+        stored = msgspec.json.decode(data, type=_File)
+        return {key_id: software.load(key_id, pkcs8) for key_id, pkcs8 in stored.keys.items()}
+    except (msgspec.MsgspecError, SpireError) as error:
+        raise Corrupt(
+            f"the key file {path} is damaged ({error}); it was left as it is: "
+            "restore it from a backup, or move it away to start with new keys"
+        ) from error
+
+
+def _write(path: Path, keys: dict[str, software.SoftwareKey]) -> None:
+    content = _File(keys={key_id: key.private_key for key_id, key in keys.items()})
+    try:
+        write_atomically(path, msgspec.json.encode(content), mode=0o600)
+    except OSError as error:
+        raise PermanentlyUnusable(f"the key file {path} cannot be written: {error.strerror}") from error
+
+
+async def load_server(configuration: ServerConfiguration, _context: PluginContext) -> KeyManager:
+    return await DiskKeyManager.open(Path(configuration.keys_path))
+
+
+async def load_agent(configuration: AgentConfiguration, _context: PluginContext) -> KeyManager:
+    return await DiskKeyManager.open(Path(configuration.directory) / "keys.json")

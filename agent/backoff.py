@@ -1,0 +1,58 @@
+"""How long to wait before the next try."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+
+_MULTIPLIER = 1.5
+_JITTER = 0.1
+
+
+class Backoff:
+    """Waits that grow by half each time, give or take a tenth, from `initial` up to `ceiling` seconds.
+
+    With `budget`, `next` returns None once the wait would end later than `budget` seconds after the first try.
+    """
+
+    def __init__(
+        self,
+        initial: float,
+        *,
+        ceiling: float | None = None,
+        budget: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._initial = initial
+        self._ceiling = 24 * initial if ceiling is None else max(ceiling, initial)
+        self._budget = budget
+        self._clock = clock
+        self._started = clock()
+        self._wait = initial
+
+    def next(self) -> float | None:
+        """Seconds to wait, or None when the budget is spent."""
+        wait = self._wait * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - spreads load, guards nothing
+        self._wait = min(self._wait * _MULTIPLIER, self._ceiling)
+        if self._budget is not None and self._clock() - self._started + wait > self._budget:
+            return None
+        return wait
+
+    def reset(self) -> None:
+        self._started = self._clock()
+        self._wait = self._initial
+
+
+class BatchSize:
+    """How many requests to put into one call: halved by a failure, doubled by a success."""
+
+    def __init__(self, largest: int) -> None:
+        self._largest = largest
+        self.value = largest
+
+    def failed(self) -> None:
+        self.value = max(1, self.value // 2)
+
+    def succeeded(self) -> None:
+        self.value = min(self._largest, self.value * 2)

@@ -1,0 +1,343 @@
+"""The workloads' X509-SVIDs, found by selectors, and the streams that wait for news of them.
+
+Everything here runs on the event loop and never waits, so no lock is needed. An entry belongs to a workload when its
+selectors are a subset of the workload's. Entries are indexed under one of their selectors (each would do, since the
+workload must have them all), workloads under all of theirs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import time
+from collections import OrderedDict, defaultdict
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+from agent.entries import Entry, without_duplicate_hints
+from agent.workload_update import WorkloadUpdate, X509Identity, X509Svid
+from identity.bundles import Bundle
+from identity.selectors import Selector
+
+DEFAULT_SIZE = 1000
+_LARGEST_BATCH = 500
+_IDLE_GROUPS = 1000
+
+
+class _Group:
+    """All streams of workloads with the same selectors; they share one update."""
+
+    def __init__(self, selectors: frozenset[Selector]) -> None:
+        self.selectors = selectors
+        self.update: WorkloadUpdate | None = None
+        self.subscriptions: set[Subscription] = set()
+
+
+class Subscription:
+    """The updates of one stream. Only the latest matters: what a slow stream has not taken is replaced."""
+
+    def __init__(self, cache: X509Cache, group: _Group) -> None:
+        self._cache = cache
+        self._group = group
+        self._news = asyncio.Event()
+        self._news.set()
+
+    def wake(self) -> None:
+        self._news.set()
+
+    async def updates(self) -> AsyncIterator[WorkloadUpdate]:
+        """The state now, as soon as every entry has its SVID, and after each change. Never ends by itself."""
+        started = False
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            update = self._cache.update_of(self._group)
+            started = started or update.complete
+            # Entries whose SVIDs are still to come, or ran out, are no reason to turn the workload away.
+            if started and (update.identities or update.complete):
+                yield update
+
+
+class X509Cache:
+    """Entries, bundles and SVIDs. `size` is how many SVIDs are kept at hand beyond those that streams hold."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        size: int = 0,
+        wanted: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`wanted` is called when an SVID has become due before its time."""
+        self._size = size or DEFAULT_SIZE
+        self._wanted = wanted
+        self._clock = clock
+        self._trust_domain = bundle.trust_domain.name
+        self._bundles: dict[str, Bundle] = {self._trust_domain: bundle}
+        self._entries: dict[str, Entry] = {}
+        self._svids: OrderedDict[str, X509Svid] = OrderedDict()  # least recently used first
+        self._entries_by_selector: defaultdict[Selector, set[str]] = defaultdict(set)
+        self._indexed_under: dict[str, Selector] = {}
+        self._groups: OrderedDict[frozenset[Selector], _Group] = OrderedDict()
+        self._groups_by_selector: defaultdict[Selector, set[_Group]] = defaultdict(set)
+        self._due: dict[str, float] = {}
+        self._queue: list[tuple[float, str]] = []  # of _due; an item that differs from _due is void
+
+    # What the streams and calls ask for
+
+    def matching(self, selectors: frozenset[Selector]) -> list[Entry]:
+        """The workload's entries, sorted by id."""
+        found: set[str] = set()
+        for selector in selectors:
+            found |= self._entries_by_selector.get(selector, set())
+        entries = (self._entries[entry_id] for entry_id in sorted(found))
+        return [entry for entry in entries if entry.selectors <= selectors]
+
+    @contextmanager
+    def subscribe(self, selectors: frozenset[Selector]) -> Iterator[Subscription]:
+        group = self._group(selectors)
+        subscription = Subscription(self, group)
+        group.subscriptions.add(subscription)
+        try:
+            self._touch(group)
+            yield subscription
+        finally:
+            group.subscriptions.discard(subscription)
+            self._forget_idle_groups()
+
+    def peek(self, selectors: frozenset[Selector]) -> WorkloadUpdate:
+        """The state now, without waiting for SVIDs that are still missing."""
+        return self.update_of(self._group(selectors))
+
+    @property
+    def bundle(self) -> Bundle:
+        """The agent's own trust domain's."""
+        return self._bundles[self._trust_domain]
+
+    @property
+    def svid_count(self) -> int:
+        return len(self._svids)
+
+    @property
+    def entry_count(self) -> int:
+        return len(self._entries)
+
+    def svids(self) -> Mapping[str, X509Svid]:
+        """By entry id; not to be changed."""
+        return self._svids
+
+    # What the synchronisation brings
+
+    def set_entries(self, changed: Iterable[Entry], removed: Iterable[str]) -> None:
+        """Take over new and changed entries and forget removed ones. SVIDs of changed entries stay until renewed."""
+        affected: list[Entry] = []
+        for entry_id in removed:
+            entry = self._entries.pop(entry_id, None)
+            if entry is not None:
+                self._unindex(entry)
+                self._svids.pop(entry_id, None)
+                self._due.pop(entry_id, None)
+                affected.append(entry)
+        for entry in changed:
+            known = self._entries.get(entry.id)
+            if known == entry:
+                continue
+            if known is not None:
+                self._unindex(known)
+                affected.append(known)
+            self._entries[entry.id] = entry
+            self._index(entry)
+            affected.append(entry)
+            if entry.id in self._svids:
+                self._schedule(entry.id, 0)
+        self._evict()
+        self._prefetch()
+        # Groups of an entry that moved are found under its old selectors as well.
+        self._changed(affected)
+
+    def set_bundles(self, bundles: Mapping[str, Bundle]) -> None:
+        """Take over all bundles, by trust domain name. The agent's own stays when it is missing."""
+        fresh = {self._trust_domain: self.bundle, **bundles}
+        differing = {name for name in fresh.keys() | self._bundles.keys() if fresh.get(name) != self._bundles.get(name)}
+        self._bundles = fresh
+        if self._trust_domain in differing:
+            self._invalidate(self._groups.values())
+        elif differing:
+            self._changed(entry for entry in self._entries.values() if not differing.isdisjoint(entry.federates_with))
+
+    # What the renewal takes and brings
+
+    def next_due(self) -> float | None:
+        """When the next SVID is to be issued, in Unix seconds; 0 for at once."""
+        while self._queue:
+            moment, entry_id = self._queue[0]
+            if self._due.get(entry_id) == moment:
+                return moment
+            heapq.heappop(self._queue)
+        return None
+
+    def take_due(self, limit: int = _LARGEST_BATCH) -> list[Entry]:
+        """At most `limit` entries whose SVID is due; those that streams wait for first, then the soonest to expire.
+
+        Each stays due until `store` or `retry` says otherwise.
+        """
+        now = self._clock()
+        due: dict[str, float] = {}
+        while (moment := self.next_due()) is not None and moment <= now:
+            due[heapq.heappop(self._queue)[1]] = moment
+        for entry_id, moment in due.items():
+            heapq.heappush(self._queue, (moment, entry_id))
+        return heapq.nsmallest(limit, (self._entries[entry_id] for entry_id in due), key=self._urgency)
+
+    def _urgency(self, entry: Entry) -> tuple[bool, float]:
+        svid = self._svids.get(entry.id)
+        return not self._is_used(entry), svid.expires_at if svid else 0.0
+
+    def store(self, svids: Mapping[str, X509Svid]) -> None:
+        """Take over SVIDs by entry id; those of entries that are gone meanwhile are dropped."""
+        stored = [self._entries[entry_id] for entry_id in svids if entry_id in self._entries]
+        for entry in stored:
+            svid = svids[entry.id]
+            self._svids[entry.id] = svid
+            self._schedule(entry.id, svid.rotate_at)
+        self._evict()
+        self._changed(stored)
+
+    def retry(self, entry_ids: Iterable[str], moment: float) -> None:
+        """Have these entries' SVIDs issued at a later moment."""
+        for entry_id in entry_ids:
+            if entry_id in self._entries:
+                self._schedule(entry_id, moment)
+
+    def renew_now(self, entry_ids: Iterable[str]) -> None:
+        """Have SVIDs renewed at once; the old ones are served until then."""
+        self.retry(entry_ids, 0)
+        self._wanted()
+
+    # Groups
+
+    def _group(self, selectors: frozenset[Selector]) -> _Group:
+        group = self._groups.get(selectors)
+        if group is None:
+            group = self._groups[selectors] = _Group(selectors)
+            for selector in selectors:
+                self._groups_by_selector[selector].add(group)
+            self._forget_idle_groups()
+        self._groups.move_to_end(selectors)
+        return group
+
+    def _forget_idle_groups(self) -> None:
+        if len(self._groups) <= _IDLE_GROUPS:
+            return
+        idle = [group for group in self._groups.values() if not group.subscriptions]
+        for group in idle[: len(self._groups) - _IDLE_GROUPS]:
+            del self._groups[group.selectors]
+            for selector in group.selectors:
+                self._groups_by_selector[selector].discard(group)
+                if not self._groups_by_selector[selector]:
+                    del self._groups_by_selector[selector]
+
+    def _touch(self, group: _Group) -> None:
+        """Note the use of the group's SVIDs, and ask for those that are missing."""
+        missing = False
+        for entry in self.matching(group.selectors):
+            if entry.id in self._svids:
+                self._svids.move_to_end(entry.id)
+            elif entry.id not in self._due:
+                self._schedule(entry.id, 0)
+                missing = True
+        if missing:
+            self._wanted()
+
+    def update_of(self, group: _Group) -> WorkloadUpdate:
+        if group.update is None or group.update.expires_at <= self._clock():
+            group.update = self._build(group.selectors)
+        return group.update
+
+    def _build(self, selectors: frozenset[Selector]) -> WorkloadUpdate:
+        now = self._clock()
+        entries = self.matching(selectors)
+        ready = [entry for entry in entries if entry.id in self._svids and self._svids[entry.id].expires_at > now]
+        federated = {
+            name: self._bundles[name]
+            for entry in ready
+            for name in sorted(entry.federates_with)
+            if name in self._bundles and name != self._trust_domain
+        }
+        return WorkloadUpdate(
+            identities=[X509Identity(entry, self._svids[entry.id]) for entry in without_duplicate_hints(ready)],
+            bundle=self.bundle,
+            federated=federated,
+            complete=len(ready) == len(entries),
+        )
+
+    def _changed(self, entries: Iterable[Entry]) -> None:
+        groups: set[_Group] = set()
+        for entry in entries:
+            groups.update(self._groups_of(entry))
+        self._invalidate(groups)
+
+    def _groups_of(self, entry: Entry) -> Iterator[_Group]:
+        rarest = min((self._groups_by_selector.get(each, set()) for each in entry.selectors), key=len)
+        return (group for group in rarest if entry.selectors <= group.selectors)
+
+    def _invalidate(self, groups: Iterable[_Group]) -> None:
+        for group in groups:
+            group.update = None
+            for subscription in group.subscriptions:
+                subscription.wake()
+            if group.subscriptions:
+                self._touch(group)
+
+    def _is_used(self, entry: Entry) -> bool:
+        return any(group.subscriptions for group in self._groups_of(entry))
+
+    # Entries
+
+    def _index(self, entry: Entry) -> None:
+        rarest = min(entry.selectors, key=lambda each: (len(self._entries_by_selector.get(each, ())), each))
+        self._entries_by_selector[rarest].add(entry.id)
+        self._indexed_under[entry.id] = rarest
+
+    def _unindex(self, entry: Entry) -> None:
+        selector = self._indexed_under.pop(entry.id)
+        self._entries_by_selector[selector].discard(entry.id)
+        if not self._entries_by_selector[selector]:
+            del self._entries_by_selector[selector]
+
+    # SVIDs
+
+    def _schedule(self, entry_id: str, moment: float) -> None:
+        self._due[entry_id] = moment
+        heapq.heappush(self._queue, (moment, entry_id))
+        if len(self._queue) > 2 * len(self._due) + _LARGEST_BATCH:
+            self._queue = [(when, each) for each, when in self._due.items()]
+            heapq.heapify(self._queue)
+
+    def _prefetch(self) -> None:
+        """Ask for SVIDs that no stream waits for yet, as far as there is room."""
+        room = self._size - len(self._due)
+        if room <= 0 or len(self._due) == len(self._entries):
+            return
+        fetched = False
+        for entry in self._entries.values():
+            if room <= 0:
+                break
+            if entry.prefetch and entry.id not in self._due:
+                self._schedule(entry.id, 0)
+                room -= 1
+                fetched = True
+        if fetched:
+            self._wanted()
+
+    def _evict(self) -> None:
+        """Drop the SVIDs least recently used beyond the size, except those of open streams."""
+        extra = len(self._svids) - self._size
+        if extra <= 0:
+            return
+        idle = (entry_id for entry_id in list(self._svids) if not self._is_used(self._entries[entry_id]))
+        for _, entry_id in zip(range(extra), idle, strict=False):
+            del self._svids[entry_id]
+            self._due.pop(entry_id, None)
+            self._changed([self._entries[entry_id]])

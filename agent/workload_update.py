@@ -1,0 +1,84 @@
+"""What a workload is given: its identities and the bundles to verify others with, serialised once for all streams."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from agent.entries import Entry
+from generated.spiffe.workload import workload_pb2
+from identity.bundles import Bundle
+
+
+@dataclass(frozen=True, slots=True)
+class X509Svid:
+    """A workload's certificate chain (DER, leaf first) and key (DER PKCS #8). Times are Unix seconds."""
+
+    chain: tuple[bytes, ...]
+    private_key: bytes
+    expires_at: float
+    rotate_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class X509Identity:
+    entry: Entry
+    svid: X509Svid
+
+
+@dataclass(frozen=True)
+class WorkloadUpdate:
+    """The state of affairs for one set of selectors.
+
+    `identities` are sorted by entry id. `complete` says that every entry of the
+    workload has an SVID that is in force.
+    The responses are the Workload API's messages, serialised.
+    """
+
+    identities: Sequence[X509Identity]
+    bundle: Bundle
+    federated: Mapping[str, Bundle]
+    complete: bool
+
+    @cached_property
+    def expires_at(self) -> float:
+        """When the first of its SVIDs runs out, in Unix seconds."""
+        return min((identity.svid.expires_at for identity in self.identities), default=float("inf"))
+
+    @property
+    def bundles(self) -> list[Bundle]:
+        """The trust domain's own bundle first."""
+        return [self.bundle, *self.federated.values()]
+
+    @cached_property
+    def x509_svid_response(self) -> bytes:
+        own = _authorities(self.bundle)
+        response = workload_pb2.X509SVIDResponse(
+            svids=[
+                workload_pb2.X509SVID(
+                    spiffe_id=identity.entry.spiffe_id,
+                    x509_svid=b"".join(identity.svid.chain),
+                    x509_svid_key=identity.svid.private_key,
+                    bundle=own,
+                    hint=identity.entry.hint,
+                )
+                for identity in self.identities
+            ],
+            federated_bundles={each.trust_domain.id: _authorities(each) for each in self.federated.values()},
+        )
+        return response.SerializeToString(deterministic=True)
+
+    @cached_property
+    def x509_bundles_response(self) -> bytes:
+        bundles = {each.trust_domain.id: _authorities(each) for each in self.bundles}
+        return workload_pb2.X509BundlesResponse(bundles=bundles).SerializeToString(deterministic=True)
+
+    @cached_property
+    def jwt_bundles_response(self) -> bytes:
+        bundles = {each.trust_domain.id: each.to_jwks(x509=False, standard=True).encode() for each in self.bundles}
+        return workload_pb2.JWTBundlesResponse(bundles=bundles).SerializeToString(deterministic=True)
+
+
+def _authorities(bundle: Bundle) -> bytes:
+    return b"".join(authority.der for authority in bundle.x509_authorities)

@@ -1,0 +1,143 @@
+"""Our .proto definitions against the published Go packages: the same facts in both, nothing missing, nothing extra."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from google.protobuf import descriptor_pb2, descriptor_pool
+from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor, FileDescriptor, MethodDescriptor
+
+pytestmark = pytest.mark.interop
+
+ROOT = Path(__file__).parents[2]
+PROTOS = sorted(str(path.relative_to(ROOT / "protos")) for path in (ROOT / "protos").rglob("*.proto"))
+RENAMED = {"workload.proto": "spiffe/workload/workload.proto"}
+"""go-spiffe registers its file under the bare name; the path in its repository is the one that the others have."""
+OF_OTHERS = ("google/protobuf/", "github.com/golang/protobuf/", "grpc/binlog/", "grpc/reflection/", "grpc_")
+"""Files that come along and are none of our business: the runtimes' own, and go-plugin's."""
+
+Facts = dict[str, object]
+"""What two ends have to agree on, by the full name that it is about."""
+
+
+@pytest.fixture(scope="module")
+def published() -> dict[str, FileDescriptor]:
+    """The published files by name."""
+    dump = subprocess.run(["go", "run", "."], cwd=ROOT / "tests/interop/descriptors", check=True, capture_output=True)
+    files = descriptor_pb2.FileDescriptorSet.FromString(dump.stdout).file
+    pool = descriptor_pool.DescriptorPool()
+    for file in files:
+        pool.Add(file)
+    return {RENAMED.get(file.name, file.name): pool.FindFileByName(file.name) for file in files}
+
+
+def ours(name: str) -> FileDescriptor:
+    module = importlib.import_module("generated." + name.removesuffix(".proto").replace("/", ".") + "_pb2")
+    file = module.DESCRIPTOR
+    assert isinstance(file, FileDescriptor)
+    return file
+
+
+@pytest.mark.parametrize("name", PROTOS)
+def test_a_file_says_what_the_published_one_says(name: str, published: dict[str, FileDescriptor]) -> None:
+    assert dict(facts(ours(name))) == dict(facts(published[name]))
+
+
+def test_no_published_file_is_missing(published: dict[str, FileDescriptor]) -> None:
+    assert sorted(name for name in published if not name.startswith(OF_OTHERS)) == PROTOS
+
+
+def test_the_comparison_sees_every_kind_of_fact() -> None:
+    """An empty comparison would pass as well."""
+    found = dict(facts(ours("spire/api/server/agent/v1/agent.proto")))
+    assert found["spire.api.server.agent.v1.Agent.AttestAgent"] == (
+        "spire.api.server.agent.v1.AttestAgentRequest",
+        "spire.api.server.agent.v1.AttestAgentResponse",
+        ("client streams", True),
+        ("server streams", True),
+        ("deprecated", False),
+    )
+    assert found["spire.api.server.agent.v1.AttestAgentRequest.challenge_response"] == (
+        2,
+        FieldDescriptor.TYPE_BYTES,
+        None,
+        "challengeResponse",
+        ("repeated", False),
+        ("packed", False),
+        ("presence", True),
+        ("oneof", "step"),
+        ("deprecated", False),
+    )
+    levels = dict(facts(ours("spire/api/types/logger.proto")))
+    assert levels["spire.api.types.LogLevel"] == {
+        "UNSPECIFIED": 0,
+        "PANIC": 1,
+        "FATAL": 2,
+        "ERROR": 3,
+        "WARN": 4,
+        "INFO": 5,
+        "DEBUG": 6,
+        "TRACE": 7,
+    }
+
+
+def facts(file: FileDescriptor) -> Iterator[tuple[str, object]]:
+    proto = descriptor_pb2.FileDescriptorProto()
+    file.CopyToProto(proto)
+    yield "file", (file.package, proto.syntax)
+    for service in file.services_by_name.values():
+        for method in service.methods:
+            yield method.full_name, method_facts(method)
+    for message in file.message_types_by_name.values():
+        yield from message_facts(message)
+    for enum in file.enum_types_by_name.values():
+        yield enum.full_name, enum_facts(enum)
+
+
+def message_facts(message: Descriptor) -> Iterator[tuple[str, object]]:
+    proto = descriptor_pb2.DescriptorProto()
+    message.CopyToProto(proto)
+    reserved = sorted((part.start, part.end) for part in proto.reserved_range)
+    yield (
+        message.full_name,
+        (sorted(proto.reserved_name), reserved, proto.options.map_entry, proto.options.deprecated),
+    )
+    for field in message.fields:
+        yield field.full_name, field_facts(field)
+    for nested in message.nested_types:
+        yield from message_facts(nested)
+    for enum in message.enum_types:
+        yield enum.full_name, enum_facts(enum)
+
+
+def field_facts(field: FieldDescriptor) -> tuple[object, ...]:
+    refers_to = field.message_type or field.enum_type
+    return (
+        field.number,
+        field.type,
+        refers_to.full_name if refers_to else None,
+        field.json_name,
+        ("repeated", field.is_repeated),
+        ("packed", field.is_packed),
+        ("presence", field.has_presence),
+        ("oneof", field.containing_oneof.name if field.containing_oneof else None),
+        ("deprecated", field.GetOptions().deprecated),
+    )
+
+
+def enum_facts(enum: EnumDescriptor) -> dict[str, int]:
+    return {value.name: value.number for value in enum.values}
+
+
+def method_facts(method: MethodDescriptor) -> tuple[object, ...]:
+    return (
+        method.input_type.full_name,
+        method.output_type.full_name,
+        ("client streams", method.client_streaming),
+        ("server streams", method.server_streaming),
+        ("deprecated", method.GetOptions().deprecated),
+    )

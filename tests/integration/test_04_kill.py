@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import signal
 import threading
+from functools import partial
 
 import pytest
 
@@ -28,6 +29,10 @@ def create_until_it_fails(server: Server, first: int, acknowledged: list[str]) -
         acknowledged.append(f"entry-{number}")
 
 
+def any_since(acknowledged: list[str], before: int) -> bool:
+    return len(acknowledged) > before
+
+
 @pytest.mark.timeout(600)
 def test_acknowledged_entries_and_keys_survive(make_server: MakeServer) -> None:
     seed = random.randrange(2**32)
@@ -40,8 +45,7 @@ def test_acknowledged_entries_and_keys_survive(make_server: MakeServer) -> None:
     for number in range(ROUNDS):
         writer = threading.Thread(target=create_until_it_fails, args=(server, number * 1000, acknowledged))
         writer.start()
-        before = len(acknowledged)
-        eventually(lambda before=before: len(acknowledged) > before, "an entry")
+        eventually(partial(any_since, acknowledged, len(acknowledged)), "an entry")
         threading.Event().wait(chance.random())
         server.run.end(signal.SIGKILL)
         writer.join()

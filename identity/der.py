@@ -1,0 +1,65 @@
+"""Certificates and public keys out of DER, parsed once.
+
+A bundle's roots and a peer's chain are looked at for every connection, and the same bytes come again and again. The
+caches are bounded and hold public values only.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+from operations.errors import InvalidArgument
+
+PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
+
+# Far above what SPIFFE peers exchange.
+_MAX_LENGTH = 64 * 1024
+
+
+@lru_cache(maxsize=1024)
+def certificate(der: bytes) -> x509.Certificate:
+    """The certificate in these bytes, its extensions known to be readable. Raises InvalidArgument."""
+    if len(der) > _MAX_LENGTH:
+        raise InvalidArgument(f"unable to parse certificate: longer than {_MAX_LENGTH} bytes")
+    try:
+        parsed = x509.load_der_x509_certificate(der)
+        _ = parsed.extensions  # parsed only when asked for
+    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, x509.InvalidVersion) as error:
+        raise InvalidArgument("unable to parse certificate: not a well-formed X.509 certificate in DER") from error
+    return parsed
+
+
+@lru_cache(maxsize=1024)
+def public_key(der: bytes) -> PublicKey:
+    """The RSA or EC key in a DER SubjectPublicKeyInfo. Raises InvalidArgument."""
+    if len(der) > _MAX_LENGTH:
+        raise InvalidArgument(f"unable to parse public key: longer than {_MAX_LENGTH} bytes")
+    try:
+        key = serialization.load_der_public_key(der)
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise InvalidArgument("unable to parse public key: not a well-formed SubjectPublicKeyInfo in DER") from error
+    if not isinstance(key, PublicKey):
+        raise InvalidArgument("unsupported public key type: use RSA or ECDSA")
+    return key
+
+
+def subject_public_key_info(key: PublicKey) -> bytes:
+    """The DER SubjectPublicKeyInfo (RFC 5280, 4.1) of a key."""
+    return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+
+@lru_cache(maxsize=1024)
+def certificate_key(der: bytes) -> bytes:
+    """The DER SubjectPublicKeyInfo in a certificate, of an RSA or EC key. Raises InvalidArgument."""
+    try:
+        key = certificate(der).public_key()
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise InvalidArgument("unable to parse certificate: its public key is malformed") from error
+    if not isinstance(key, PublicKey):
+        raise InvalidArgument("unsupported public key type: use RSA or ECDSA")
+    return subject_public_key_info(key)

@@ -1,0 +1,200 @@
+"""Attested nodes and their selectors: the statements. All run inside a transaction of the worker."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from typing import Any, get_args
+
+from sqlalchemy import ColumnElement, Connection, Select, and_, delete, func, insert, select, update
+
+from identity.selectors import Selector
+from operations.errors import AlreadyExists, InvalidArgument, NotFound
+from server.datastore import entries, schema
+from server.datastore.matching import matches
+from server.datastore.paging import page
+from server.datastore.records import AttestedNode, Changes, Match, NodeField, NodeFilter, Page
+
+_nodes = schema.nodes
+_row = schema.nodes.c.row
+_selectors = schema.node_selectors
+
+ALL_FIELDS: frozenset[NodeField] = frozenset(get_args(NodeField))
+
+
+def create(connection: Connection, changes: Changes, node: AttestedNode) -> AttestedNode:
+    """Store the node, and its selectors if it brings any. Raises AlreadyExists."""
+    if not node.spiffe_id:
+        raise InvalidArgument("invalid attested node: missing SPIFFE ID")
+    if connection.scalar(select(_row).where(_nodes.c.spiffe_id == node.spiffe_id)) is not None:
+        raise AlreadyExists(f"an agent with id {node.spiffe_id!r} exists already")
+    values = {name: getattr(node, name) for name in ALL_FIELDS}
+    connection.execute(
+        insert(_nodes).values(spiffe_id=node.spiffe_id, attestation_type=node.attestation_type, **values)
+    )
+    if node.selectors:
+        set_selectors(connection, changes, node.spiffe_id, node.selectors)
+    return node
+
+
+def fetch(connection: Connection, spiffe_ids: Collection[str]) -> dict[str, AttestedNode]:
+    """The nodes that exist, with their selectors, by SPIFFE ID."""
+    rows = select(_row).where(_nodes.c.spiffe_id.in_(spiffe_ids))
+    return {node.spiffe_id: node for _, node in _read(connection, rows, with_selectors=True)}
+
+
+def change(connection: Connection, node: AttestedNode, fields: Collection[NodeField]) -> AttestedNode:
+    """Replace the given fields of the node with that SPIFFE ID. Raises NotFound."""
+    [old] = _existing(connection, node.spiffe_id)
+    values = {name: getattr(node, name) for name in fields}
+    if values:
+        connection.execute(update(_nodes).where(_nodes.c.spiffe_id == node.spiffe_id).values(**values))
+    return replace(old, **values)
+
+
+def remove(connection: Connection, changes: Changes, spiffe_id: str) -> AttestedNode:
+    """Delete the node, its selectors and the alias that its join token made, and return it. Raises NotFound."""
+    found = _existing(connection, spiffe_id)
+    _delete(connection, changes, found)
+    return found[0]
+
+
+def prune(
+    connection: Connection, changes: Changes, expired_before: int, include_non_reattestable: bool, limit: int
+) -> list[AttestedNode]:
+    """Delete up to `limit` nodes that expired before that time, and return them; banned ones stay banned."""
+    query = select(_row).where(_nodes.c.expires_at < expired_before, _nodes.c.serial_number != "")
+    if not include_non_reattestable:
+        query = query.where(_nodes.c.can_reattest.is_(True))
+    found = [node for _, node in _read(connection, query.order_by(_row).limit(limit), with_selectors=True)]
+    _delete(connection, changes, found)
+    return found
+
+
+def listing(
+    connection: Connection, wanted: NodeFilter, page_size: int, page_token: str, with_selectors: bool
+) -> Page[AttestedNode]:
+    """A page of the nodes that the filter selects, oldest first."""
+    rows = page(select(_row).where(*_conditions(wanted)), _row, page_size, page_token)
+    keyed = _read(connection, rows, with_selectors=with_selectors)
+    if page_size and len(keyed) > page_size:
+        del keyed[page_size:]
+        return Page(tuple(node for _, node in keyed), str(keyed[-1][0]))
+    return Page(tuple(node for _, node in keyed))
+
+
+def count(connection: Connection, wanted: NodeFilter) -> int:
+    return connection.scalar(select(func.count()).select_from(_nodes).where(*_conditions(wanted))) or 0
+
+
+def set_selectors(connection: Connection, changes: Changes, spiffe_id: str, selectors: Sequence[Selector]) -> None:
+    """Replace the selectors of a node, which need not exist yet."""
+    distinct = tuple(dict.fromkeys(selectors))
+    connection.execute(delete(_selectors).where(_selectors.c.spiffe_id == spiffe_id))
+    if distinct:
+        rows = [
+            {"spiffe_id": spiffe_id, "position": position, "type": selector.type, "value": selector.value}
+            for position, selector in enumerate(distinct)
+        ]
+        connection.execute(insert(_selectors), rows)
+    changes.node_selectors[spiffe_id] = distinct
+
+
+def get_selectors(connection: Connection, spiffe_id: str) -> tuple[Selector, ...]:
+    return _selectors_of(connection, _selectors.c.spiffe_id == spiffe_id).get(spiffe_id, ())
+
+
+def all_selectors(connection: Connection) -> dict[str, tuple[Selector, ...]]:
+    return _selectors_of(connection, None)
+
+
+def _selectors_of(connection: Connection, condition: ColumnElement[bool] | None) -> dict[str, tuple[Selector, ...]]:
+    query = select(_selectors.c.spiffe_id, _selectors.c.type, _selectors.c.value).order_by(
+        _selectors.c.spiffe_id, _selectors.c.position
+    )
+    found: defaultdict[str, tuple[Selector, ...]] = defaultdict(tuple)
+    for spiffe_id, kind, value in connection.execute(query if condition is None else query.where(condition)):
+        found[spiffe_id] += (Selector(kind, value),)
+    return dict(found)
+
+
+def _existing(connection: Connection, spiffe_id: str) -> list[AttestedNode]:
+    rows = select(_row).where(_nodes.c.spiffe_id == spiffe_id)
+    found = [node for _, node in _read(connection, rows, with_selectors=True)]
+    if not found:
+        raise NotFound("agent not found")
+    return found
+
+
+def _read(connection: Connection, rows: Select[Any], *, with_selectors: bool) -> list[tuple[int, AttestedNode]]:
+    selectors: dict[str, tuple[Selector, ...]] = {}
+    if with_selectors:
+        ids = select(_nodes.c.spiffe_id).where(_row.in_(rows))
+        selectors = _selectors_of(connection, _selectors.c.spiffe_id.in_(ids))
+    return [
+        (
+            row.row,
+            AttestedNode(
+                spiffe_id=row.spiffe_id,
+                attestation_type=row.attestation_type,
+                serial_number=row.serial_number,
+                expires_at=row.expires_at,
+                new_serial_number=row.new_serial_number,
+                new_expires_at=row.new_expires_at,
+                can_reattest=row.can_reattest,
+                agent_version=row.agent_version,
+                selectors=selectors.get(row.spiffe_id, ()),
+            ),
+        )
+        for row in connection.execute(select(*_nodes.c).where(_row.in_(rows)).order_by(_row))
+    ]
+
+
+def _conditions(wanted: NodeFilter) -> list[ColumnElement[bool]]:
+    conditions: list[ColumnElement[bool]] = []
+    if wanted.attestation_type:
+        conditions.append(_nodes.c.attestation_type == wanted.attestation_type)
+    if wanted.banned is not None:
+        conditions.append(_nodes.c.serial_number == "" if wanted.banned else _nodes.c.serial_number != "")
+    if wanted.can_reattest is not None:
+        conditions.append(_nodes.c.can_reattest.is_(wanted.can_reattest))
+    if wanted.expires_before is not None:
+        conditions.append(_nodes.c.expires_at < wanted.expires_before)
+    if wanted.valid_at is not None:
+        conditions.append(_nodes.c.expires_at >= wanted.valid_at)
+    if wanted.spiffe_ids:
+        conditions.append(_nodes.c.spiffe_id.in_(wanted.spiffe_ids))
+    if wanted.selectors is not None:
+        if not wanted.selectors.selectors:
+            raise InvalidArgument("cannot list by empty selectors set")
+        pairs = [(selector.type, selector.value) for selector in dict.fromkeys(wanted.selectors.selectors)]
+        conditions.append(
+            matches(
+                _nodes.c.spiffe_id,
+                _selectors.c.spiffe_id,
+                [_selectors.c.type, _selectors.c.value],
+                pairs,
+                wanted.selectors.match,
+            )
+        )
+    return conditions
+
+
+def _delete(connection: Connection, changes: Changes, found: Sequence[AttestedNode]) -> None:
+    ids = [node.spiffe_id for node in found]
+    connection.execute(delete(_nodes).where(_nodes.c.spiffe_id.in_(ids)))
+    connection.execute(delete(_selectors).where(_selectors.c.spiffe_id.in_(ids)))
+    for node in found:
+        changes.node_selectors[node.spiffe_id] = ()
+        if node.attestation_type == "join_token":
+            entries.remove_where(connection, changes, _alias_of(node.spiffe_id))
+
+
+def _alias_of(spiffe_id: str) -> ColumnElement[bool]:
+    """The entry that attestation by join token makes: it selects the agent's own ID. Users' entries stay."""
+    table = schema.entry_selectors.c
+    alias = matches(
+        schema.entries.c.row, table.entry, [table.type, table.value], [("spiffe_id", spiffe_id)], Match.EXACT
+    )
+    return and_(schema.entries.c.parent_id == spiffe_id, alias)

@@ -1,0 +1,138 @@
+"""The tables. A change here needs a migration in migrations/versions; a test holds the two together."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(column_0_N_label)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+# Page tokens are row numbers, so a number must never be given twice: hence AUTOINCREMENT on SQLite.
+_ROW_NUMBER = BigInteger().with_variant(Integer(), "sqlite")
+# SPIFFE IDs are at most 2048 bytes (SPIFFE-ID standard, section 2.3), trust domain names 255.
+_SPIFFE_ID = String(2048)
+_TRUST_DOMAIN = String(255)
+
+bundles = Table(
+    "bundles",
+    metadata,
+    Column("trust_domain", _TRUST_DOMAIN, primary_key=True),
+    # A serialised spire.api.types.Bundle.
+    Column("data", LargeBinary, nullable=False),
+)
+
+entries = Table(
+    "entries",
+    metadata,
+    Column("row", _ROW_NUMBER, primary_key=True, autoincrement=True),
+    Column("id", String(255), nullable=False),
+    Column("spiffe_id", _SPIFFE_ID, nullable=False),
+    Column("parent_id", _SPIFFE_ID, nullable=False),
+    Column("x509_svid_ttl", Integer, nullable=False),
+    Column("jwt_svid_ttl", Integer, nullable=False),
+    Column("hint", String(1024), nullable=False),
+    Column("admin", Boolean, nullable=False),
+    Column("downstream", Boolean, nullable=False),
+    Column("store_svid", Boolean, nullable=False),
+    Column("jwt_svid_include_jti", Boolean, nullable=False),
+    Column("disable_x509_svid_prefetch", Boolean, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("revision_number", BigInteger, nullable=False),
+    UniqueConstraint("id"),
+    Index("ix_entries_parent_id_spiffe_id", "parent_id", "spiffe_id"),
+    Index("ix_entries_spiffe_id", "spiffe_id"),
+    Index("ix_entries_hint", "hint"),
+    Index("ix_entries_expires_at", "expires_at"),
+    sqlite_autoincrement=True,
+)
+
+entry_selectors = Table(
+    "entry_selectors",
+    metadata,
+    Column("entry", ForeignKey("entries.row", ondelete="CASCADE"), primary_key=True),
+    Column("position", Integer, primary_key=True, autoincrement=False),
+    Column("type", String(255), nullable=False),
+    Column("value", Text, nullable=False),
+    Index("ix_entry_selectors_type_value", "type", "value", "entry"),
+)
+
+entry_dns_names = Table(
+    "entry_dns_names",
+    metadata,
+    Column("entry", ForeignKey("entries.row", ondelete="CASCADE"), primary_key=True),
+    Column("position", Integer, primary_key=True, autoincrement=False),
+    Column("name", String(255), nullable=False),
+)
+
+entry_federations = Table(
+    "entry_federations",
+    metadata,
+    Column("entry", ForeignKey("entries.row", ondelete="CASCADE"), primary_key=True),
+    Column("position", Integer, primary_key=True, autoincrement=False),
+    Column("trust_domain", ForeignKey("bundles.trust_domain"), nullable=False),
+    Index("ix_entry_federations_trust_domain", "trust_domain", "entry"),
+)
+
+nodes = Table(
+    "nodes",
+    metadata,
+    Column("row", _ROW_NUMBER, primary_key=True, autoincrement=True),
+    Column("spiffe_id", _SPIFFE_ID, nullable=False),
+    Column("attestation_type", String(255), nullable=False),
+    Column("serial_number", String(255), nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Column("new_serial_number", String(255), nullable=False),
+    Column("new_expires_at", BigInteger, nullable=False),
+    Column("can_reattest", Boolean, nullable=False),
+    Column("agent_version", String(255), nullable=False),
+    UniqueConstraint("spiffe_id"),
+    Index("ix_nodes_expires_at", "expires_at"),
+    sqlite_autoincrement=True,
+)
+
+# Not tied to `nodes`: an attestation sets the selectors before the node exists.
+node_selectors = Table(
+    "node_selectors",
+    metadata,
+    Column("spiffe_id", _SPIFFE_ID, primary_key=True),
+    Column("position", Integer, primary_key=True, autoincrement=False),
+    Column("type", String(255), nullable=False),
+    Column("value", Text, nullable=False),
+    Index("ix_node_selectors_type_value", "type", "value", "spiffe_id"),
+)
+
+join_tokens = Table(
+    "join_tokens",
+    metadata,
+    Column("token", String(255), primary_key=True),
+    Column("expires_at", BigInteger, nullable=False),
+    Index("ix_join_tokens_expires_at", "expires_at"),
+)
+
+# One row for each server that shares the database.
+ca_journals = Table(
+    "ca_journals",
+    metadata,
+    Column("server", String(255), primary_key=True),
+    Column("data", LargeBinary, nullable=False),
+)

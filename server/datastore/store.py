@@ -1,0 +1,297 @@
+"""The datastore: entries, nodes, join tokens, bundles and CA journals, kept durably.
+
+Everything is awaited on one event loop and done by worker threads. A write is committed and synced to disk before its
+caller hears of it. Errors: NotFound, AlreadyExists, InvalidArgument, TemporarilyUnavailable (locked, disk full, too
+busy), Corrupt and PermanentlyUnusable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Sequence
+from typing import TypeVar
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+
+from identity.bundles import Bundle
+from identity.selectors import Selector
+from identity.spiffeid import TrustDomain
+from server.datastore import backend, bundles, entries, journals, nodes, tokens
+from server.datastore.migrate import prepare
+from server.datastore.records import (
+    AttestedNode,
+    Changes,
+    DeleteMode,
+    Entry,
+    EntryField,
+    EntryFilter,
+    JoinToken,
+    NodeField,
+    NodeFilter,
+    Page,
+    Snapshot,
+)
+from server.datastore.worker import Work, Worker
+
+T = TypeVar("T")
+Subscriber = Callable[[Changes], None]
+
+# Requests that may wait, and writes that share one commit.
+_QUEUE = 4096
+_BATCH = 64
+_DEADLINE = 30.0
+
+
+class DataStore:
+    """Open it with `await DataStore.open(connection_string)`."""
+
+    def __init__(self, database: backend.Backend, *, deadline: float = _DEADLINE) -> None:
+        self._database = database
+        self._deadline = deadline
+        self._subscribers: list[Subscriber] = []
+        self._writer = Worker(
+            "writer",
+            lambda: database.connect(writer=True),
+            database.translate,
+            limit=_QUEUE,
+            batch=_BATCH,
+            committed=self._committed,
+        )
+        self._reader = self._writer
+        if database.readers:
+            self._reader = Worker(
+                "reader",
+                lambda: database.connect(writer=False),
+                database.translate,
+                threads=database.readers,
+                limit=_QUEUE,
+            )
+
+    @classmethod
+    async def open(cls, connection_string: str, *, deadline: float = _DEADLINE) -> DataStore:
+        """Open the database, making or migrating it where needed.
+
+        Raises ConfigurationError for a connection string that cannot be used and for a database that another program
+        or a newer version made, Corrupt for a damaged one, and what `Backend.translate` says otherwise. A database
+        that is refused is left as it is.
+        """
+        database = backend.select(connection_string)
+        await asyncio.to_thread(_prepare, database)
+        return cls(database, deadline=deadline)
+
+    async def close(self) -> None:
+        """Finish the writes that wait, then let go of the database. Later calls raise TemporarilyUnavailable."""
+        await self._reader.close()
+        await self._writer.close()
+        await asyncio.to_thread(self._database.dispose)
+
+    def subscribe(self, callback: Subscriber) -> Callable[[], None]:
+        """Call `callback` on the event loop with the changes of every commit, in their order.
+
+        It runs before the writer's caller resumes, so a cache that follows the store is never behind what was
+        acknowledged. It must be quick. The function returned ends the subscription.
+        """
+        self._subscribers.append(callback)
+        return lambda: self._subscribers.remove(callback)
+
+    def _committed(self, changes: Changes) -> None:
+        for subscriber in tuple(self._subscribers):
+            subscriber(changes)
+
+    async def _read(self, work: Callable[[Connection], T]) -> T:
+        return await self._reader.run(lambda connection, _: work(connection), deadline=self._deadline)
+
+    async def _write(self, work: Work[T]) -> T:
+        return await self._writer.run(work, deadline=self._deadline)
+
+    # Entries
+
+    async def create_entry(self, entry: Entry) -> Entry:
+        """Store a new entry and return it as stored; a similar one that exists already is returned instead."""
+        return (await self.create_or_return_entry(entry))[0]
+
+    async def create_or_return_entry(self, entry: Entry) -> tuple[Entry, bool]:
+        """The entry as stored, and whether one with this SPIFFE ID, parent and selectors was there already."""
+        return await self._write(lambda connection, changes: entries.create(connection, changes, entry))
+
+    async def get_entry(self, entry_id: str) -> Entry | None:
+        return (await self.get_entries([entry_id])).get(entry_id)
+
+    async def get_entries(self, entry_ids: Collection[str]) -> dict[str, Entry]:
+        """Those of the entries that exist, by id."""
+        return await self._read(lambda connection: entries.fetch(connection, entry_ids))
+
+    async def update_entry(self, entry: Entry, fields: Collection[EntryField] = entries.ALL_FIELDS) -> Entry:
+        """Replace these fields of the entry with `entry.id`. Raises NotFound."""
+        return await self._write(lambda connection, changes: entries.change(connection, changes, entry, fields))
+
+    async def delete_entry(self, entry_id: str) -> Entry:
+        """Delete the entry and return what it was. Raises NotFound."""
+        return await self._write(lambda connection, changes: entries.remove(connection, changes, entry_id))
+
+    async def prune_entries(self, expires_before: int) -> list[Entry]:
+        """Delete the entries that expired before that time and return them."""
+        return await self._write(lambda connection, changes: entries.prune(connection, changes, expires_before))
+
+    async def list_entries(
+        self, wanted: EntryFilter | None = None, *, page_size: int = 0, page_token: str = ""
+    ) -> Page[Entry]:
+        """A page of entries, oldest first; page size 0 means all of them."""
+        chosen = wanted or EntryFilter()
+        return await self._read(lambda connection: entries.listing(connection, chosen, page_size, page_token))
+
+    async def count_entries(self, wanted: EntryFilter | None = None) -> int:
+        return await self._read(lambda connection: entries.count(connection, wanted or EntryFilter()))
+
+    async def snapshot(self) -> Snapshot:
+        """All entries and node selectors of one moment, for an index to begin with."""
+        # By the writer, so that no commit falls between the snapshot and the first change a subscriber hears of.
+        return await self._write(
+            lambda connection, _: Snapshot(entries.everything(connection), nodes.all_selectors(connection))
+        )
+
+    # Attested nodes
+
+    async def create_node(self, node: AttestedNode) -> AttestedNode:
+        """Store a new node, and its selectors if it brings any. Raises AlreadyExists."""
+        return await self._write(lambda connection, changes: nodes.create(connection, changes, node))
+
+    async def get_node(self, spiffe_id: str) -> AttestedNode | None:
+        """The node with its selectors."""
+        return (await self.get_nodes([spiffe_id])).get(spiffe_id)
+
+    async def get_nodes(self, spiffe_ids: Collection[str]) -> dict[str, AttestedNode]:
+        """Those of the nodes that exist, with their selectors, by SPIFFE ID."""
+        return await self._read(lambda connection: nodes.fetch(connection, spiffe_ids))
+
+    async def update_node(self, node: AttestedNode, fields: Collection[NodeField] = nodes.ALL_FIELDS) -> AttestedNode:
+        """Replace these fields of the node with `node.spiffe_id`. Raises NotFound."""
+        return await self._write(lambda connection, _: nodes.change(connection, node, fields))
+
+    async def delete_node(self, spiffe_id: str) -> AttestedNode:
+        """Delete the node with its selectors, and the alias entry its join token made. Raises NotFound."""
+        return await self._write(lambda connection, changes: nodes.remove(connection, changes, spiffe_id))
+
+    async def prune_nodes(
+        self, expired_before: int, *, include_non_reattestable: bool = False, limit: int = 500
+    ) -> list[AttestedNode]:
+        """Delete up to `limit` nodes that expired before that time, and return them; banned ones stay."""
+        return await self._write(
+            lambda connection, changes: nodes.prune(
+                connection, changes, expired_before, include_non_reattestable, limit
+            )
+        )
+
+    async def list_nodes(
+        self,
+        wanted: NodeFilter | None = None,
+        *,
+        page_size: int = 0,
+        page_token: str = "",
+        with_selectors: bool = False,
+    ) -> Page[AttestedNode]:
+        """A page of nodes, oldest first; page size 0 means all of them."""
+        chosen = wanted or NodeFilter()
+        return await self._read(
+            lambda connection: nodes.listing(connection, chosen, page_size, page_token, with_selectors)
+        )
+
+    async def count_nodes(self, wanted: NodeFilter | None = None) -> int:
+        return await self._read(lambda connection: nodes.count(connection, wanted or NodeFilter()))
+
+    async def set_node_selectors(self, spiffe_id: str, selectors: Sequence[Selector]) -> None:
+        """Replace the selectors of a node, which need not exist yet."""
+        await self._write(lambda connection, changes: nodes.set_selectors(connection, changes, spiffe_id, selectors))
+
+    async def get_node_selectors(self, spiffe_id: str) -> tuple[Selector, ...]:
+        return await self._read(lambda connection: nodes.get_selectors(connection, spiffe_id))
+
+    # Join tokens
+
+    async def create_join_token(self, token: JoinToken) -> None:
+        """Store a new token. Raises AlreadyExists."""
+        await self._write(lambda connection, _: tokens.create(connection, token))
+
+    async def get_join_token(self, token: str) -> JoinToken | None:
+        return await self._read(lambda connection: tokens.fetch(connection, token))
+
+    async def take_join_token(self, token: str) -> JoinToken | None:
+        """Use the token up: one caller gets it, all others None. It may have expired, which the caller must check."""
+        return await self._write(lambda connection, _: tokens.take(connection, token))
+
+    async def delete_join_token(self, token: str) -> None:
+        """Raises NotFound."""
+        await self._write(lambda connection, _: tokens.remove(connection, token))
+
+    async def prune_join_tokens(self, expires_before: int) -> int:
+        """Delete the tokens that expired before that time; how many they were."""
+        return await self._write(lambda connection, _: tokens.prune(connection, expires_before))
+
+    # Bundles
+
+    async def get_bundle(self, trust_domain: TrustDomain) -> Bundle | None:
+        return await self._read(lambda connection: bundles.fetch(connection, trust_domain))
+
+    async def create_bundle(self, bundle: Bundle) -> Bundle:
+        """Store a bundle where there is none. Raises AlreadyExists."""
+        return await self._write(lambda connection, changes: bundles.create(connection, changes, bundle))
+
+    async def set_bundle(self, bundle: Bundle) -> Bundle:
+        """Store the bundle as it is, in the place of the one there was, if any."""
+        return await self._write(lambda connection, changes: bundles.put(connection, changes, bundle))
+
+    async def append_bundle(self, bundle: Bundle) -> Bundle:
+        """Add the authorities that are not there yet; the number goes up by one if there are any."""
+        return await self._write(lambda connection, changes: bundles.append(connection, changes, bundle))
+
+    async def edit_bundle(self, trust_domain: TrustDomain, change: Callable[[Bundle], Bundle]) -> Bundle:
+        """Replace the bundle by `change(bundle)` in one transaction, counting its number up if it differs.
+
+        `change` is pure and quick: it runs on the writer's thread, and may run twice. What it raises is raised here
+        and nothing is written. Raises NotFound.
+        """
+        return await self._write(lambda connection, changes: bundles.edit(connection, changes, trust_domain, change))
+
+    async def prune_bundle(self, trust_domain: TrustDomain, expires_before: int) -> bool:
+        """Drop the authorities that end at that time or before; whether there were any. Raises Refused rather than
+        leave a trust domain without any authority of a kind it had."""
+        from server.datastore.pruning import without_expired
+
+        old = await self.get_bundle(trust_domain)
+        if old is None or without_expired(old, expires_before) == old:
+            return False
+        await self.edit_bundle(trust_domain, lambda bundle: without_expired(bundle, expires_before))
+        return True
+
+    async def delete_bundle(self, trust_domain: TrustDomain, mode: DeleteMode = DeleteMode.RESTRICT) -> None:
+        """Raises NotFound, and Refused where entries federate with it and the mode is RESTRICT."""
+        await self._write(lambda connection, changes: bundles.remove(connection, changes, trust_domain, mode))
+
+    async def list_bundles(self, *, page_size: int = 0, page_token: str = "") -> Page[Bundle]:
+        """A page of bundles, by trust domain; page size 0 means all of them."""
+        return await self._read(lambda connection: bundles.listing(connection, page_size, page_token))
+
+    async def count_bundles(self) -> int:
+        return await self._read(bundles.count)
+
+    # CA journals
+
+    async def get_ca_journal(self, server: str = "") -> bytes | None:
+        """The journal of that server; "" where only one uses the database."""
+        return await self._read(lambda connection: journals.fetch(connection, server))
+
+    async def set_ca_journal(self, data: bytes, server: str = "") -> None:
+        await self._write(lambda connection, _: journals.put(connection, server, data))
+
+    async def delete_ca_journal(self, server: str = "") -> None:
+        await self._write(lambda connection, _: journals.remove(connection, server))
+
+
+def _prepare(database: backend.Backend) -> None:
+    try:
+        database.identify()
+        with database.connect(writer=True) as connection:
+            prepare(connection, database.where)
+    except DBAPIError as error:
+        raise database.translate(error) from error

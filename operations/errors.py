@@ -7,6 +7,8 @@ module that turns these classes into gRPC statuses, so their names follow what a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class SpireError(Exception):
     """Base of all errors that are expected to reach a person or a peer."""
@@ -57,3 +59,23 @@ class ConfigurationError(InvalidArgument):
         self.line = line
         place = ":".join(str(part) for part in (file, line) if part is not None)
         super().__init__(f"{place}: {reason}" if place else reason)
+
+
+class ConfigurationErrors(ConfigurationError):
+    """Everything found wrong in one reading of a configuration; the text has one line for each problem."""
+
+    def __init__(self, problems: Sequence[ConfigurationError]) -> None:
+        self.problems = tuple(problems)
+        first = problems[0]
+        super().__init__(first.reason, file=first.file, line=first.line)
+
+    def __str__(self) -> str:
+        return "\n".join(str(problem) for problem in self.problems)
+
+
+def raise_problems(problems: Sequence[ConfigurationError]) -> None:
+    """Raise what was found wrong, if anything was, in the order of the file's lines."""
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        raise ConfigurationErrors(sorted(problems, key=lambda problem: (problem.file or "", problem.line or 0)))

@@ -1,0 +1,148 @@
+"""The catalogue: which plugin types a program has, which plugins are built in, and how one is made from its block.
+
+A program's own catalogue is a table of `Builtin`s; a module is imported when a configuration names its plugin.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from operations import config
+from operations.errors import ConfigurationError, ConfigurationErrors, raise_problems
+from operations.logs import Logger
+from operations.quoting import quote
+from plugins.blocks import PluginBlock, read
+
+__all__ = ["AGENT", "SERVER", "Builtin", "Builtins", "Count", "PluginBlock", "PluginContext", "check", "load", "read"]
+
+
+@dataclass(frozen=True, slots=True)
+class PluginContext:
+    """What a plugin gets besides its own configuration. `data_dir` is the program's, where it has one."""
+
+    trust_domain: str
+    data_dir: str | None
+    log: Logger
+
+
+@dataclass(frozen=True, slots=True)
+class Builtin:
+    """Names `module:attribute` of a msgspec Struct and of `async def load(configuration, context) -> plugin`."""
+
+    configuration: str
+    load: str
+
+
+Builtins = Mapping[str, Mapping[str, Builtin]]
+"""Built-in plugins by type and name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """How many enabled plugins of a type there may be."""
+
+    least: int = 0
+    most: int | None = None
+
+    def fault(self, number: int) -> str | None:
+        """What is wrong with a number of plugins, in SPIRE's words."""
+        if self.least == self.most and number != self.least:
+            return f"expected exactly {self.least} but got {number}"
+        if number < self.least:
+            return f"expected at least {self.least} but got {number}"
+        if self.most is not None and number > self.most:
+            return f"expected at most {self.most} but got {number}"
+        return None
+
+
+_EXACTLY_ONE = Count(1, 1)
+
+SERVER: Mapping[str, Count] = {
+    "BundlePublisher": Count(),
+    "CredentialComposer": Count(),
+    "DataStore": _EXACTLY_ONE,
+    "KeyManager": _EXACTLY_ONE,
+    "NodeAttestor": Count(),
+    "Notifier": Count(),
+    "UpstreamAuthority": Count(0, 1),
+}
+"""The server's plugin types."""
+
+AGENT: Mapping[str, Count] = {
+    "KeyManager": _EXACTLY_ONE,
+    "NodeAttestor": _EXACTLY_ONE,
+    "SVIDStore": Count(),
+    "WorkloadAttestor": Count(1),
+}
+"""The agent's plugin types."""
+
+
+def check(blocks: Sequence[PluginBlock], types: Mapping[str, Count], builtins: Builtins, file: str) -> None:
+    """Check types, names, numbers and every key of the enabled plugins, without loading any.
+
+    Raises ConfigurationError, or ConfigurationErrors, with file and line.
+    """
+    problems: list[ConfigurationError] = []
+    for block in blocks:
+        try:
+            _check_type(block, types)
+            if block.enabled:
+                _configuration(block, _builtin(block, builtins))
+        except ConfigurationErrors as errors:
+            problems.extend(errors.problems)
+        except ConfigurationError as error:
+            problems.append(error)
+    for name, count in types.items():
+        enabled = [block for block in blocks if block.type == name and block.enabled]
+        if fault := count.fault(len(enabled)):
+            line = enabled[-1].position.line if enabled else None
+            reason = f"plugin type {quote(name)} constraint not satisfied: {fault}"
+            problems.append(ConfigurationError(reason, file=file, line=line))
+    raise_problems(problems)
+
+
+async def load(block: PluginBlock, builtins: Builtins, context: PluginContext) -> Any:
+    """Make the plugin that a block describes.
+
+    Raises ConfigurationError with file and line for a plugin that does not exist or a setting that is wrong, and
+    whatever SpireError the plugin's own start raises.
+    """
+    builtin = _builtin(block, builtins)
+    configuration = _configuration(block, builtin)
+    try:
+        return await _attribute(builtin.load)(configuration, context)
+    except ConfigurationError as error:
+        if error.file is not None:
+            raise
+        raise block.error(error.reason) from error
+
+
+def _check_type(block: PluginBlock, types: Mapping[str, Count]) -> None:
+    if block.type not in types:
+        known = ", ".join(types)
+        raise block.position.error(f"unsupported plugin type {quote(block.type)}: use one of {known}")
+
+
+def _builtin(block: PluginBlock, builtins: Builtins) -> Builtin:
+    if block.command is not None:
+        reason = "external plugins (plugin_cmd) are not available in this version: use a built-in one"
+        raise block.error(reason)
+    known = builtins.get(block.type, {})
+    builtin = known.get(block.name)
+    if builtin is None:
+        advice = f"this version has {', '.join(sorted(known))}" if known else "this version has none"
+        reason = f"no built-in plugin {quote(block.name)} for type {quote(block.type)}: {advice}"
+        raise block.position.error(reason)
+    return builtin
+
+
+def _configuration(block: PluginBlock, builtin: Builtin) -> object:
+    return config.bind(_attribute(builtin.configuration), block.data, section=str(block))
+
+
+def _attribute(name: str) -> Any:
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)

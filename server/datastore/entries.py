@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar, get_args
 
-from sqlalchemy import ColumnElement, Connection, Select, Table, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Select, Table, bindparam, delete, func, insert, select, update
 
 from identity.selectors import Selector
 from operations.errors import AlreadyExists, InvalidArgument, NotFound
@@ -27,6 +27,7 @@ _row = schema.entries.c.row
 ALL_FIELDS: frozenset[EntryField] = frozenset(get_args(EntryField))
 
 _ENTRY_ID = re.compile(r"[a-zA-Z0-9\-._]{0,255}")
+_INSERT = insert(_entries).returning(_row)
 # Fields of a mask that are columns of their own; the rest live in tables beside.
 _COLUMNS: dict[EntryField, tuple[str, ...]] = {
     "spiffe_id": ("spiffe_id",),
@@ -51,10 +52,8 @@ def create(connection: Connection, changes: Changes, entry: Entry) -> tuple[Entr
     if entry.id and connection.scalar(select(_row).where(_entries.c.id == entry.id)) is not None:
         raise AlreadyExists(f"an entry with id {entry.id!r} exists already")
     entry = replace(entry, id=entry.id or str(uuid.uuid4()), created_at=int(time.time()), revision_number=0)
-    columns = _columns(entry, ALL_FIELDS)
-    key = connection.execute(
-        insert(_entries).values(id=entry.id, created_at=entry.created_at, revision_number=0, **columns).returning(_row)
-    ).scalar_one()
+    columns = {"id": entry.id, "created_at": entry.created_at, "revision_number": 0, **_columns(entry, ALL_FIELDS)}
+    key = connection.execute(_INSERT, columns).scalar_one()
     _write_members(connection, key, entry, ALL_FIELDS)
     changes.entries[entry.id] = entry
     return entry, False
@@ -139,14 +138,24 @@ def everything(connection: Connection) -> tuple[Entry, ...]:
     return tuple(_read(connection, None))
 
 
+_SELECTORS_OF_NAMESAKES = (
+    select(schema.entry_selectors.c.entry, schema.entry_selectors.c.type, schema.entry_selectors.c.value)
+    .join(_entries, _row == schema.entry_selectors.c.entry)
+    .where(_entries.c.parent_id == bindparam("parent_id"), _entries.c.spiffe_id == bindparam("spiffe_id"))
+    .order_by(_row)
+)
+
+
 def _similar(connection: Connection, entry: Entry) -> Entry | None:
-    conditions = [
-        _entries.c.parent_id == entry.parent_id,
-        _entries.c.spiffe_id == entry.spiffe_id,
-        _by_selectors(entry.selectors, Match.EXACT),
-    ]
-    found = _read(connection, select(_row).where(*conditions).order_by(_row).limit(1))
-    return found[0] if found else None
+    """The oldest entry with the same SPIFFE ID, parent and selectors."""
+    namesakes = {"parent_id": entry.parent_id, "spiffe_id": entry.spiffe_id}
+    selectors: defaultdict[int, set[Selector]] = defaultdict(set)
+    for key, kind, value in connection.execute(_SELECTORS_OF_NAMESAKES, namesakes):
+        selectors[key].add(Selector(kind, value))
+    for key, found in selectors.items():
+        if found == set(entry.selectors):
+            return _read(connection, select(_row).where(_row == key))[0]
+    return None
 
 
 def _conditions(wanted: EntryFilter) -> list[ColumnElement[bool]]:
@@ -185,17 +194,21 @@ def _read(connection: Connection, rows: Select[Any] | None) -> list[Entry]:
 def _read_keyed(connection: Connection, rows: Select[Any] | None) -> list[tuple[int, Entry]]:
     """The entries whose row numbers the query selects (None: all), in four queries however many they are."""
 
+    query = select(*_entries.c).order_by(_row)
+    found = connection.execute(query if rows is None else query.where(_row.in_(rows))).all()
+    if not found:
+        return []
+
     def members(table: Table, *columns: str, make: Callable[..., T]) -> defaultdict[int, tuple[T, ...]]:
         query = select(table.c.entry, *(table.c[name] for name in columns)).order_by(table.c.entry, table.c.position)
-        found: defaultdict[int, tuple[T, ...]] = defaultdict(tuple)
+        grouped: defaultdict[int, tuple[T, ...]] = defaultdict(tuple)
         for key, *values in connection.execute(query if rows is None else query.where(table.c.entry.in_(rows))):
-            found[key] += (make(*values),)
-        return found
+            grouped[key] += (make(*values),)
+        return grouped
 
     selectors = members(schema.entry_selectors, "type", "value", make=Selector)
     dns_names = members(schema.entry_dns_names, "name", make=str)
     federations = members(schema.entry_federations, "trust_domain", make=str)
-    query = select(*_entries.c).order_by(_row)
     return [
         (
             row.row,
@@ -219,7 +232,7 @@ def _read_keyed(connection: Connection, rows: Select[Any] | None) -> list[tuple[
                 disable_x509_svid_prefetch=row.disable_x509_svid_prefetch,
             ),
         )
-        for row in connection.execute(query if rows is None else query.where(_row.in_(rows)))
+        for row in found
     ]
 
 

@@ -69,7 +69,7 @@ entries = Table(
 entry_selectors = Table(
     "entry_selectors",
     metadata,
-    Column("entry", ForeignKey("entries.row", ondelete="CASCADE"), primary_key=True),
+    Column("entry", _ROW_NUMBER, ForeignKey("entries.row", ondelete="CASCADE"), primary_key=True),
     Column("position", Integer, primary_key=True, autoincrement=False),
     Column("type", String(255), nullable=False),
     Column("value", Text, nullable=False),
@@ -79,7 +79,7 @@ entry_selectors = Table(
 entry_dns_names = Table(
     "entry_dns_names",
     metadata,
-    Column("entry", ForeignKey("entries.row", ondelete="CASCADE"), primary_key=True),
+    Column("entry", _ROW_NUMBER, ForeignKey("entries.row", ondelete="CASCADE"), primary_key=True),
     Column("position", Integer, primary_key=True, autoincrement=False),
     Column("name", String(255), nullable=False),
 )
@@ -87,9 +87,9 @@ entry_dns_names = Table(
 entry_federations = Table(
     "entry_federations",
     metadata,
-    Column("entry", ForeignKey("entries.row", ondelete="CASCADE"), primary_key=True),
+    Column("entry", _ROW_NUMBER, ForeignKey("entries.row", ondelete="CASCADE"), primary_key=True),
     Column("position", Integer, primary_key=True, autoincrement=False),
-    Column("trust_domain", ForeignKey("bundles.trust_domain"), nullable=False),
+    Column("trust_domain", _TRUST_DOMAIN, ForeignKey("bundles.trust_domain"), nullable=False),
     Index("ix_entry_federations_trust_domain", "trust_domain", "entry"),
 )
 

@@ -31,10 +31,11 @@ def test_a_wrong_pin_is_tried_once(make_server: MakeServer, token: SoftHsm) -> N
     server = make_server()
     token.write_pin("0000\n")
     refusal(server, "PIN", str(token.pin_file))
-    assert "user PIN count low" in token.tool("--list-token-slots", pin=None)
-    for _ in range(5):
+    assert "user PIN count low" in token.tool("--list-token-slots", pin=None), "it was tried"
+    token.tool("--list-objects")  # The right PIN clears the token's count.
+    for _ in range(3):
         refusal(server, "PIN")
-    assert "user PIN locked" not in token.tool("--list-token-slots", pin=None)
+    assert "user PIN count low" not in token.tool("--list-token-slots", pin=None), "it was not tried again"
     token.write_pin("8246\n")
     server.start()
 

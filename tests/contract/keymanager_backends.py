@@ -9,7 +9,12 @@ from pathlib import Path
 from typing import Protocol
 
 from keystores import disk, memory
+from keystores.pkcs11.configuration import Configuration
+from keystores.pkcs11.manager import load_server
+from operations import logs
+from plugins.catalog import PluginContext
 from plugins.keymanager import KeyManager
+from tests.simulators import softhsm
 
 
 class Backend(Protocol):
@@ -37,6 +42,23 @@ class Disk:
         return await disk.DiskKeyManager.open(self.folder / "keys.json")
 
 
+@dataclass
+class Pkcs11:
+    hsm: softhsm.SoftHsm
+    durable = True
+
+    async def open(self) -> KeyManager:
+        configuration = Configuration(
+            module_path=softhsm.MODULE,
+            token_label=self.hsm.label,
+            pin_file=str(self.hsm.pin_file),
+            namespace="server-a",
+            keys_path=str(self.hsm.folder / "keys.json"),
+        )
+        context = PluginContext(trust_domain="example.org", data_dir=None, log=logs.get("pkcs11"))
+        return await load_server(configuration, context)
+
+
 @contextmanager
 def memory_backend(_folder: Path) -> Iterator[Backend]:
     yield Memory()
@@ -47,4 +69,10 @@ def disk_backend(folder: Path) -> Iterator[Backend]:
     yield Disk(folder)
 
 
-BACKENDS = {"memory": memory_backend, "disk": disk_backend}
+@contextmanager
+def pkcs11_backend(folder: Path) -> Iterator[Backend]:
+    with softhsm.SoftHsm.create(folder).installed() as hsm:
+        yield Pkcs11(hsm)
+
+
+BACKENDS = {"memory": memory_backend, "disk": disk_backend, "pkcs11": pkcs11_backend}

@@ -81,7 +81,7 @@ def remove(connection: Connection, changes: Changes, trust_domain: TrustDomain, 
     if number and mode is DeleteMode.RESTRICT:
         raise Refused(f"cannot delete bundle; federated with {number} registration entries")
     if mode is DeleteMode.DELETE:
-        entries.remove_where(connection, changes, schema.entries.c.row.in_(federating))
+        entries.remove_where(connection, changes, schema.entries.c.seq.in_(federating))
     elif number:
         entries.dissociate(connection, changes, name)
     connection.execute(delete(_bundles).where(_bundles.c.trust_domain == name))

@@ -22,7 +22,7 @@ from server.datastore.records import Changes, Entry, EntryField, EntryFilter, Ma
 T = TypeVar("T")
 
 _entries = schema.entries
-_row = schema.entries.c.row
+_row = schema.entries.c.seq
 
 ALL_FIELDS: frozenset[EntryField] = frozenset(get_args(EntryField))
 
@@ -211,20 +211,20 @@ def _read_keyed(connection: Connection, rows: Select[Any] | None) -> list[tuple[
     federations = members(schema.entry_federations, "trust_domain", make=str)
     return [
         (
-            row.row,
+            row.seq,
             Entry(
                 id=row.id,
                 spiffe_id=row.spiffe_id,
                 parent_id=row.parent_id,
-                selectors=selectors[row.row],
+                selectors=selectors[row.seq],
                 x509_svid_ttl=row.x509_svid_ttl,
                 jwt_svid_ttl=row.jwt_svid_ttl,
-                federates_with=federations[row.row],
+                federates_with=federations[row.seq],
                 hint=row.hint,
                 admin=row.admin,
                 downstream=row.downstream,
                 expires_at=row.expires_at,
-                dns_names=dns_names[row.row],
+                dns_names=dns_names[row.seq],
                 revision_number=row.revision_number,
                 store_svid=row.store_svid,
                 created_at=row.created_at,

@@ -30,7 +30,7 @@ def prepare(connection: Connection, where: str) -> None:
         revision = connection.scalar(select(_version.c.version_num))
         if revision == REVISIONS[-1]:
             return
-        if revision not in REVISIONS:
+        if revision is not None and revision not in REVISIONS:
             raise ConfigurationError(
                 f"the database {where} was made by a newer version of this server (schema {revision},"
                 f" this one knows {REVISIONS[-1]}): run that version, or restore a backup made before the upgrade"

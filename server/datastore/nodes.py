@@ -17,7 +17,7 @@ from server.datastore.paging import page
 from server.datastore.records import AttestedNode, Changes, Match, NodeField, NodeFilter, Page
 
 _nodes = schema.nodes
-_row = schema.nodes.c.row
+_row = schema.nodes.c.seq
 _selectors = schema.node_selectors
 
 ALL_FIELDS: frozenset[NodeField] = frozenset(get_args(NodeField))
@@ -134,7 +134,7 @@ def _read(connection: Connection, rows: Select[Any], *, with_selectors: bool) ->
         selectors = _selectors_of(connection, _selectors.c.spiffe_id.in_(ids))
     return [
         (
-            row.row,
+            row.seq,
             AttestedNode(
                 spiffe_id=row.spiffe_id,
                 attestation_type=row.attestation_type,
@@ -195,6 +195,6 @@ def _alias_of(spiffe_id: str) -> ColumnElement[bool]:
     """The entry that attestation by join token makes: it selects the agent's own ID. Users' entries stay."""
     table = schema.entry_selectors.c
     alias = matches(
-        schema.entries.c.row, table.entry, [table.type, table.value], [("spiffe_id", spiffe_id)], Match.EXACT
+        schema.entries.c.seq, table.entry, [table.type, table.value], [("spiffe_id", spiffe_id)], Match.EXACT
     )
     return and_(schema.entries.c.parent_id == spiffe_id, alias)

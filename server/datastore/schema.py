@@ -26,8 +26,8 @@ metadata = MetaData(
     }
 )
 
-# Page tokens are row numbers, so a number must never be given twice: hence AUTOINCREMENT on SQLite.
-_ROW_NUMBER = BigInteger().with_variant(Integer(), "sqlite")
+# Page tokens are these numbers, so one must never be given twice: hence AUTOINCREMENT on SQLite.
+_SEQUENCE = BigInteger().with_variant(Integer(), "sqlite")
 # SPIFFE IDs are at most 2048 bytes (SPIFFE-ID standard, section 2.3), trust domain names 255.
 _SPIFFE_ID = String(2048)
 _TRUST_DOMAIN = String(255)
@@ -43,7 +43,7 @@ bundles = Table(
 entries = Table(
     "entries",
     metadata,
-    Column("row", _ROW_NUMBER, primary_key=True, autoincrement=True),
+    Column("seq", _SEQUENCE, primary_key=True, autoincrement=True),
     Column("id", String(255), nullable=False),
     Column("spiffe_id", _SPIFFE_ID, nullable=False),
     Column("parent_id", _SPIFFE_ID, nullable=False),
@@ -69,7 +69,7 @@ entries = Table(
 entry_selectors = Table(
     "entry_selectors",
     metadata,
-    Column("entry", _ROW_NUMBER, ForeignKey("entries.row", ondelete="CASCADE"), primary_key=True),
+    Column("entry", _SEQUENCE, ForeignKey("entries.seq", ondelete="CASCADE"), primary_key=True),
     Column("position", Integer, primary_key=True, autoincrement=False),
     Column("type", String(255), nullable=False),
     Column("value", Text, nullable=False),
@@ -79,7 +79,7 @@ entry_selectors = Table(
 entry_dns_names = Table(
     "entry_dns_names",
     metadata,
-    Column("entry", _ROW_NUMBER, ForeignKey("entries.row", ondelete="CASCADE"), primary_key=True),
+    Column("entry", _SEQUENCE, ForeignKey("entries.seq", ondelete="CASCADE"), primary_key=True),
     Column("position", Integer, primary_key=True, autoincrement=False),
     Column("name", String(255), nullable=False),
 )
@@ -87,7 +87,7 @@ entry_dns_names = Table(
 entry_federations = Table(
     "entry_federations",
     metadata,
-    Column("entry", _ROW_NUMBER, ForeignKey("entries.row", ondelete="CASCADE"), primary_key=True),
+    Column("entry", _SEQUENCE, ForeignKey("entries.seq", ondelete="CASCADE"), primary_key=True),
     Column("position", Integer, primary_key=True, autoincrement=False),
     Column("trust_domain", _TRUST_DOMAIN, ForeignKey("bundles.trust_domain"), nullable=False),
     Index("ix_entry_federations_trust_domain", "trust_domain", "entry"),
@@ -96,7 +96,7 @@ entry_federations = Table(
 nodes = Table(
     "nodes",
     metadata,
-    Column("row", _ROW_NUMBER, primary_key=True, autoincrement=True),
+    Column("seq", _SEQUENCE, primary_key=True, autoincrement=True),
     Column("spiffe_id", _SPIFFE_ID, nullable=False),
     Column("attestation_type", String(255), nullable=False),
     Column("serial_number", String(255), nullable=False),

@@ -41,6 +41,10 @@ class Sqlite:
     def connect(self, *, writer: bool) -> Connection:
         return (self._writer if writer else self._reader).connect()
 
+    def connect_to_migrate(self) -> Connection:
+        # Tables are altered by copying and dropping them, which with foreign keys on would empty those that refer.
+        return self._engine(writer=True, foreign_keys=False).connect()
+
     def identify(self) -> None:
         if self._path is None:
             self._anchor = self._open(writer=True)
@@ -98,8 +102,11 @@ class Sqlite:
             " restore it from a backup, or move it away to start with an empty one"
         )
 
-    def _engine(self, *, writer: bool) -> Engine:
-        engine = create_engine("sqlite+pysqlite://", creator=lambda: self._open(writer=writer), poolclass=NullPool)
+    def _engine(self, *, writer: bool, foreign_keys: bool = True) -> Engine:
+        def opened() -> sqlite3.Connection:
+            return self._open(writer=writer, foreign_keys=foreign_keys)
+
+        engine = create_engine("sqlite+pysqlite://", creator=opened, poolclass=NullPool)
         # sqlite3 would begin transactions only before some statements; here each begins where SQLAlchemy says.
         begin = "BEGIN IMMEDIATE" if writer else "BEGIN"
 
@@ -109,13 +116,18 @@ class Sqlite:
         event.listen(engine, "begin", on_begin)
         return engine
 
-    def _open(self, *, writer: bool) -> sqlite3.Connection:
+    def _open(self, *, writer: bool, foreign_keys: bool = True) -> sqlite3.Connection:
         if writer and self._path is not None:
             _create(self._path)
         connection = sqlite3.connect(
             self._uri, uri=True, isolation_level=None, timeout=_BUSY_TIMEOUT, check_same_thread=False
         )
-        pragmas = ["foreign_keys = ON", "synchronous = FULL", "trusted_schema = OFF", "temp_store = MEMORY"]
+        pragmas = [
+            f"foreign_keys = {foreign_keys:d}",
+            "synchronous = FULL",
+            "trusted_schema = OFF",
+            "temp_store = MEMORY",
+        ]
         if not writer:
             pragmas.append("query_only = ON")
         for pragma in pragmas:

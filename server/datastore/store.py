@@ -291,7 +291,7 @@ class DataStore:
 def _prepare(database: backend.Backend) -> None:
     try:
         database.identify()
-        with database.connect(writer=True) as connection:
+        with database.connect_to_migrate() as connection:
             prepare(connection, database.where)
     except DBAPIError as error:
         raise database.translate(error) from error

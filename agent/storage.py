@@ -9,6 +9,8 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -30,10 +32,14 @@ class StoredState:
 
 
 class Storage:
-    """The file and its last known content. Not for use by two agents at once. Methods block."""
+    """The file and its last known content. Not for use by two agents at once.
+
+    Methods that change it block on the disk, may be called in any thread, and raise OSError.
+    """
 
     def __init__(self, path: Path, state: StoredState) -> None:
         self._path = path
+        self._lock = threading.Lock()
         self.state = state
 
     @classmethod
@@ -55,24 +61,30 @@ class Storage:
             ) from error
 
     def store_svid(self, chain: tuple[bytes, ...], *, reattestable: bool) -> None:
-        self._write(replace(self.state, svid=chain, reattestable=reattestable))
+        self._write(lambda state: replace(state, svid=chain, reattestable=reattestable))
 
     def store_bundle(self, authorities: tuple[bytes, ...]) -> None:
-        self._write(replace(self.state, bundle=authorities))
+        self._write(lambda state: replace(state, bundle=authorities))
 
     def delete_svid(self) -> None:
-        self._write(replace(self.state, svid=(), reattestable=False))
+        self._write(lambda state: replace(state, svid=(), reattestable=False))
 
-    def _write(self, state: StoredState) -> None:
-        if state == self.state:
-            return
-        document = {
-            "svid": [base64.b64encode(der).decode("ascii") for der in state.svid],
-            "reattestable": state.reattestable,
-            "bundle": [base64.b64encode(der).decode("ascii") for der in state.bundle],
-        }
-        files.write_atomically(self._path, json.dumps(document).encode("ascii"))
-        self.state = state
+    def _write(self, change: Callable[[StoredState], StoredState]) -> None:
+        with self._lock:
+            state = change(self.state)
+            if state == self.state:
+                return
+            files.write_atomically(self._path, _encode(state))
+            self.state = state
+
+
+def _encode(state: StoredState) -> bytes:
+    document = {
+        "svid": [base64.b64encode(der).decode("ascii") for der in state.svid],
+        "reattestable": state.reattestable,
+        "bundle": [base64.b64encode(der).decode("ascii") for der in state.bundle],
+    }
+    return json.dumps(document).encode("ascii")
 
 
 def _decode(content: bytes) -> StoredState:

@@ -1,0 +1,19 @@
+"""The plugins that the agent brings along."""
+
+from __future__ import annotations
+
+from plugins.catalog import Builtin, Builtins
+
+BUILTINS: Builtins = {
+    "KeyManager": {
+        "disk": Builtin("keystores.disk:AgentConfiguration", "keystores.disk:load_agent"),
+        "memory": Builtin("keystores.memory:Configuration", "keystores.memory:load"),
+        "pkcs11": Builtin("keystores.pkcs11:AgentConfiguration", "keystores.pkcs11:load_agent"),
+    },
+    "NodeAttestor": {
+        "join_token": Builtin("attestors.join_token.agent:Configuration", "attestors.join_token.agent:load"),
+    },
+    "WorkloadAttestor": {
+        "unix": Builtin("attestors.unix:Configuration", "attestors.unix:load"),
+    },
+}

@@ -1,0 +1,56 @@
+"""grpc.health.v1 on the Workload API's socket: healthy is an agent whose Workload API answers."""
+
+from __future__ import annotations
+
+from agent.workload_api import SECURITY_HEADER
+from generated.grpc.health.v1 import health_pb2
+from generated.spiffe.workload import workload_pb2
+from operations import logs
+from transport.client import Channel
+from transport.peer import Peer
+from transport.router import Context, Router
+from transport.status import Code, RpcError
+
+_TIMEOUT = 30.0
+
+_log = logs.get("health")
+
+
+class HealthService:
+    def __init__(self, socket_path: str, *, with_workload_api: bool) -> None:
+        self._socket_path = socket_path
+        self._with_workload_api = with_workload_api
+
+    def add_to(self, router: Router) -> None:
+        router.add(health_pb2.DESCRIPTOR.services_by_name["Health"], {"Check": self.check})
+
+    async def check(
+        self, request: health_pb2.HealthCheckRequest, peer: Peer, context: Context
+    ) -> health_pb2.HealthCheckResponse:
+        del peer, context
+        if request.service:
+            raise RpcError(Code.INVALID_ARGUMENT, "per-service health is not supported")
+        healthy = not self._with_workload_api or await self._workload_api_answers()
+        states = health_pb2.HealthCheckResponse
+        return states(status=states.SERVING if healthy else states.NOT_SERVING)
+
+    async def _workload_api_answers(self) -> bool:
+        """Ask as a workload would; to be told that the agent itself has no identity is a good answer."""
+        channel = Channel.unix(self._socket_path)
+        responses = channel.server_stream(
+            "/SpiffeWorkloadAPI/FetchX509SVID",
+            workload_pb2.X509SVIDRequest(),
+            workload_pb2.X509SVIDResponse,
+            timeout=_TIMEOUT,
+            metadata={SECURITY_HEADER: "true"},
+        )
+        try:
+            async for _ in responses:
+                return True
+        except RpcError as error:
+            if error.code is Code.PERMISSION_DENIED:
+                return True
+            _log.warning("Health check failed", reason="unable to fetch X.509 context from Workload API", error=error)
+        finally:
+            await channel.close()
+        return False

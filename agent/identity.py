@@ -1,0 +1,79 @@
+"""The agent's own identity: its certificate chain, and the key in the key manager that goes with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from identity import der, x509svid
+from identity.spiffeid import SpiffeId, TrustDomain, server_id
+from operations.errors import Refused, Unsupported
+from plugins.keymanager import InProcessKey, Key, KeyManager, KeyType
+from transport.tls import InProcessIdentity
+
+_KEY_IDS = ("agent-svid-A", "agent-svid-B")
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSvid:
+    """`chain` is DER, leaf first. `reattestable` says that the node may attest again with the same proof."""
+
+    chain: tuple[bytes, ...]
+    key: Key
+    reattestable: bool
+
+    @property
+    def spiffe_id(self) -> SpiffeId:
+        return x509svid.leaf_id(self.chain[0])
+
+    @property
+    def begins(self) -> float:
+        """Unix seconds."""
+        return der.certificate(self.chain[0]).not_valid_before_utc.timestamp()
+
+    @property
+    def expires(self) -> float:
+        """Unix seconds."""
+        return der.certificate(self.chain[0]).not_valid_after_utc.timestamp()
+
+
+async def next_key(manager: KeyManager, current: Key | None) -> Key:
+    """A fresh key under the id that the current one does not have: that one stays until the new one is certified."""
+    first, second = _KEY_IDS
+    return await manager.generate(second if current is not None and current.id == first else first, KeyType.EC_P256)
+
+
+async def key_of(manager: KeyManager, chain: Sequence[bytes]) -> Key | None:
+    """The key that the chain's leaf certifies, if the key manager has it."""
+    public_key = der.certificate_key(chain[0])
+    for key in await manager.list():
+        if key.public_key == public_key:
+            return key
+    return None
+
+
+def tls_identity(key: Key, chain: tuple[bytes, ...]) -> InProcessIdentity:
+    """What TLS proves the agent's identity with. Raises Unsupported for a key that cannot leave its device."""
+    if isinstance(key, InProcessKey):
+        return InProcessIdentity(chain, key.private_key)
+    raise Unsupported(f"key {key.id} cannot be used for TLS: its key manager keeps it in a device")
+
+
+class UnknownAuthority(Refused):
+    """The server's certificate does not verify with the bundle that the agent has."""
+
+
+def verify_server(chain: Sequence[bytes], trust_domain: TrustDomain, authorities: Sequence[bytes]) -> None:
+    """Raise UnknownAuthority or Refused unless the chain is the server's of this trust domain."""
+    try:
+        found = x509svid.verify(chain, {trust_domain: authorities}, datetime.now(UTC))
+    except Refused as error:
+        raise UnknownAuthority(f"the server's certificate is not trusted: {error}") from error
+    require_server(found, trust_domain)
+
+
+def require_server(found: SpiffeId, trust_domain: TrustDomain) -> None:
+    expected = server_id(trust_domain)
+    if found != expected:
+        raise Refused(f'unexpected server: its SPIFFE ID is "{found}", not "{expected}"')

@@ -1,0 +1,109 @@
+"""Having the workloads' X509-SVIDs issued when they are due, many at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from agent.backoff import Backoff, BatchSize
+from agent.cache import X509Cache
+from agent.csr import WorkloadKey, workload_request
+from agent.denial import is_banned, must_reattest
+from agent.entries import Entry
+from agent.rotation import RotationStrategy
+from agent.server_client import ServerClient
+from agent.workload_update import X509Svid
+from identity import der
+from operations import logs
+from operations.errors import InvalidArgument, SpireError
+from plugins.keymanager import KeyType
+
+_LARGEST_BATCH = 500  # what the server takes per second and address
+_FIRST_RETRY = 0.5
+_LONGEST_WAIT = 30.0
+_REFUSED_RETRY = 5.0
+
+_log = logs.get("manager")
+
+
+class Issuer:
+    def __init__(self, client: ServerClient, cache: X509Cache, key_type: KeyType, strategy: RotationStrategy) -> None:
+        self._client = client
+        self._cache = cache
+        self._key_type = key_type
+        self._strategy = strategy
+        self._batch = BatchSize(_LARGEST_BATCH)
+        self._wanted = asyncio.Event()
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="workload-keys")
+
+    def want(self) -> None:
+        """Look at once whether something is due."""
+        self._wanted.set()
+
+    def close(self) -> None:
+        self._worker.shutdown(wait=False)
+
+    async def run(self) -> None:
+        """Raises RpcError when the agent is not welcome any more."""
+        backoff = Backoff(_FIRST_RETRY, ceiling=_LONGEST_WAIT)
+        while True:
+            await self._wait()
+            try:
+                await self.issue_due()
+            except SpireError as error:
+                _log.error("SVID sync failed", error=error)
+                if must_reattest(error) or is_banned(error):
+                    raise
+                await asyncio.sleep(backoff.next() or _LONGEST_WAIT)
+            else:
+                backoff.reset()
+
+    async def _wait(self) -> None:
+        """Until something is due or wanted."""
+        due = self._cache.next_due()
+        try:
+            async with asyncio.timeout(None if due is None else max(0.0, due - time.time())):
+                await self._wanted.wait()
+        except TimeoutError:
+            pass
+        self._wanted.clear()
+
+    async def issue_due(self) -> int:
+        """Have one batch issued; returns how many SVIDs came. Raises RpcError and Refused."""
+        entries = self._cache.take_due(self._batch.value)
+        if not entries:
+            return 0
+        loop = asyncio.get_running_loop()
+        keys = await loop.run_in_executor(self._worker, self._make_keys, entries)
+        try:
+            chains = await self._client.new_x509_svids({entry_id: key.request for entry_id, key in keys.items()})
+        except SpireError:
+            self._batch.failed()
+            raise
+        self._batch.succeeded()
+        svids = await loop.run_in_executor(self._worker, self._read, keys, chains)
+        self._cache.store(svids)
+        self._cache.retry((entry.id for entry in entries if entry.id not in svids), time.time() + _REFUSED_RETRY)
+        _log.debug("X509-SVIDs renewed", count=len(svids), asked=len(entries))
+        return len(svids)
+
+    def _make_keys(self, entries: Sequence[Entry]) -> dict[str, WorkloadKey]:
+        return {entry.id: workload_request(self._key_type, entry.spiffe_id) for entry in entries}
+
+    def _read(self, keys: Mapping[str, WorkloadKey], chains: Mapping[str, tuple[bytes, ...]]) -> dict[str, X509Svid]:
+        now = time.time()
+        svids: dict[str, X509Svid] = {}
+        for entry_id, chain in chains.items():
+            try:
+                leaf = der.certificate(chain[0])
+            except InvalidArgument as error:
+                _log.warning("Received a malformed X509-SVID", entry_id=entry_id, error=error)
+                continue
+            expires = leaf.not_valid_after_utc.timestamp()
+            # Certificates begin a little before they are issued, so that clocks may differ; that is no part of a life.
+            begins = max(now, leaf.not_valid_before_utc.timestamp())
+            rotate_at = self._strategy.rotate_at(begins, expires)
+            svids[entry_id] = X509Svid(chain, keys[entry_id].private_key, expires, rotate_at)
+        return svids

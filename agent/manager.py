@@ -1,0 +1,179 @@
+"""Keeps everything in step with the server: entries, bundles, the workloads' SVIDs and the agent's own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from agent.attest import Attestation
+from agent.backoff import Backoff
+from agent.cache import X509Cache
+from agent.denial import is_banned, must_reattest
+from agent.issuance import Issuer
+from agent.jwt_cache import JwtCache
+from agent.jwt_svids import JwtSvids
+from agent.own_svid import OwnSvid
+from agent.rotation import RotationStrategy
+from agent.server_client import TIMEOUT, ServerAddress, ServerClient
+from agent.storage import Storage
+from agent.sync import DEFAULT_INTERVAL, Synchroniser
+from agent.taint import is_signed_by
+from agent.tasks import until_first
+from identity.bundles import Bundle
+from operations import logs
+from operations.errors import SpireError
+from plugins.keymanager import KeyManager, KeyType
+from plugins.nodeattestor import AgentNodeAttestor
+
+_log = logs.get("manager")
+
+_RETRY_INTERVAL = 5.0
+_RETRY_BUDGET = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Times are in seconds; a size of 0 is the default one."""
+
+    sync_interval: float = DEFAULT_INTERVAL
+    sync_by_revision: bool = True
+    workload_key_type: KeyType = KeyType.EC_P256
+    availability_target: float = 0.0
+    x509_cache_size: int = 0
+    jwt_cache_size: int = 0
+    jwt_cache_hit_timeout: float = TIMEOUT
+
+
+class Manager:
+    def __init__(
+        self,
+        settings: Settings,
+        address: ServerAddress,
+        attested: Attestation,
+        keys: KeyManager,
+        attestor: AgentNodeAttestor,
+        storage: Storage,
+    ) -> None:
+        strategy = RotationStrategy(settings.availability_target)
+        self._storage = storage
+        self._tainted_x509: frozenset[bytes] = frozenset()
+        self._tainted_jwt: frozenset[str] = frozenset()
+        self._jwt_cache = JwtCache(settings.jwt_cache_size)
+        self.cache = X509Cache(attested.bundle, size=settings.x509_cache_size, wanted=self._on_wanted)
+        self._client = ServerClient(address, attested.svid, self._authorities)
+        self._issuer = Issuer(self._client, self.cache, settings.workload_key_type, strategy)
+        self._own = OwnSvid(self._client, address, keys, attestor, self._authorities, storage, strategy)
+        self._sync = Synchroniser(
+            self._client,
+            self.cache,
+            self._on_bundle,
+            interval=settings.sync_interval,
+            by_revision=settings.sync_by_revision,
+        )
+        self.jwt_svids = JwtSvids(self._client, self._jwt_cache, cache_hit_timeout=settings.jwt_cache_hit_timeout)
+
+    async def initialise(self, version: str) -> None:
+        """Store what the attestation gave and synchronise once, trying for a minute.
+
+        Raises RpcError and Refused. When the server does not know the agent any more, the stored SVID is gone then.
+        """
+        svid = self._own.current
+        await asyncio.to_thread(self._storage.store_svid, svid.chain, reattestable=svid.reattestable)
+        await asyncio.to_thread(self._storage.store_bundle, self._authorities())
+        backoff = Backoff(_RETRY_INTERVAL, budget=_RETRY_BUDGET)
+        while True:
+            try:
+                await self._sync.synchronise()
+                break
+            except SpireError as error:
+                if must_reattest(error) or is_banned(error):
+                    state = "is banned" if is_banned(error) else "needs to re-attest"
+                    _log.error(f"Agent {state}: removing SVID and shutting down", error=error)
+                    await self._own.forget()
+                    raise
+                wait = backoff.next()
+                if wait is None:
+                    raise
+                _log.warning("Failed to initialize manager", error=error, retry_interval=f"{wait:.1f}s")
+            await asyncio.sleep(wait)
+        await self._post_status(version)
+
+    async def _post_status(self, version: str) -> None:
+        try:
+            await self._client.post_status(version)
+        except SpireError as error:
+            _log.error("Failed to post agent status", agent_version=version, error=error)
+
+    async def run(self) -> None:
+        """Until cancelled. Raises SpireError classes when the agent cannot go on."""
+        while True:
+            try:
+                await until_first(self._sync.run(), self._issuer.run(), self._own.run())
+            except SpireError as error:
+                if is_banned(error):
+                    _log.warning("Agent is banned: removing SVID and shutting down", error=error)
+                    await self._own.forget()
+                    raise
+                if not must_reattest(error):
+                    raise
+                _log.warning("Agent needs to re-attest; will attempt to re-attest", error=error)
+                await self._reattest(error)
+
+    async def _reattest(self, cause: SpireError) -> None:
+        try:
+            await self._own.reattest()
+        except SpireError as error:
+            _log.error("Agent failed re-attestation; removing SVID and shutting down", error=error)
+            await self._own.forget()
+            raise cause from error
+
+    async def close(self) -> None:
+        self._issuer.close()
+        await self._client.close()
+
+    def _authorities(self) -> tuple[bytes, ...]:
+        return _authorities(self.cache.bundle)
+
+    def _on_wanted(self) -> None:
+        self._issuer.want()
+
+    async def _on_bundle(self, bundle: Bundle) -> None:
+        if _authorities(bundle) != self._storage.state.bundle:
+            await self._store_bundle(bundle)
+        await self._renew_tainted_x509(bundle)
+        self._drop_tainted_jwt(bundle)
+
+    async def _store_bundle(self, bundle: Bundle) -> None:
+        try:
+            await asyncio.to_thread(self._storage.store_bundle, _authorities(bundle))
+        except OSError as error:
+            _log.error("Could not store bundle", error=error)
+
+    async def _renew_tainted_x509(self, bundle: Bundle) -> None:
+        tainted = frozenset(each.der for each in bundle.x509_authorities if each.tainted)
+        fresh, self._tainted_x509 = tainted - self._tainted_x509, tainted
+        if not fresh:
+            return
+        chains = {entry_id: svid.chain for entry_id, svid in self.cache.svids().items()}
+        affected = await asyncio.to_thread(_signed_by, fresh, chains)
+        _log.info("Tainted X.509 SVIDs", tainted_svids=len(affected))
+        self.cache.renew_now(affected)
+        if is_signed_by(self._own.current.chain, fresh):
+            _log.info("Agent SVID is tainted by a root authority, forcing rotation")
+            self._own.renew_now()
+
+    def _drop_tainted_jwt(self, bundle: Bundle) -> None:
+        tainted = frozenset(each.key_id for each in bundle.jwt_authorities if each.tainted)
+        fresh, self._tainted_jwt = tainted - self._tainted_jwt, tainted
+        if fresh:
+            dropped = self._jwt_cache.drop_signed_by(fresh)
+            _log.info("JWT-SVIDs were removed from the JWT cache, signed by a tainted authority", tainted_svids=dropped)
+
+
+def _signed_by(authorities: frozenset[bytes], chains: Mapping[str, tuple[bytes, ...]]) -> list[str]:
+    return [entry_id for entry_id, chain in chains.items() if is_signed_by(chain, authorities)]
+
+
+def _authorities(bundle: Bundle) -> tuple[bytes, ...]:
+    return tuple(each.der for each in bundle.x509_authorities)

@@ -1,0 +1,144 @@
+"""The agent's own SVID over time: renewed, or attested for anew, before it expires."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+
+from agent import csr
+from agent.attest import attest
+from agent.backoff import Backoff
+from agent.denial import is_banned, must_reattest
+from agent.identity import AgentSvid, next_key
+from agent.rotation import RotationStrategy
+from agent.server_client import ServerAddress, ServerClient
+from agent.storage import Storage
+from operations import logs
+from operations.errors import Refused, SpireError
+from plugins.keymanager import Key, KeyManager
+from plugins.nodeattestor import AgentNodeAttestor
+
+_FIRST_RETRY = 5.0
+_LONGEST_WAIT = 60.0
+
+_log = logs.get("manager")
+
+
+class Expired(Refused):
+    """The SVID ran out before the server renewed it; only another attestation helps."""
+
+
+class OwnSvid:
+    def __init__(
+        self,
+        client: ServerClient,
+        address: ServerAddress,
+        keys: KeyManager,
+        attestor: AgentNodeAttestor,
+        authorities: Callable[[], Sequence[bytes]],
+        storage: Storage,
+        strategy: RotationStrategy,
+    ) -> None:
+        self._client = client
+        self._address = address
+        self._keys = keys
+        self._attestor = attestor
+        self._authorities = authorities
+        self._storage = storage
+        self._strategy = strategy
+        self._next_key: Key | None = None
+        self._hurry = asyncio.Event()
+        self._rotate_at = self._plan(client.svid, client.svid.begins)
+
+    @property
+    def current(self) -> AgentSvid:
+        return self._client.svid
+
+    def renew_now(self) -> None:
+        self._hurry.set()
+
+    async def run(self) -> None:
+        """Raises RpcError when the agent is not welcome any more, Expired when it is too late."""
+        backoff = Backoff(_FIRST_RETRY, ceiling=_LONGEST_WAIT)
+        wait = self._rotate_at - time.time()
+        while True:
+            await self._wait(wait)
+            try:
+                await self._rotate()
+            except SpireError as error:
+                what = "reattest agent" if self.current.reattestable else "rotate agent SVID"
+                _log.error(f"Could not {what}", error=error)
+                if time.time() >= self.current.expires:
+                    raise Expired(f"current SVID has already expired and {what} failed: {error}") from error
+                if must_reattest(error) or is_banned(error):
+                    raise
+                left = self.current.expires - time.time()
+                wait = max(0.1, min(backoff.next() or _LONGEST_WAIT, left / 4))
+            else:
+                backoff.reset()
+                self._hurry.clear()
+                wait = self._rotate_at - time.time()
+
+    async def _wait(self, seconds: float) -> None:
+        if self._hurry.is_set():
+            # Tainted: again soon, but not without a pause.
+            await asyncio.sleep(min(max(0.0, seconds), _FIRST_RETRY))
+            return
+        try:
+            async with asyncio.timeout(max(0.0, seconds)):
+                await self._hurry.wait()
+        except TimeoutError:
+            pass
+
+    async def _rotate(self) -> None:
+        if self.current.reattestable:
+            await self.reattest()
+        else:
+            await self._renew()
+
+    async def _renew(self) -> None:
+        # A key that the server did not certify the last time is offered again: no key store fills up with retries.
+        if self._next_key is None:
+            self._next_key = await next_key(self._keys, self.current.key)
+        chain = await self._client.renew(await csr.agent_request(self._next_key))
+        await self._take(AgentSvid(chain, self._next_key, reattestable=False))
+        _log.info("Successfully rotated agent SVID", spiffe_id=self.current.spiffe_id)
+
+    async def reattest(self) -> None:
+        """Attest anew over a connection of its own. Raises RpcError and Refused, also when the node may not."""
+        if not self.current.reattestable:
+            raise Refused("attestation method is not re-attestable")
+        # The server forgets the old SVID at once, so nothing may go on with it.
+        async with self._client.paused():
+            attested = await attest(self._address, self._attestor, self._keys, self.current.key, self._authorities())
+            await self._store(attested.svid)
+            await self._use(attested.svid)
+        _log.info("Successfully reattested node", spiffe_id=self.current.spiffe_id)
+
+    async def _take(self, svid: AgentSvid) -> None:
+        # The server forgets the old SVID when it sees the new one: that one must be safe before.
+        await self._store(svid)
+        async with self._client.paused():
+            await self._use(svid)
+
+    async def _use(self, svid: AgentSvid) -> None:
+        await self._client.use(svid)
+        self._next_key = None
+        self._rotate_at = self._plan(svid, time.time())
+
+    async def _store(self, svid: AgentSvid) -> None:
+        try:
+            await asyncio.to_thread(self._storage.store_svid, svid.chain, reattestable=svid.reattestable)
+        except OSError as error:
+            _log.warning("Could not store SVID", error=error)
+
+    async def forget(self) -> None:
+        """Let the next start attest anew."""
+        try:
+            await asyncio.to_thread(self._storage.delete_svid)
+        except OSError as error:
+            _log.error("Failed to remove SVID", error=error)
+
+    def _plan(self, svid: AgentSvid, begins: float) -> float:
+        return self._strategy.rotate_at(max(begins, svid.begins), svid.expires)

@@ -1,0 +1,95 @@
+"""Keeping up with the server's entries and bundles."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+
+from agent.backoff import Backoff
+from agent.cache import X509Cache
+from agent.denial import is_banned, must_reattest
+from agent.entries import Entry
+from agent.identity import UnknownAuthority
+from agent.server_client import EntryChanges, ServerClient
+from identity.bundles import Bundle
+from operations import logs
+from operations.errors import SpireError
+from transport.status import Code, RpcError
+
+DEFAULT_INTERVAL = 5.0
+_CEILING = 60.0
+
+_log = logs.get("manager")
+
+
+class Synchroniser:
+    """`on_bundle` is awaited with the trust domain's own bundle, once the cache has it."""
+
+    def __init__(
+        self,
+        client: ServerClient,
+        cache: X509Cache,
+        on_bundle: Callable[[Bundle], Awaitable[None]],
+        *,
+        interval: float = DEFAULT_INTERVAL,
+        by_revision: bool = True,
+    ) -> None:
+        """`interval` is in seconds. `by_revision` asks only for entries that changed."""
+        self._client = client
+        self._cache = cache
+        self._on_bundle = on_bundle
+        self._interval = interval
+        self._by_revision = by_revision
+        self._entries: dict[str, Entry] = {}
+        self._federates_with: frozenset[str] = frozenset()
+
+    async def synchronise(self) -> None:
+        """Ask once. Nothing is taken over unless everything came. Raises RpcError and Refused."""
+        changes = await self._fetch()
+        entries = self._entries
+        federates_with = self._federates_with
+        if changes.changed or changes.removed:
+            entries = {**self._entries, **{entry.id: entry for entry in changes.changed}}
+            for entry_id in changes.removed:
+                del entries[entry_id]
+            federates_with = _federates_with(entries)
+        bundles = await self._client.bundles(federates_with)
+        self._entries, self._federates_with = entries, federates_with
+        self._cache.set_bundles(bundles)
+        stored = [entry.id for entry in changes.changed if entry.store_svid]
+        self._cache.set_entries(
+            [entry for entry in changes.changed if not entry.store_svid], [*changes.removed, *stored]
+        )
+        await self._on_bundle(self._cache.bundle)
+
+    async def _fetch(self) -> EntryChanges:
+        if self._by_revision:
+            try:
+                return await self._client.sync_entries(self._entries)
+            except RpcError as error:
+                if error.code is not Code.UNIMPLEMENTED:
+                    raise
+                _log.info("The server does not synchronise by revision; fetching all entries each time")
+                self._by_revision = False
+        return await self._client.authorized_entries(self._entries)
+
+    async def run(self) -> None:
+        """Ask again and again. Raises RpcError when the agent is not welcome, UnknownAuthority for a stranger."""
+        backoff = Backoff(self._interval, ceiling=_CEILING)
+        while True:
+            wait = backoff.next() or self._interval
+            if not self._cache.svid_count:
+                wait = min(wait, DEFAULT_INTERVAL)
+            await asyncio.sleep(wait)
+            try:
+                await self.synchronise()
+            except SpireError as error:
+                _log.error("Synchronize failed", error=error)
+                if must_reattest(error) or is_banned(error) or isinstance(error, UnknownAuthority):
+                    raise
+            else:
+                backoff.reset()
+
+
+def _federates_with(entries: Mapping[str, Entry]) -> frozenset[str]:
+    return frozenset(name for entry in entries.values() for name in entry.federates_with)

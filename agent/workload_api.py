@@ -1,0 +1,191 @@
+"""The SPIFFE Workload API (SPIFFE Workload API standard; SpiffeWorkloadAPI in its protobuf definition)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from google.protobuf import json_format, struct_pb2
+
+from agent.cache import X509Cache
+from agent.entries import without_duplicate_hints
+from agent.jwt_svids import JwtSvids
+from agent.workload_attestation import WorkloadAttestation
+from agent.workload_update import WorkloadUpdate
+from generated.spiffe.workload import workload_pb2
+from identity.selectors import Selector
+from identity.spiffeid import SpiffeId, TrustDomain
+from operations import logs
+from operations.errors import InvalidArgument, Refused, SpireError
+from transport.peer import Peer
+from transport.router import Context, Method, Router
+from transport.status import Code, RpcError
+
+SERVICE = workload_pb2.DESCRIPTOR.services_by_name["SpiffeWorkloadAPI"]
+SECURITY_HEADER = "workload.spiffe.io"
+
+_ALWAYS_SHOWN = frozenset(("aud", "exp", "sub"))
+
+_log = logs.get("endpoints")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """`log_selectors` are prefixes such as `unix:uid` of selectors that may be logged for a workload without entry."""
+
+    trust_domain: TrustDomain
+    allow_unauthenticated_verifiers: bool = False
+    allowed_foreign_jwt_claims: frozenset[str] = frozenset()
+    log_selectors: Sequence[str] = ()
+
+
+async def require_security_header(method: Method, peer: Peer, context: Context) -> None:
+    """Refuse calls that a browser or a proxy was tricked into (Workload API standard, 3)."""
+    del peer
+    if method.service == SERVICE.full_name and context.metadata.get(SECURITY_HEADER) != "true":
+        raise RpcError(Code.INVALID_ARGUMENT, "security header missing from request")
+
+
+class WorkloadApi:
+    def __init__(
+        self, settings: Settings, attestation: WorkloadAttestation, cache: X509Cache, jwt_svids: JwtSvids
+    ) -> None:
+        self._settings = settings
+        self._attestation = attestation
+        self._cache = cache
+        self._jwt_svids = jwt_svids
+
+    def add_to(self, router: Router) -> None:
+        router.add(
+            SERVICE,
+            {
+                "FetchX509SVID": self.fetch_x509_svid,
+                "FetchX509Bundles": self.fetch_x509_bundles,
+                "FetchJWTSVID": self.fetch_jwt_svid,
+                "FetchJWTBundles": self.fetch_jwt_bundles,
+                "ValidateJWTSVID": self.validate_jwt_svid,
+            },
+        )
+
+    async def fetch_x509_svid(
+        self, request: workload_pb2.X509SVIDRequest, peer: Peer, context: Context
+    ) -> AsyncIterator[bytes]:
+        del request, context
+        async for response in self._stream(peer, lambda update: update.x509_svid_response, identity_needed=True):
+            yield response
+
+    async def fetch_x509_bundles(
+        self, request: workload_pb2.X509BundlesRequest, peer: Peer, context: Context
+    ) -> AsyncIterator[bytes]:
+        del request, context
+        needed = not self._settings.allow_unauthenticated_verifiers
+        async for response in self._stream(peer, lambda update: update.x509_bundles_response, identity_needed=needed):
+            yield response
+
+    async def fetch_jwt_bundles(
+        self, request: workload_pb2.JWTBundlesRequest, peer: Peer, context: Context
+    ) -> AsyncIterator[bytes]:
+        del request, context
+        needed = not self._settings.allow_unauthenticated_verifiers
+        async for response in self._stream(peer, lambda update: update.jwt_bundles_response, identity_needed=needed):
+            yield response
+
+    async def fetch_jwt_svid(
+        self, request: workload_pb2.JWTSVIDRequest, peer: Peer, context: Context
+    ) -> workload_pb2.JWTSVIDResponse:
+        del context
+        if not request.audience:
+            raise RpcError(Code.INVALID_ARGUMENT, "audience must be specified")
+        if request.spiffe_id:
+            _check_requested(request.spiffe_id)
+        selectors = await self._attestation.attest(peer)
+        entries = without_duplicate_hints(self._cache.matching(selectors))
+        if request.spiffe_id:
+            entries = [entry for entry in entries if entry.spiffe_id == request.spiffe_id]
+        if not entries:
+            raise self._no_identity(peer, selectors)
+        response = workload_pb2.JWTSVIDResponse()
+        for entry in entries:
+            try:
+                svid = await self._jwt_svids.fetch(entry, request.audience)
+            except SpireError as error:
+                _log.error("Could not fetch JWT-SVID", spiffe_id=entry.spiffe_id, error=error)
+                raise RpcError(Code.UNAVAILABLE, f"could not fetch JWT-SVID: {error}") from error
+            response.svids.add(spiffe_id=entry.spiffe_id, svid=svid.token, hint=entry.hint)
+        return response
+
+    async def validate_jwt_svid(
+        self, request: workload_pb2.ValidateJWTSVIDRequest, peer: Peer, context: Context
+    ) -> workload_pb2.ValidateJWTSVIDResponse:
+        """A caller without any identity may ask too; it knows the trust domain's own bundle."""
+        del context
+        if not request.audience:
+            raise RpcError(Code.INVALID_ARGUMENT, "audience must be specified")
+        if not request.svid:
+            raise RpcError(Code.INVALID_ARGUMENT, "svid must be specified")
+        # Only this call needs the libraries for tokens.
+        from identity import jwtsvid
+
+        update = self._cache.peek(await self._attestation.attest(peer))
+        authorities = {bundle.trust_domain: bundle.jwt_authorities for bundle in update.bundles}
+        try:
+            svid = jwtsvid.verify(request.svid, authorities, request.audience, datetime.now(UTC))
+        except (InvalidArgument, Refused) as error:
+            _log.warning("Failed to validate JWT", audience=request.audience, error=error)
+            raise RpcError(Code.INVALID_ARGUMENT, str(error)) from error
+        claims = self._shown(svid.id, svid.claims)
+        # RFC 7519, 4.1.3 allows a single audience to be a string; callers are given a list.
+        claims["aud"] = list(svid.audience)
+        return workload_pb2.ValidateJWTSVIDResponse(spiffe_id=str(svid.id), claims=_struct(claims))
+
+    def _shown(self, spiffe_id: SpiffeId, claims: Mapping[str, Any]) -> dict[str, Any]:
+        """All claims of our own trust domain's tokens, the allowed ones of others'."""
+        if spiffe_id.trust_domain == self._settings.trust_domain:
+            return dict(claims)
+        allowed = self._settings.allowed_foreign_jwt_claims | _ALWAYS_SHOWN
+        return {name: value for name, value in claims.items() if name in allowed}
+
+    async def _stream(
+        self, peer: Peer, response_of: Callable[[WorkloadUpdate], bytes], *, identity_needed: bool
+    ) -> AsyncIterator[bytes]:
+        """The response now and after each change of it, until the workload has no identity any more."""
+        selectors = await self._attestation.attest(peer)
+        sent: bytes | None = None
+        with self._cache.subscribe(selectors) as subscription:
+            async for update in subscription.updates():
+                if identity_needed and not update.identities:
+                    raise self._no_identity(peer, selectors)
+                response = response_of(update)
+                if response != sent:
+                    yield response
+                    sent = response
+
+    def _no_identity(self, peer: Peer, selectors: frozenset[Selector]) -> RpcError:
+        allowed = tuple(self._settings.log_selectors)
+        shown = sorted(
+            str(each)
+            for each in selectors
+            if any(str(each) == prefix or str(each).startswith(f"{prefix}:") for prefix in allowed)
+        )
+        fields = {"selectors": ",".join(shown)} if shown else {}
+        pid = peer.process.pid if peer.process else 0
+        _log.error("No identity issued", registered=False, pid=pid, **fields)
+        return RpcError(Code.PERMISSION_DENIED, "no identity issued")
+
+
+def _check_requested(spiffe_id: str) -> None:
+    try:
+        SpiffeId.parse(spiffe_id)
+    except InvalidArgument as error:
+        raise RpcError(Code.INVALID_ARGUMENT, f"invalid requested SPIFFE ID: {error}") from error
+
+
+def _struct(claims: Mapping[str, Any]) -> struct_pb2.Struct:
+    struct = struct_pb2.Struct()
+    try:
+        json_format.ParseDict(claims, struct)
+    except json_format.ParseError as error:
+        raise RpcError(Code.INVALID_ARGUMENT, f"the token's claims cannot be returned: {error}") from error
+    return struct

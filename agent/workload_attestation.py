@@ -1,0 +1,61 @@
+"""From the caller of a Unix socket to its selectors, by all workload attestors at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from attestors import processes
+from identity.selectors import Selector
+from operations import logs
+from operations.errors import SpireError, TemporarilyUnavailable
+from plugins.workloadattestor import WorkloadAttestor
+from transport.peer import Peer, Process
+
+_TIMEOUT = 10.0
+_AT_ONCE = 64
+
+_log = logs.get("workload_attestor")
+
+
+class WorkloadAttestation:
+    """One attestor that fails or hangs costs its selectors, not the others'."""
+
+    def __init__(self, attestors: Sequence[WorkloadAttestor], *, timeout: float = _TIMEOUT) -> None:
+        """`timeout` is in seconds, for each attestor."""
+        self._attestors = attestors
+        self._timeout = timeout
+        self._slots = asyncio.Semaphore(_AT_ONCE)
+
+    async def attest(self, peer: Peer) -> frozenset[Selector]:
+        """Raises TemporarilyUnavailable when no attestor succeeds, or the caller is not the one that connected."""
+        process = peer.process
+        if process is None:
+            raise TemporarilyUnavailable("workload attestation failed")
+        async with self._slots:
+            results = await asyncio.gather(*(self._ask(each, process) for each in self._attestors))
+            self._require_same(process)
+        found = [selectors for selectors in results if selectors is not None]
+        if self._attestors and not found:
+            raise TemporarilyUnavailable("workload attestation failed")
+        selectors = frozenset(selector for some in found for selector in some)
+        _log.debug("PID attested to have selectors", pid=process.pid, selectors=sorted(map(str, selectors)))
+        return selectors
+
+    async def _ask(self, attestor: WorkloadAttestor, process: Process) -> Sequence[Selector] | None:
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await attestor.attest(process)
+        except TimeoutError:
+            error: Exception = TemporarilyUnavailable(f"no answer within {self._timeout:g} s")
+        except SpireError as refusal:
+            error = refusal
+        _log.error("workload attestor failed", attestor=attestor.name, pid=process.pid, error=error)
+        return None
+
+    def _require_same(self, process: Process) -> None:
+        try:
+            processes.require_same(process)
+        except SpireError as error:
+            _log.error("Workload attestation failed", pid=process.pid, error=error)
+            raise TemporarilyUnavailable("workload attestation failed") from error

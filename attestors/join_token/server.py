@@ -49,3 +49,17 @@ class JoinTokenAttestor:
         if expires_at < time.time():
             raise InvalidArgument("join token expired")
         return AttestedNode(str(agent_id(self._trust_domain, token)), (), can_reattest=False)
+
+
+class JoinTokenContext(Protocol):
+    """What a server gives to this plugin."""
+
+    @property
+    def trust_domain(self) -> str: ...
+
+    @property
+    def join_tokens(self) -> JoinTokens: ...
+
+
+async def load(_configuration: Configuration, context: JoinTokenContext) -> JoinTokenAttestor:
+    return JoinTokenAttestor(TrustDomain(context.trust_domain), context.join_tokens)

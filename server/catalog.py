@@ -1,0 +1,83 @@
+"""The server's plugins: what is built in, and how a configuration's set is loaded."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from attestors.join_token.server import NAME, JoinTokenAttestor, JoinTokens
+from operations import logs
+from plugins import catalog
+from plugins.catalog import Builtin, Builtins, PluginContext
+from plugins.keymanager import KeyManager
+from plugins.nodeattestor import ServerNodeAttestor
+from server.config import ServerConfig
+from server.datastore.store import DataStore
+
+BUILTINS: Builtins = {
+    "DataStore": {"sql": Builtin("server.config.datastore:DataStoreConfiguration", "server.sql:load")},
+    "KeyManager": {
+        "disk": Builtin("keystores.disk:ServerConfiguration", "keystores.disk:load_server"),
+        "memory": Builtin("keystores.memory:Configuration", "keystores.memory:load"),
+        "pkcs11": Builtin("keystores.pkcs11.configuration:Configuration", "keystores.pkcs11.manager:load_server"),
+    },
+    "NodeAttestor": {
+        "join_token": Builtin("attestors.join_token.server:Configuration", "attestors.join_token.server:load"),
+    },
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """What a server cannot start without."""
+
+    key_manager: KeyManager
+    datastore: DataStore
+
+    async def close(self) -> None:
+        await self.key_manager.close()
+        await self.datastore.close()
+
+
+@dataclass(frozen=True, slots=True)
+class ServerContext(PluginContext):
+    """What a server's node attestor gets besides."""
+
+    join_tokens: JoinTokens
+
+
+def check(config: ServerConfig) -> None:
+    """Check every plugin's name and settings without loading any. Raises ConfigurationError."""
+    catalog.check(config.plugins, catalog.SERVER, BUILTINS, config.file)
+
+
+async def open_stores(config: ServerConfig) -> Stores:
+    """Open the key manager and the datastore, side by side. Raises SpireError; what was open by then is closed."""
+    blocks = {block.type: block for block in config.plugins if block.enabled}
+    opening = [asyncio.create_task(catalog.load(blocks[kind], BUILTINS, _context(config, kind))) for kind in _STORES]
+    done = await asyncio.gather(*opening, return_exceptions=True)
+    failures = [result for result in done if isinstance(result, BaseException)]
+    if failures:
+        for store in done:
+            if not isinstance(store, BaseException):
+                await store.close()
+        raise failures[0]
+    return Stores(*done)
+
+
+async def load_node_attestors(config: ServerConfig, join_tokens: JoinTokens) -> Mapping[str, ServerNodeAttestor]:
+    """The node attestors by name. Join tokens need no block, as in SPIRE: an operator made each of them."""
+    context = ServerContext(config.trust_domain.name, config.data_dir, logs.get("node_attestor"), join_tokens)
+    attestors: dict[str, ServerNodeAttestor] = {NAME: JoinTokenAttestor(config.trust_domain, join_tokens)}
+    for block in config.plugins:
+        if block.type == "NodeAttestor" and block.enabled:
+            attestors[block.name] = await catalog.load(block, BUILTINS, context)
+    return attestors
+
+
+_STORES = ("KeyManager", "DataStore")
+
+
+def _context(config: ServerConfig, kind: str) -> PluginContext:
+    return PluginContext(config.trust_domain.name, config.data_dir, logs.get(kind.lower()))

@@ -1,0 +1,96 @@
+"""Attested nodes, remembered: every call of an agent asks for its node, and a node changes only when it renews.
+
+All writes of nodes go through here, so that what is remembered is never behind what was acknowledged by this server.
+Where several servers share a database, `staleness` bounds how long another's ban goes unnoticed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Collection
+from dataclasses import replace
+from math import inf
+
+from operations.errors import NotFound
+from server.datastore.records import AttestedNode, NodeField
+from server.datastore.store import DataStore
+
+MAX_NODES = 65_536
+
+
+class AttestedNodes:
+    """`staleness` is in seconds."""
+
+    def __init__(self, store: DataStore, *, staleness: float = inf, size: int = MAX_NODES) -> None:
+        self._store = store
+        self._staleness = staleness
+        self._size = size
+        self._known: OrderedDict[str, tuple[AttestedNode, float]] = OrderedDict()
+        self._writes = 0
+
+    async def get(self, spiffe_id: str) -> AttestedNode | None:
+        """The node, or None when nobody with this ID was attested. The remembered one has no selectors."""
+        now = asyncio.get_running_loop().time()
+        known = self._known.get(spiffe_id)
+        if known is not None and now - known[1] < self._staleness:
+            self._known.move_to_end(spiffe_id)
+            return known[0]
+        writes = self._writes
+        node = await self._store.get_node(spiffe_id)
+        # A write that went on meanwhile may have made this answer an old one.
+        if node is not None and writes == self._writes:
+            self._known[spiffe_id] = (replace(node, selectors=()), now)
+            if len(self._known) > self._size:
+                self._known.popitem(last=False)
+        return node
+
+    async def create(self, node: AttestedNode) -> None:
+        """Raises AlreadyExists."""
+        await self._store.create_node(node)
+        self._forget(node.spiffe_id)
+
+    async def update(self, node: AttestedNode, fields: Collection[NodeField]) -> None:
+        """Replace these fields of the node with `node.spiffe_id`. Raises NotFound."""
+        try:
+            await self._store.update_node(node, fields)
+        finally:
+            self._forget(node.spiffe_id)
+
+    async def activate_new_svid(self, node: AttestedNode) -> None:
+        """Make the SVID that the node was given last its only one. Raises NotFound."""
+        active = replace(
+            node,
+            serial_number=node.new_serial_number,
+            expires_at=node.new_expires_at,
+            new_serial_number="",
+            new_expires_at=0,
+        )
+        await self.update(active, ("serial_number", "expires_at", "new_serial_number", "new_expires_at"))
+
+    async def ban(self, spiffe_id: str) -> None:
+        """Take the node's serial numbers; when its SVID ends stays known. Raises NotFound."""
+        node = await self._store.get_node(spiffe_id)
+        if node is None:
+            raise NotFound("agent not found")
+        await self.update(replace(node, serial_number="", new_serial_number=""), ("serial_number", "new_serial_number"))
+
+    async def delete(self, spiffe_id: str) -> None:
+        """Raises NotFound."""
+        try:
+            await self._store.delete_node(spiffe_id)
+        finally:
+            self._forget(spiffe_id)
+
+    async def prune(self, expired_before: int, *, include_non_reattestable: bool, limit: int) -> list[AttestedNode]:
+        """Delete nodes whose SVID ended before that time, and return them."""
+        gone = await self._store.prune_nodes(
+            expired_before, include_non_reattestable=include_non_reattestable, limit=limit
+        )
+        for node in gone:
+            self._forget(node.spiffe_id)
+        return gone
+
+    def _forget(self, spiffe_id: str) -> None:
+        self._writes += 1
+        self._known.pop(spiffe_id, None)

@@ -1,0 +1,72 @@
+"""The server's own X509-SVID, which its TCP listener shows: kept in memory, renewed at half of its life."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from identity import der
+from identity.spiffeid import TrustDomain
+from operations.errors import SpireError, TemporarilyUnavailable
+from operations.logs import Logger
+from server.ca import checks
+from server.ca.certificate_authority import CertificateAuthority
+from transport.tls import InProcessIdentity, TlsContext, server_context
+
+INTERVAL = 5.0
+"""Seconds between two looks at the clock."""
+
+RETRY = 1.0
+"""Seconds that a failed renewal waits."""
+
+
+class ServerSvid:
+    """`tls()` gives the context for the next connection."""
+
+    def __init__(
+        self, authority: CertificateAuthority, trust_domain: TrustDomain, log: Logger, *, require_pq_kem: bool
+    ) -> None:
+        self._authority = authority
+        self._trust_domain = trust_domain
+        self._log = log
+        self._require_pq_kem = require_pq_kem
+        self._context: TlsContext | None = None
+        self._renew_at = 0.0
+
+    def tls(self) -> TlsContext:
+        if self._context is None:
+            raise TemporarilyUnavailable("the server has no X509-SVID yet")
+        return self._context
+
+    async def rotate(self) -> None:
+        """A new key and SVID; connections that are open keep theirs. Raises SpireError."""
+        self._log.debug("Rotating server SVID")
+        key = ec.generate_private_key(ec.SECP256R1())
+        public_key = key.public_key().public_bytes(
+            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+        approved = checks.approve_server(public_key)
+        (issued,) = await self._authority.issue_x509([approved])
+        private_key = key.private_bytes(
+            serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        identity = InProcessIdentity(tuple(issued.chain), private_key)
+        self._context = server_context(identity, require_pq_kem=self._require_pq_kem)
+        leaf = der.certificate(issued.chain[0])
+        begin, end = leaf.not_valid_before_utc.timestamp(), leaf.not_valid_after_utc.timestamp()
+        self._renew_at = begin + (end - begin) / 2
+        self._log.debug("Signed X509 SVID", spiffe_id=issued.spiffe_id, expiration=leaf.not_valid_after_utc)
+
+    async def run(self) -> None:
+        """Renew in time, until cancelled. By the wall clock, which may jump while the machine sleeps."""
+        while True:
+            await asyncio.sleep(min(INTERVAL, max(self._renew_at - time.time(), RETRY)))
+            if time.time() < self._renew_at:
+                continue
+            try:
+                await self.rotate()
+            except SpireError as error:
+                self._log.error("Could not rotate server SVID", error=error)

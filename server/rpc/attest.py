@@ -1,0 +1,191 @@
+"""AttestAgent: from a payload, through challenges, to an agent with an SVID of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
+
+from generated.spire.api.server.agent.v1 import agent_pb2 as api
+from generated.spire.api.types import x509svid_pb2
+from identity.spiffeid import SpiffeId, TrustDomain, require_agent_of_attestor, require_member, server_id
+from operations.errors import InvalidArgument, NotFound, SpireError
+from operations.logs import Logger
+from plugins.nodeattestor import AttestedNode as Verdict
+from plugins.nodeattestor import ServerNodeAttestor
+from server.ca import checks
+from server.ca.certificate_authority import CertificateAuthority, IssuedX509
+from server.datastore.records import AttestedNode, NodeField
+from server.datastore.store import DataStore
+from server.nodes import AttestedNodes
+from server.rpc import convert
+from server.rpc.call import Call
+from server.rpc.failures import failing, failure
+from transport.errors import status_of
+from transport.status import Code, RpcError
+
+_CERTIFICATE: tuple[NodeField, ...] = (
+    "serial_number",
+    "expires_at",
+    "new_serial_number",
+    "new_expires_at",
+    "can_reattest",
+)
+
+
+class AgentSigner:
+    """Signs the SVIDs of agents."""
+
+    def __init__(self, authority: CertificateAuthority) -> None:
+        self._authority = authority
+
+    async def sign(self, agent_id: SpiffeId, csr: bytes, log: Logger) -> IssuedX509:
+        """Raises RpcError."""
+        with failing(log, "failed to parse CSR", Code.INVALID_ARGUMENT):
+            approved = checks.approve_agent(csr, agent_id)
+        with failing(log, "failed to sign X509 SVID"):
+            (issued,) = await self._authority.issue_x509([approved])
+        return issued
+
+
+class _Exchange:
+    """Carries an attestor's challenges to the stream, and the agent's responses back to the attestor."""
+
+    def __init__(
+        self, attestor: ServerNodeAttestor, payload: bytes, requests: AsyncIterator[api.AttestAgentRequest]
+    ) -> None:
+        self._requests = requests
+        self._challenges: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._task = asyncio.create_task(self._attest(attestor, payload))
+
+    async def challenges(self) -> AsyncIterator[bytes]:
+        """Each challenge of the attestor, until it has its verdict."""
+        try:
+            while (challenge := await self._challenges.get()) is not None:
+                yield challenge
+        finally:
+            if not self._task.done():
+                self._task.cancel()
+
+    async def verdict(self) -> Verdict:
+        return await self._task
+
+    async def _attest(self, attestor: ServerNodeAttestor, payload: bytes) -> Verdict:
+        try:
+            return await attestor.attest(payload, self._challenge)
+        finally:
+            self._challenges.put_nowait(None)
+
+    async def _challenge(self, challenge: bytes) -> bytes:
+        self._challenges.put_nowait(challenge)
+        try:
+            request = await anext(self._requests)
+        except StopAsyncIteration:
+            raise RpcError(Code.INTERNAL, "failed to receive challenge from agent: EOF") from None
+        return request.challenge_response
+
+
+class Attestation:
+    """One AttestAgent call."""
+
+    def __init__(
+        self, trust_domain: TrustDomain, store: DataStore, nodes: AttestedNodes, signer: AgentSigner, call: Call
+    ) -> None:
+        self._trust_domain = trust_domain
+        self._store = store
+        self._nodes = nodes
+        self._signer = signer
+        self._call = call
+
+    async def run(
+        self, attestors: Mapping[str, ServerNodeAttestor], requests: AsyncIterator[api.AttestAgentRequest]
+    ) -> AsyncIterator[api.AttestAgentResponse]:
+        """Yield the challenges, then the result. Raises RpcError."""
+        params = await _params(requests, self._call)
+        kind = params.data.type
+        self._call.note(node_attestor_type=kind)
+        log = self._call.log.bind(node_attestor_type=kind)
+        attestor = attestors.get(kind)
+        if attestor is None:
+            cause = NotFound(f'could not find node attestor type "{kind}"')
+            raise failure(log, Code.FAILED_PRECONDITION, "error getting node attestor", cause)
+
+        exchange = _Exchange(attestor, params.data.payload, requests)
+        async with aclosing(exchange.challenges()) as challenges:
+            async for challenge in challenges:
+                yield api.AttestAgentResponse(challenge=challenge)
+        try:
+            verdict = await exchange.verdict()
+        except SpireError as error:
+            status = status_of(error)
+            raise failure(log, status.code, status.message) from error
+
+        svid = await self._admit(verdict, kind, params.params.csr, log)
+        yield api.AttestAgentResponse(
+            result=api.AttestAgentResponse.Result(svid=svid, reattestable=verdict.can_reattest)
+        )
+        self._call.succeeded()
+
+    async def _admit(self, verdict: Verdict, kind: str, csr: bytes, log: Logger) -> x509svid_pb2.X509SVID:
+        """Sign the agent's SVID, and write the agent down before the SVID leaves."""
+        agent_id = self._agent_id(verdict, kind, log)
+        log = log.bind(agent_id=agent_id)
+        self._call.note(agent_id=agent_id)
+        with failing(log, "failed to fetch agent"):
+            known = await self._nodes.get(str(agent_id))
+        if known is not None and known.banned:
+            raise failure(log, Code.PERMISSION_DENIED, "failed to attest: agent is banned")
+        issued = await self._signer.sign(agent_id, csr, log)
+        with failing(log, "failed to update selectors"):
+            await self._store.set_node_selectors(str(agent_id), tuple(dict.fromkeys(verdict.selectors)))
+        node = AttestedNode(
+            spiffe_id=str(agent_id),
+            attestation_type=kind,
+            serial_number=str(issued.serial),
+            expires_at=issued.expires_at,
+            can_reattest=verdict.can_reattest,
+        )
+        if known is None:
+            with failing(log, "failed to create attested agent"):
+                await self._nodes.create(node)
+        else:
+            with failing(log, "failed to update attested agent"):
+                await self._nodes.update(node, _CERTIFICATE)
+        log.info("Agent attestation request completed", address=self._call.address)
+        return convert.svid_to_proto(agent_id, issued.chain, issued.expires_at)
+
+    def _agent_id(self, verdict: Verdict, kind: str, log: Logger) -> SpiffeId:
+        with failing(log, "invalid agent ID", Code.INTERNAL):
+            agent_id = SpiffeId.parse(verdict.spiffe_id)
+            require_member(self._trust_domain, agent_id)
+        if agent_id == server_id(self._trust_domain):
+            raise failure(log, Code.INTERNAL, "agent ID cannot collide with the server ID")
+        try:
+            require_agent_of_attestor(self._trust_domain, agent_id, kind)
+        except InvalidArgument as error:
+            log.warning("The node attestor gave an agent ID outside its own namespace", error=error)
+        return agent_id
+
+
+async def _params(requests: AsyncIterator[api.AttestAgentRequest], call: Call) -> api.AttestAgentRequest.Params:
+    try:
+        request = await anext(requests)
+    except StopAsyncIteration:
+        raise failure(call.log, Code.INVALID_ARGUMENT, "failed to receive request from stream: EOF") from None
+    fault = _fault(request)
+    if fault is not None:
+        raise failure(call.log, Code.INVALID_ARGUMENT, "malformed param", InvalidArgument(fault))
+    return request.params
+
+
+def _fault(request: api.AttestAgentRequest) -> str | None:
+    params = request.params
+    missing = (
+        (request.HasField("params"), "missing params"),
+        (params.HasField("data"), "missing attestation data"),
+        (params.HasField("params"), "missing X509-SVID parameters"),
+        (bool(params.params.csr), "missing CSR"),
+        (bool(params.data.type), "missing attestation data type"),
+        (bool(params.data.payload), "missing attestation data payload"),
+    )
+    return next((fault for present, fault in missing if not present), None)

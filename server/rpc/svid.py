@@ -1,0 +1,196 @@
+"""spire.api.server.svid.v1.SVID: X509-SVIDs and JWT-SVIDs for agents' workloads, and minted ones for operators."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from generated.spire.api.server.svid.v1 import svid_pb2 as api
+from generated.spire.api.types import jwtsvid_pb2
+from identity.spiffeid import SpiffeId, TrustDomain
+from operations.errors import InvalidArgument, SpireError
+from server.ca import checks
+from server.ca.certificate_authority import ApprovedX509, CertificateAuthority, IssuedJwt, IssuedX509
+from server.entries import EntryIndex, IndexedEntry
+from server.rpc import convert, ids
+from server.rpc.call import Call
+from server.rpc.failures import code_of, failed, failing, failure
+from transport.peer import Peer
+from transport.router import Context, Handler
+from transport.status import Code
+
+Result = api.BatchNewX509SVIDResponse.Result
+
+
+class SvidService:
+    DESCRIPTOR = api.DESCRIPTOR.services_by_name["SVID"]
+
+    def __init__(
+        self, trust_domain: TrustDomain, index: EntryIndex, authority: CertificateAuthority, *, jwt_disabled: bool
+    ) -> None:
+        self._trust_domain = trust_domain
+        self._index = index
+        self._authority = authority
+        self._jwt_disabled = jwt_disabled
+
+    def handlers(self) -> dict[str, Handler]:
+        return {
+            "MintX509SVID": self.mint_x509,
+            "MintJWTSVID": self.mint_jwt,
+            "BatchNewX509SVID": self.batch_new_x509,
+            "NewJWTSVID": self.new_jwt,
+        }
+
+    async def mint_x509(
+        self, request: api.MintX509SVIDRequest, _peer: Peer, context: Context
+    ) -> api.MintX509SVIDResponse:
+        call = Call.of(context)
+        call.note(csr=_digest(request.csr), ttl=request.ttl)
+        if not request.csr:
+            raise failure(call.log, Code.INVALID_ARGUMENT, "missing CSR")
+        try:
+            approved = checks.approve_mint(request.csr, self._trust_domain, request.ttl)
+        except InvalidArgument as error:
+            raise failure(call.log, Code.INVALID_ARGUMENT, str(error)) from error
+        with failing(call.log, "failed to sign X509-SVID"):
+            (issued,) = await self._authority.issue_x509([approved])
+        call.succeeded(spiffe_id=issued.spiffe_id, expires_at=issued.expires_at)
+        return api.MintX509SVIDResponse(svid=convert.svid_to_proto(issued.spiffe_id, issued.chain, issued.expires_at))
+
+    async def mint_jwt(self, request: api.MintJWTSVIDRequest, _peer: Peer, context: Context) -> api.MintJWTSVIDResponse:
+        call = Call.of(context)
+        self._require_jwt(call)
+        call.note(ttl=request.ttl, audience=",".join(request.audience))
+        with failing(call.log, "invalid SPIFFE ID", Code.INVALID_ARGUMENT):
+            spiffe_id = ids.workload(self._trust_domain, request.id if request.HasField("id") else None)
+        issued = await self._issue_jwt(spiffe_id, request.audience, request.ttl, call, include_jti=False)
+        call.succeeded()
+        return api.MintJWTSVIDResponse(svid=_jwt_to_proto(issued))
+
+    async def batch_new_x509(
+        self, request: api.BatchNewX509SVIDRequest, _peer: Peer, context: Context
+    ) -> api.BatchNewX509SVIDResponse:
+        call = Call.of(context)
+        if not request.params:
+            raise failure(call.log, Code.INVALID_ARGUMENT, "missing parameters")
+        await call.limit(len(request.params), "certificate signing")
+        agent_id = str(call.agent_id())
+        results: list[Result] = []
+        approved: list[ApprovedX509] = []
+        waiting: list[Result] = []
+        for params in request.params:
+            outcome = self._approve(params, self._index.lookup(agent_id, params.entry_id), call)
+            if isinstance(outcome, Result):
+                results.append(outcome)
+                continue
+            result = Result()
+            approved.append(outcome)
+            waiting.append(result)
+            results.append(result)
+        await self._sign(approved, waiting, call)
+        _audit_batch(call, request.params, results)
+        return api.BatchNewX509SVIDResponse(results=results)
+
+    def _approve(self, params: api.NewX509SVIDParams, entry: IndexedEntry | None, call: Call) -> ApprovedX509 | Result:
+        if not params.entry_id:
+            return Result(status=failed(call.log, Code.INVALID_ARGUMENT, "missing entry ID"))
+        if not params.csr:
+            return Result(status=failed(call.log, Code.INVALID_ARGUMENT, "missing CSR"))
+        if entry is None:
+            log = call.log.bind(entry_id=params.entry_id)
+            return Result(status=failed(log, Code.NOT_FOUND, "entry not found or not authorized"))
+        try:
+            return checks.approve_workload(params.csr, entry.record, self._trust_domain)
+        except InvalidArgument as error:
+            log = call.log.bind(entry_id=params.entry_id)
+            return Result(status=failed(log, Code.INVALID_ARGUMENT, str(error)))
+
+    async def _sign(self, approved: Sequence[ApprovedX509], results: Sequence[Result], call: Call) -> None:
+        """Sign the whole batch with one hop to the key; it fails as a whole, item by item."""
+        if not approved:
+            return
+        try:
+            issued = await self._authority.issue_x509(approved)
+        except SpireError as error:
+            status = failed(call.log, code_of(error), "failed to sign X509-SVID", error)
+            for result in results:
+                result.status.CopyFrom(status)
+            return
+        for result, svid in zip(results, issued, strict=True):
+            _fill(result, svid)
+        if call.log.enabled("debug"):
+            for svid in issued:
+                call.log.debug(
+                    "Signed X509 SVID", spiffe_id=svid.spiffe_id, serial_num=svid.serial, expiration=svid.expires_at
+                )
+
+    async def new_jwt(self, request: api.NewJWTSVIDRequest, _peer: Peer, context: Context) -> api.NewJWTSVIDResponse:
+        call = Call.of(context)
+        call.note(entry_id=request.entry_id, audience=",".join(request.audience))
+        await call.limit(1, "JWT signing request")
+        self._require_jwt(call)
+        entry = self._index.lookup(str(call.agent_id()), request.entry_id)
+        if entry is None:
+            raise failure(call.log, Code.NOT_FOUND, "entry not found or not authorized")
+        record = entry.record
+        with failing(call.log, "invalid SPIFFE ID", Code.INVALID_ARGUMENT):
+            spiffe_id = SpiffeId.parse(record.spiffe_id)
+        issued = await self._issue_jwt(
+            spiffe_id, request.audience, record.jwt_svid_ttl, call, include_jti=record.jwt_svid_include_jti
+        )
+        call.succeeded(ttl=record.jwt_svid_ttl)
+        return api.NewJWTSVIDResponse(svid=_jwt_to_proto(issued))
+
+    async def _issue_jwt(
+        self, spiffe_id: SpiffeId, audience: Sequence[str], ttl: int, call: Call, *, include_jti: bool
+    ) -> IssuedJwt:
+        call.note(spiffe_id=spiffe_id)
+        log = call.log.bind(spiffe_id=spiffe_id)
+        if not audience:
+            raise failure(log, Code.INVALID_ARGUMENT, "at least one audience is required")
+        try:
+            approved = checks.approve_jwt(spiffe_id, audience, ttl, include_jti=include_jti)
+        except InvalidArgument as error:
+            raise failure(log, Code.INVALID_ARGUMENT, "invalid SPIFFE ID", error) from error
+        with failing(log, "failed to sign JWT-SVID"):
+            issued = await self._authority.issue_jwt(approved)
+        if log.enabled("debug"):
+            log.debug("Server CA successfully signed JWT SVID", audience=list(audience), expiration=issued.expires_at)
+        return issued
+
+    def _require_jwt(self, call: Call) -> None:
+        if self._jwt_disabled:
+            raise failure(call.log, Code.UNIMPLEMENTED, "JWT functionality is disabled")
+
+
+def _fill(result: Result, issued: IssuedX509) -> None:
+    svid = result.svid
+    svid.id.trust_domain = issued.spiffe_id.trust_domain.name
+    svid.id.path = issued.spiffe_id.path
+    svid.cert_chain.extend(issued.chain)
+    svid.expires_at = issued.expires_at
+    result.status.message = "OK"
+
+
+def _jwt_to_proto(issued: IssuedJwt) -> jwtsvid_pb2.JWTSVID:
+    return jwtsvid_pb2.JWTSVID(
+        token=issued.token,
+        id=issued.spiffe_id.to_proto(),
+        expires_at=issued.expires_at,
+        issued_at=issued.issued_at,
+    )
+
+
+def _audit_batch(call: Call, params: Sequence[api.NewX509SVIDParams], results: Sequence[Result]) -> None:
+    if call.audit is None:
+        return
+    for wanted, result in zip(params, results, strict=True):
+        fields: dict[str, object] = {"csr": _digest(wanted.csr), "entry_id": wanted.entry_id, "spiffe_id": ""}
+        if result.HasField("svid"):
+            fields["spiffe_id"] = f"spiffe://{result.svid.id.trust_domain}{result.svid.id.path}"
+            fields["expires_at"] = result.svid.expires_at
+        call.audit.item(result.status.code, result.status.message, **fields)
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest() if data else ""

@@ -64,8 +64,6 @@ class _Binder:
             return None
         try:
             return model(**values)
-        except ConfigurationError as error:
-            self.problems.append(error)
         except (ValueError, InvalidArgument) as error:
             self._problem(body.position, f"{section}: {error}" if section else str(error))
         return None

@@ -95,9 +95,7 @@ def setup(level: str, format: str, file: str | None = None, *, source_location: 
     Raises ConfigurationError. The libraries' own warnings take the same way.
     """
     number = level_number(level)
-    if format.lower() not in _FORMATS:
-        raise ConfigurationError(f"unknown logger format: {quote(format)}: use text or json")
-    handler = _Handler(file, json_form=format.lower() == "json", source_location=source_location)
+    handler = _Handler(file, json_form=known_format(format) == "json", source_location=source_location)
     root = logging.getLogger()
     for earlier in [h for h in root.handlers if isinstance(h, _Handler)]:
         root.removeHandler(earlier)
@@ -112,6 +110,13 @@ def setup(level: str, format: str, file: str | None = None, *, source_location: 
 
 
 _launch_level = logging.INFO
+
+
+def known_format(name: str) -> str:
+    """The format in small letters; empty means text. Raises ConfigurationError for one that does not exist."""
+    if name.lower() not in _FORMATS:
+        raise ConfigurationError(f"unknown logger format: {quote(name)}: use text or json")
+    return name.lower() or "text"
 
 
 def level_number(name: str) -> int:

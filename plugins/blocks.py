@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import msgspec
 
 from operations import config, hcl
+from operations.checks import Checks
 from operations.errors import ConfigurationError, raise_problems
 from operations.hcl import Attribute, Block, Body, Position, name_of
 from operations.quoting import quote
@@ -65,6 +66,14 @@ def read(plugins: Body) -> Sequence[PluginBlock]:
         blocks[type_, name] = block
     raise_problems(problems)
     return tuple(blocks.values())
+
+
+def read_section(plugins: Body | None, checks: Checks) -> tuple[PluginBlock, ...]:
+    """As `read`, for a configuration that must have the section; faults go to `checks`."""
+    if plugins is None:
+        checks.note(checks.place().error("plugins section must be configured"))
+        return ()
+    return tuple(checks.attempt(lambda: read(plugins), (), "plugins"))
 
 
 def _declarations(plugins: Body, problems: list[ConfigurationError]) -> Iterator[tuple[str, str, Body, Position]]:

@@ -1,0 +1,188 @@
+"""What a server runs with: its file, over-ridden by its command line, checked, with the defaults put in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+import msgspec
+
+from identity.spiffeid import SpiffeId, TrustDomain
+from operations import sections
+from operations.checks import Checks
+from operations.quoting import quote
+from plugins.blocks import PluginBlock, read_section
+from plugins.keymanager import KeyType
+from server.config.file import CaSubject, ServerFile, ServerSection
+from server.config.ttl import ttl_warning
+
+DEFAULT_PATH = "conf/server/server.conf"
+DEFAULT_SOCKET_PATH = "/tmp/spire-server/private/api.sock"  # noqa: S108 SPIRE's default
+DEFAULT_PORT = 8081
+DEFAULT_CA_SUBJECT = CaSubject(country=("US",), organization=("SPIFFE",))
+DEFAULT_CA_TTL = timedelta(hours=24)
+DEFAULT_X509_SVID_TTL = timedelta(hours=1)
+DEFAULT_JWT_SVID_TTL = timedelta(minutes=5)
+
+_NO_TRUST_DOMAIN = TrustDomain("none")
+
+UNAVAILABLE: sections.Unavailable = {
+    **sections.UNAVAILABLE,
+    "server.federation": "remove the block",
+    "server.proxy_protocol_trusted_cidrs": "remove the key",
+    "server.prune_attested_nodes_expired_for": "evict agents by command",
+    "server.prune_tofu_nodes": "evict agents by command",
+    "server.experimental.agent_spiffe_id_as_selector": "remove the key",
+    "server.experimental.auth_opa_policy_engine": "remove the block",
+    "server.experimental.wit_key_type": "remove the key",
+    "server.experimental.wit_issuer": "remove the key",
+    "server.experimental.feature_flags": "remove the key",
+    "server.experimental.named_pipe_name": "use socket_path",
+}
+"""Known settings without effect. What tunes SPIRE's caches and their events, and profiling, may stand in a file
+without harm: entries are always current here, and no answer depends on a profiler."""
+
+
+class Overrides(msgspec.Struct, frozen=True, kw_only=True):
+    """What the command line says; a value that is not given leaves the file's."""
+
+    bind_address: str = ""
+    bind_port: int = 0
+    data_dir: str = ""
+    log_file: str = ""
+    log_format: str = ""
+    log_level: str = ""
+    log_source_location: bool = False
+    socket_path: str = ""
+    trust_domain: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerConfig:
+    """A server's settings, complete and valid. `warnings` are lines for the log."""
+
+    file: str
+    trust_domain: TrustDomain
+    bind_address: str
+    bind_port: int
+    socket_path: str
+    data_dir: str
+    log_level: str
+    log_format: str
+    log_file: str | None
+    log_source_location: bool
+    audit_log_enabled: bool
+    ca_ttl: timedelta
+    ca_key_type: KeyType
+    ca_subject: CaSubject
+    jwt_key_type: KeyType
+    jwt_issuer: str
+    default_x509_svid_ttl: timedelta
+    default_jwt_svid_ttl: timedelta
+    agent_ttl: timedelta | None
+    admin_ids: tuple[SpiffeId, ...]
+    ratelimit_attestation: bool
+    ratelimit_signing: bool
+    disable_jwt_svids: bool
+    require_pq_kem: bool
+    plugins: tuple[PluginBlock, ...]
+    warnings: tuple[str, ...]
+
+
+def load(path: str = "", overrides: Overrides | None = None, *, expand_env: bool = False) -> ServerConfig:
+    """Read, check and complete a server's configuration.
+
+    Raises ConfigurationError, or ConfigurationErrors, with file and line where a fault stands in the file.
+    """
+    file, body = sections.read(ServerFile, path, DEFAULT_PATH, expand_env=expand_env)
+    checks = Checks(body, "server")
+    server = _merged(file.server or ServerSection(), overrides or Overrides())
+    checks.require(file.server is not None, "server section must be configured")
+    checks.require(file.server is None or server.trust_domain, "trust_domain must be configured")
+    checks.require(file.server is None or server.data_dir, "data_dir must be configured")
+    checks.note(*sections.unavailable(file, body, UNAVAILABLE))
+    config = _checked(file, server, checks, path or DEFAULT_PATH)
+    checks.done()
+    return replace(config, warnings=_warnings(file, config))
+
+
+def _checked(file: ServerFile, server: ServerSection, checks: Checks, path: str) -> ServerConfig:
+    ca_key_type = _key_type(checks, "ca_key_type", server.ca_key_type, KeyType.EC_P256)
+    subject = server.ca_subject
+    return ServerConfig(
+        file=path,
+        trust_domain=checks.attempt(
+            lambda: TrustDomain.parse(server.trust_domain) if server.trust_domain else _NO_TRUST_DOMAIN,
+            _NO_TRUST_DOMAIN,
+            "trust_domain",
+            f"could not parse trust_domain {quote(server.trust_domain)}: ",
+        ),
+        bind_address=(server.bind_address or "0.0.0.0").strip("[]"),  # noqa: S104 SPIRE's default
+        bind_port=checks.port("bind_port", server.bind_port or DEFAULT_PORT),
+        socket_path=sections.absolute(server.socket_path or DEFAULT_SOCKET_PATH),
+        data_dir=server.data_dir,
+        log_level=checks.log_level(server.log_level),
+        log_format=checks.log_format(server.log_format),
+        log_file=server.log_file or None,
+        log_source_location=server.log_source_location,
+        audit_log_enabled=server.audit_log_enabled,
+        ca_ttl=_ttl(checks, server, "ca_ttl", "default CA ttl", DEFAULT_CA_TTL),
+        ca_key_type=ca_key_type,
+        ca_subject=subject if subject is not None and subject != CaSubject() else DEFAULT_CA_SUBJECT,
+        jwt_key_type=_key_type(checks, "jwt_key_type", server.jwt_key_type, ca_key_type),
+        jwt_issuer=server.jwt_issuer,
+        default_x509_svid_ttl=_ttl(
+            checks, server, "default_x509_svid_ttl", "default X509 SVID ttl", DEFAULT_X509_SVID_TTL
+        ),
+        default_jwt_svid_ttl=_ttl(checks, server, "default_jwt_svid_ttl", "default JWT SVID ttl", DEFAULT_JWT_SVID_TTL),
+        agent_ttl=_ttl(checks, server, "agent_ttl", "agent ttl", timedelta()) or None,
+        admin_ids=_admin_ids(checks, server.admin_ids),
+        ratelimit_attestation=server.ratelimit.attestation is not False,
+        ratelimit_signing=server.ratelimit.signing is not False,
+        disable_jwt_svids=server.disable_jwt_svids,
+        require_pq_kem=server.experimental.require_pq_kem,
+        plugins=read_section(file.plugins, checks),
+        warnings=(),
+    )
+
+
+def _ttl(checks: Checks, server: ServerSection, key: str, words: str, default: timedelta) -> timedelta:
+    text: str = getattr(server, key)
+    return checks.period(key, text, default, f"could not parse {words} {quote(text)}: ")
+
+
+def _key_type(checks: Checks, key: str, text: str, default: KeyType) -> KeyType:
+    try:
+        return KeyType(text.lower()) if text else default
+    except ValueError:
+        known = "must be one of [rsa-2048, rsa-4096, ec-p256, ec-p384]"
+        checks.fault(f"error parsing {key}: key type {quote(text)} is unknown; {known}", key)
+        return default
+
+
+def _admin_ids(checks: Checks, texts: Sequence[str]) -> tuple[SpiffeId, ...]:
+    def read(text: str) -> SpiffeId | None:
+        return checks.attempt(
+            lambda: SpiffeId.parse(text), None, "admin_ids", f"could not parse admin ID {quote(text)}: "
+        )
+
+    return tuple(spiffe_id for spiffe_id in map(read, texts) if spiffe_id is not None)
+
+
+def _merged(section: ServerSection, overrides: Overrides) -> ServerSection:
+    given = {name: value for name in overrides.__struct_fields__ if (value := getattr(overrides, name))}
+    return msgspec.structs.replace(section, **given)
+
+
+def _warnings(file: ServerFile, config: ServerConfig) -> tuple[str, ...]:
+    lines: list[str] = []
+    ttls: Sequence[tuple[str, timedelta | None]] = (
+        ("default_x509_svid_ttl", config.default_x509_svid_ttl),
+        ("default_jwt_svid_ttl", config.default_jwt_svid_ttl),
+        ("agent_ttl", config.agent_ttl),
+    )
+    lines.extend(line for name, ttl in ttls if ttl and (line := ttl_warning(name, ttl, config.ca_ttl)))
+    if file.server is not None and file.server.ca_subject == CaSubject():
+        lines.append("ca_subject configurable is set but empty; the default will be used")
+    return tuple(lines)

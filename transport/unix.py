@@ -1,0 +1,83 @@
+"""Unix sockets: listening with the right mode, and who is calling."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+import struct
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from operations.errors import ConfigurationError, TemporarilyUnavailable
+from transport.peer import Process
+
+_CREDENTIALS: Final = struct.Struct("3i")
+_STARTED: Final = 22 - 3  # field 22 of /proc/PID/stat (proc(5)), counted behind the name, which is field 2
+
+
+def caller(sock: socket.socket) -> Process:
+    """The process at the other end, as it was when it connected. Raises ConnectionError when it is gone already."""
+    pid, uid, gid = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    try:
+        status = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError as error:
+        raise ConnectionError(f"process {pid} connected and is gone") from error
+    return Process(pid=pid, uid=uid, gid=gid, started=int(status.rpartition(b")")[2].split()[_STARTED]))
+
+
+def bind(path: str, mode: int) -> socket.socket:
+    """A listening socket at `path` with permission bits `mode`, from the first moment on.
+
+    A socket that nobody listens on is removed. Raises ConfigurationError when the path cannot be used and
+    TemporarilyUnavailable while another process listens there.
+    """
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    made = f"{path}.{os.getpid()}"
+    try:
+        listener.setblocking(False)
+        _check(path)
+        # Bound beside its place and moved there: connecting never meets a socket with another mode, or none.
+        Path(made).unlink(missing_ok=True)
+        listener.bind(made)
+        Path(made).chmod(mode)
+        listener.listen(socket.SOMAXCONN)
+        Path(made).rename(path)
+    except OSError as error:
+        listener.close()
+        raise ConfigurationError(f"cannot listen on {path}: {_reason(error)}; check the path and its folder") from error
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def inode(path: str) -> int:
+    return os.lstat(path).st_ino
+
+
+def remove(path: str, made: int) -> None:
+    """Removes the socket at `path` unless another has taken its place since inode `made`."""
+    with suppress(OSError):
+        if inode(path) == made:
+            Path(path).unlink()
+
+
+def _check(path: str) -> None:
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(found.st_mode):
+        raise ConfigurationError(f"cannot listen on {path}: it is there already and is no socket; remove it")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        answer = probe.connect_ex(path)
+    if answer in (0, errno.EAGAIN):
+        raise TemporarilyUnavailable(f"another process is listening on {path}; stop it or change the socket's path")
+
+
+def _reason(error: OSError) -> str:
+    return os.strerror(error.errno).lower() if error.errno else str(error)

@@ -1,0 +1,242 @@
+"""What an agent runs with: its file, over-ridden by its command line, checked, with the defaults put in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from pathlib import Path
+
+import msgspec
+
+from agent.config.bootstrap import check_bootstrap
+from agent.config.file import AgentFile, AgentSection
+from identity.spiffeid import TrustDomain
+from operations import duration, sections
+from operations.checks import Checks
+from operations.errors import InvalidArgument
+from operations.quoting import quote
+from plugins.blocks import PluginBlock, read_section
+from plugins.keymanager import KeyType
+
+DEFAULT_PATH = "conf/agent/agent.conf"
+DEFAULT_SOCKET_PATH = "/tmp/spire-agent/public/api.sock"  # noqa: S108 SPIRE's default
+LEAST_AVAILABILITY_TARGET = timedelta(hours=24)
+_WORKLOAD_KEY_TYPES = (KeyType.RSA_2048, KeyType.EC_P256, KeyType.EC_P384)
+_NO_TRUST_DOMAIN = TrustDomain("none")
+
+UNAVAILABLE: sections.Unavailable = {
+    **sections.UNAVAILABLE,
+    "agent.admin_socket_path": "remove the key",
+    "agent.authorized_delegates": "remove the key",
+    "agent.log_selectors": "remove the key",
+    "agent.disable_workload_api": "remove the key",
+    "agent.sds.default_svid_name": "remove the sds block",
+    "agent.sds.default_bundle_name": "remove the sds block",
+    "agent.sds.default_all_bundles_name": "remove the sds block",
+    "agent.sds.disable_spiffe_cert_validation": "remove the sds block",
+    "agent.trust_bundle_spiffe_workload_api": "use trust_bundle_path or trust_bundle_url",
+    "agent.experimental.jwt_svid_cache_hit_timeout": "remove the key",
+    "agent.experimental.named_pipe_name": "use socket_path",
+    "agent.experimental.admin_named_pipe_name": "remove the key",
+    "agent.experimental.ratelimit.fetch_x509_svid": "remove the key",
+    "agent.experimental.ratelimit.fetch_jwt_svid": "remove the key",
+    "agent.experimental.ratelimit.fetch_x509_bundles": "remove the key",
+    "agent.experimental.ratelimit.fetch_jwt_bundles": "remove the key",
+    "agent.experimental.ratelimit.stream_secrets": "remove the key",
+    "agent.experimental.ratelimit.fetch_secrets": "remove the key",
+    "agent.experimental.broker": "remove the block",
+    "agent.experimental.feature_flags": "remove the key",
+}
+"""Known settings without effect. Profiling may stand in a file without harm, and so may disable_sds_api: there is no
+such API. So may rebootstrap_delay, while rebootstrap_mode is never."""
+
+
+class Overrides(msgspec.Struct, frozen=True, kw_only=True):
+    """What the command line says; a value that is not given leaves the file's."""
+
+    allow_unauthenticated_verifiers: bool = False
+    data_dir: str = ""
+    disable_sds_api: bool = False
+    disable_workload_api: bool = False
+    insecure_bootstrap: bool = False
+    join_token: str = ""
+    join_token_file: str = ""
+    log_file: str = ""
+    log_format: str = ""
+    log_level: str = ""
+    log_source_location: bool = False
+    rebootstrap_delay: str = ""
+    rebootstrap_mode: str = ""
+    server_address: str = ""
+    server_port: int = 0
+    socket_path: str = ""
+    trust_bundle_format: str = ""
+    trust_bundle_path: str = ""
+    trust_bundle_url: str = ""
+    trust_domain: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentConfig:
+    """An agent's settings, complete and valid. `warnings` are lines for the log.
+
+    `sync_interval` and `availability_target` are None, and cache sizes 0, where the agent's own defaults count.
+    """
+
+    file: str
+    trust_domain: TrustDomain
+    data_dir: str
+    server_address: str
+    server_port: int
+    socket_path: str
+    log_level: str
+    log_format: str
+    log_file: str | None
+    log_source_location: bool
+    insecure_bootstrap: bool
+    trust_bundle_path: str | None
+    trust_bundle_url: str | None
+    trust_bundle_unix_socket: str | None
+    trust_bundle_format: str
+    join_token: str | None = field(repr=False)
+    workload_key_type: KeyType
+    allow_unauthenticated_verifiers: bool
+    allowed_foreign_jwt_claims: tuple[str, ...]
+    availability_target: timedelta | None
+    sync_interval: timedelta | None
+    use_sync_authorized_entries: bool
+    require_pq_kem: bool
+    x509_svid_cache_max_size: int
+    jwt_svid_cache_max_size: int
+    plugins: tuple[PluginBlock, ...]
+    warnings: tuple[str, ...]
+
+
+def load(path: str = "", overrides: Overrides | None = None, *, expand_env: bool = False) -> AgentConfig:
+    """Read, check and complete an agent's configuration, with the join token out of its file.
+
+    Raises ConfigurationError, or ConfigurationErrors, with file and line where a fault stands in the file.
+    """
+    file, body = sections.read(AgentFile, path, DEFAULT_PATH, expand_env=expand_env)
+    checks = Checks(body, "agent")
+    agent = _merged(file.agent or AgentSection(), overrides or Overrides())
+    checks.require(file.agent is not None, "agent section must be configured")
+    if file.agent is not None:
+        _check_section(agent, checks)
+    checks.note(*sections.unavailable(file, body, UNAVAILABLE))
+    config = _checked(file, agent, checks, path or DEFAULT_PATH)
+    checks.done()
+    return replace(config, warnings=_warnings(agent))
+
+
+def _merged(section: AgentSection, overrides: Overrides) -> AgentSection:
+    given = {name: value for name in overrides.__struct_fields__ if (value := getattr(overrides, name))}
+    return msgspec.structs.replace(section, **given)
+
+
+def _check_section(agent: AgentSection, checks: Checks) -> None:
+    both_tokens = agent.join_token and agent.join_token_file
+    checks.require(
+        not both_tokens, "only one of join_token or join_token_file can be specified, not both", "join_token_file"
+    )
+    checks.require(agent.server_address, "server_address must be configured", "server_address")
+    checks.require(agent.server_port, "server_port must be configured", "server_port")
+    checks.require(agent.trust_domain, "trust_domain must be configured", "trust_domain")
+    check_bootstrap(agent, checks)
+    mode = agent.rebootstrap_mode
+    if mode in ("auto", "always"):
+        advice = "use never, and start the agent anew with the new bundle"
+        checks.fault(f"agent.rebootstrap_mode {quote(mode)} {sections.NOT_AVAILABLE}: {advice}", "rebootstrap_mode")
+    else:
+        checks.require(mode in ("", "never"), f"unknown rebootstrap mode specified: {mode}", "rebootstrap_mode")
+    for key in ("x509_svid_cache_max_size", "jwt_svid_cache_max_size"):
+        checks.require(getattr(agent, key) >= 0, f"{key} should not be negative", key)
+
+
+def _checked(file: AgentFile, agent: AgentSection, checks: Checks, path: str) -> AgentConfig:
+    experimental = agent.experimental
+    return AgentConfig(
+        file=path,
+        trust_domain=checks.attempt(
+            lambda: TrustDomain.parse(agent.trust_domain) if agent.trust_domain else _NO_TRUST_DOMAIN,
+            _NO_TRUST_DOMAIN,
+            "trust_domain",
+            f"could not parse trust_domain {quote(agent.trust_domain)}: ",
+        ),
+        data_dir=agent.data_dir or ".",
+        server_address=agent.server_address,
+        server_port=checks.port("server_port", agent.server_port) if agent.server_port else 0,
+        socket_path=sections.absolute(agent.socket_path or DEFAULT_SOCKET_PATH),
+        log_level=checks.log_level(agent.log_level),
+        log_format=checks.log_format(agent.log_format),
+        log_file=agent.log_file or None,
+        log_source_location=agent.log_source_location,
+        insecure_bootstrap=agent.insecure_bootstrap,
+        trust_bundle_path=agent.trust_bundle_path or None,
+        trust_bundle_url=agent.trust_bundle_url or None,
+        trust_bundle_unix_socket=agent.trust_bundle_unix_socket or None,
+        trust_bundle_format=agent.trust_bundle_format or "pem",
+        join_token=checks.attempt(lambda: _join_token(agent), None, "join_token_file"),
+        workload_key_type=checks.attempt(
+            lambda: _workload_key_type(agent.workload_x509_svid_key_type),
+            KeyType.EC_P256,
+            "workload_x509_svid_key_type",
+        ),
+        allow_unauthenticated_verifiers=agent.allow_unauthenticated_verifiers,
+        allowed_foreign_jwt_claims=agent.allowed_foreign_jwt_claims,
+        availability_target=checks.attempt(
+            lambda: _availability_target(agent.availability_target), None, "availability_target"
+        ),
+        sync_interval=checks.period(
+            "experimental.sync_interval",
+            experimental.sync_interval,
+            timedelta(),
+            "could not parse synchronization interval: ",
+        )
+        or None,
+        use_sync_authorized_entries=experimental.use_sync_authorized_entries is not False,
+        require_pq_kem=experimental.require_pq_kem,
+        x509_svid_cache_max_size=agent.x509_svid_cache_max_size,
+        jwt_svid_cache_max_size=agent.jwt_svid_cache_max_size,
+        plugins=read_section(file.plugins, checks),
+        warnings=(),
+    )
+
+
+def _join_token(agent: AgentSection) -> str | None:
+    """The token itself, or the text of its file. Its file may have any mode, as in SPIRE: a token serves once."""
+    if not agent.join_token_file:
+        return agent.join_token or None
+    try:
+        token = Path(agent.join_token_file).read_text(encoding="utf-8").strip()
+    except OSError as error:
+        reason = f"unable to read join token file {quote(agent.join_token_file)}: {error.strerror}"
+        raise InvalidArgument(reason) from error
+    if not token:
+        raise InvalidArgument(f"join token file is empty: {quote(agent.join_token_file)}")
+    return token
+
+
+def _workload_key_type(text: str) -> KeyType:
+    for key_type in _WORKLOAD_KEY_TYPES:
+        if key_type.value == (text.lower() or KeyType.EC_P256.value):
+            return key_type
+    raise InvalidArgument(f"key type {quote(text)} is unknown; must be one of [rsa-2048, ec-p256, ec-p384]")
+
+
+def _availability_target(text: str) -> timedelta | None:
+    if not text:
+        return None
+    try:
+        target = duration.parse(text)
+    except ValueError as error:
+        raise InvalidArgument(f"unable to parse availability_target: {error}") from error
+    if target < LEAST_AVAILABILITY_TARGET:
+        raise InvalidArgument(f"availability_target must be at least {duration.text(LEAST_AVAILABILITY_TARGET)}")
+    return target
+
+
+def _warnings(agent: AgentSection) -> tuple[str, ...]:
+    if agent.experimental.use_sync_authorized_entries is None:
+        return ()
+    return ("The 'use_sync_authorized_entries' configuration is deprecated.",)

@@ -13,7 +13,7 @@ from urllib.parse import urlencode, urlsplit
 from generated.spiffe.workload import workload_pb2
 from identity.bundles import Bundle
 from identity.spiffeid import TrustDomain
-from operations.errors import ConfigurationError, InvalidArgument, TemporarilyUnavailable
+from operations.errors import InvalidArgument, TemporarilyUnavailable
 from transport.client import Channel
 
 _TIMEOUT = 30.0
@@ -44,8 +44,7 @@ class TrustBundleSource:
 async def bootstrap_bundle(source: TrustBundleSource) -> tuple[bytes, ...] | None:
     """The X.509 authorities (DER), or None to trust the first server that answers.
 
-    Raises ConfigurationError for a file that cannot be used, InvalidArgument for content that is no bundle, and
-    TemporarilyUnavailable when the source does not answer.
+    Raises InvalidArgument for content that is no bundle, TemporarilyUnavailable when there is none to be had.
     """
     if source.workload_api:
         return await _from_workload_api(source)
@@ -62,8 +61,9 @@ def _read(path: str) -> bytes:
         with Path(path).open("rb") as file:
             return file.read(_LARGEST)
     except OSError as error:
-        raise ConfigurationError(
-            f"could not read the trust bundle: {error.strerror}; check trust_bundle_path", file=path
+        # It may be on its way: agents and their bundles are often delivered at the same time.
+        raise TemporarilyUnavailable(
+            f"{path}: could not read the trust bundle: {error.strerror}; check trust_bundle_path"
         ) from error
 
 

@@ -1,7 +1,8 @@
-"""Why the server refused an agent, from the details of its answer."""
+"""Why server and agent do not get on, from the errors of calls."""
 
 from __future__ import annotations
 
+from agent.identity import UnknownAuthority
 from generated.spire.api.types import status_pb2
 from transport.status import Code, RpcError
 
@@ -24,6 +25,16 @@ def must_reattest(error: BaseException) -> bool:
 
 def is_banned(error: BaseException) -> bool:
     return _Reason.AGENT_BANNED in _reasons(error)
+
+
+def is_unknown_authority(error: BaseException) -> bool:
+    """Whether a call failed because the server's certificate does not verify with the agent's bundle."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, UnknownAuthority):
+            return True
+        cause = cause.__cause__
+    return False
 
 
 def _reasons(error: BaseException) -> frozenset[int]:

@@ -146,11 +146,11 @@ class ServerClient:
 
     async def sync_entries(self, known: Mapping[str, Entry]) -> EntryChanges:
         """Revisions first, then the entries that are new or changed."""
-        async with self._call() as channel, asyncio.timeout(TIMEOUT):
-            stream = channel.bidi(
+        async with self._call() as channel:
+            opener = channel.bidi(
                 _ENTRY + "SyncAuthorizedEntries", entry_rpc_pb2.SyncAuthorizedEntriesResponse, timeout=TIMEOUT
             )
-            async with stream:
+            async with opener as stream:
                 return await _sync(stream, known)
 
     # Bundles
@@ -207,7 +207,7 @@ class ServerClient:
         return chains
 
     async def new_jwt_svid(self, entry_id: str, audience: Sequence[str], patience: float) -> JwtSvid:
-        """A token for the entry, within `patience` seconds. Raises InvalidArgument for an answer that makes no sense."""
+        """A token for the entry, within `patience` seconds. Raises InvalidArgument for a senseless answer."""
         request = svid_pb2.NewJWTSVIDRequest(entry_id=entry_id, audience=audience)
         async with self._call() as channel:
             response = await channel.unary(_SVID + "NewJWTSVID", request, svid_pb2.NewJWTSVIDResponse, timeout=patience)

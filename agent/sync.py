@@ -7,9 +7,8 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from agent.backoff import Backoff
 from agent.cache import X509Cache
-from agent.denial import is_banned, must_reattest
+from agent.denial import is_banned, is_unknown_authority, must_reattest
 from agent.entries import Entry
-from agent.identity import UnknownAuthority
 from agent.server_client import EntryChanges, ServerClient
 from identity.bundles import Bundle
 from operations import logs
@@ -74,7 +73,7 @@ class Synchroniser:
         return await self._client.authorized_entries(self._entries)
 
     async def run(self) -> None:
-        """Ask again and again. Raises RpcError when the agent is not welcome, UnknownAuthority for a stranger."""
+        """Ask again and again. Raises RpcError when the agent is not welcome, or meets a server it does not trust."""
         backoff = Backoff(self._interval, ceiling=_CEILING)
         while True:
             wait = backoff.next() or self._interval
@@ -85,7 +84,7 @@ class Synchroniser:
                 await self.synchronise()
             except SpireError as error:
                 _log.error("Synchronize failed", error=error)
-                if must_reattest(error) or is_banned(error) or isinstance(error, UnknownAuthority):
+                if must_reattest(error) or is_banned(error) or is_unknown_authority(error):
                     raise
             else:
                 backoff.reset()

@@ -182,7 +182,7 @@ def _check_requested(spiffe_id: str) -> None:
         raise RpcError(Code.INVALID_ARGUMENT, f"invalid requested SPIFFE ID: {error}") from error
 
 
-def _struct(claims: Mapping[str, Any]) -> struct_pb2.Struct:
+def _struct(claims: dict[str, Any]) -> struct_pb2.Struct:
     struct = struct_pb2.Struct()
     try:
         json_format.ParseDict(claims, struct)

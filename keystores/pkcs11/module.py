@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +93,7 @@ def return_value(error: exceptions.PKCS11Error) -> str:
 
 
 @contextmanager
-def _translated(doing: str) -> Iterator[None]:
+def _translated(doing: str) -> Generator[None]:
     try:
         yield
     except exceptions.PKCS11Error as error:
@@ -176,7 +176,7 @@ class Module:
             self._initialize()
 
     @contextmanager
-    def entered(self, generation: int | None = None) -> Iterator[int]:
+    def entered(self, generation: int | None = None) -> Generator[int]:
         """Hold off `reload` while inside. Raises Gone when the module was initialised anew since `generation`."""
         with self._quiet:
             if generation not in (None, self.generation):
@@ -240,7 +240,7 @@ class TokenSession:
         return self._token.serial.decode("ascii", "replace")
 
     @contextmanager
-    def _calling(self, doing: str) -> Iterator[None]:
+    def _calling(self, doing: str) -> Generator[None]:
         with self._module.entered(self.generation), _translated(doing):
             yield
 

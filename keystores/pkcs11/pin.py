@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import msgspec
 
@@ -36,7 +37,8 @@ class Pin:
     operator removes it.
     """
 
-    _refused: dict[str, int | None] = {}
+    refused_here: ClassVar[dict[str, int | None]] = {}
+    """What tokens refused in this process: the file, and its mtime then."""
     _login = threading.Lock()
 
     def __init__(self, path: Path, marker: Path, *, credential: bool = False) -> None:
@@ -62,7 +64,7 @@ class Pin:
         return cls(Path(folder) / name, marker, credential=True)
 
     @contextmanager
-    def attempt(self) -> Iterator[Attempt]:
+    def attempt(self) -> Generator[Attempt]:
         """One login at a time over all workers of the process, none with a PIN that was refused before.
 
         Raises Refused for such a PIN, ConfigurationError for a PIN file that is missing, empty or open to others,
@@ -103,7 +105,7 @@ class Pin:
 
     def _check(self, modified: int | None) -> None:
         path = str(self._path)
-        if path in Pin._refused and Pin._refused[path] == modified:
+        if path in Pin.refused_here and Pin.refused_here[path] == modified:
             raise self._refusal("it was tried once")
         marker = self._read_marker()
         if marker is not None and marker.pin == self._source and marker.modified == modified:
@@ -132,7 +134,7 @@ class Pin:
 
     def refused(self, modified: int | None) -> Refused:
         """Remember, then say so. The process remembers even if the file cannot be written."""
-        Pin._refused[str(self._path)] = modified
+        Pin.refused_here[str(self._path)] = modified
         marker = _Marker(pin=self._source, modified=modified, refused_at=int(time.time()))
         try:
             write_atomically(self._marker, msgspec.json.encode(marker), mode=0o600)
@@ -142,7 +144,7 @@ class Pin:
 
     def accepted(self) -> None:
         """A PIN that works ends the memory of one that did not."""
-        Pin._refused.pop(str(self._path), None)
+        Pin.refused_here.pop(str(self._path), None)
         self._marker.unlink(missing_ok=True)
 
 

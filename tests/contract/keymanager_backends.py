@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,17 +60,17 @@ class Pkcs11:
 
 
 @contextmanager
-def memory_backend(_folder: Path) -> Iterator[Backend]:
+def memory_backend(_folder: Path) -> Generator[Backend]:
     yield Memory()
 
 
 @contextmanager
-def disk_backend(folder: Path) -> Iterator[Backend]:
+def disk_backend(folder: Path) -> Generator[Backend]:
     yield Disk(folder)
 
 
 @contextmanager
-def pkcs11_backend(folder: Path) -> Iterator[Backend]:
+def pkcs11_backend(folder: Path) -> Generator[Backend]:
     with softhsm.SoftHsm.create(folder).installed() as hsm:
         yield Pkcs11(hsm)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +75,7 @@ class SoftHsm:
         return _run("pkcs11-tool", "--module", MODULE, "--token-label", self.label, *login, *arguments, env=self)
 
     @contextmanager
-    def installed(self) -> Iterator[SoftHsm]:
+    def installed(self) -> Generator[SoftHsm]:
         """Make it the token folder of this process."""
         before = os.environ.get("SOFTHSM2_CONF")
         os.environ["SOFTHSM2_CONF"] = str(self.configuration)

@@ -1,0 +1,17 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from keystores.pkcs11.pin import Pin
+from tests.simulators.softhsm import SoftHsm
+
+
+@pytest.fixture
+def hsm(tmp_path: Path) -> Iterator[SoftHsm]:
+    """A SoftHSM with one token, whose PIN no test before this one had refused."""
+    Pin.refused_here.clear()
+    with SoftHsm.create(tmp_path / "hsm").installed() as installed:
+        yield installed

@@ -85,7 +85,7 @@ class _Binder:
         if isinstance(origin, type) and issubclass(origin, Mapping):
             return self._mapping(get_args(kind)[1], items, path)
         if kind is Body:
-            return self._block(items, path)
+            return self._block([_unlabelled(item) for item in items], path)
         if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
             body = self._block(items, path)
             return self.struct(kind, body, path) if body is not None else None
@@ -204,6 +204,14 @@ def _one_of(text: str, known: Sequence[object]) -> str:
     if text not in known:
         raise ValueError(f"unknown value {quote(text)}: use one of {', '.join(map(str, known))}")
     return text
+
+
+def _unlabelled(item: Attribute | Block) -> Attribute | Block:
+    """`profile "https_web" {` is short for `profile { https_web {`."""
+    if isinstance(item, Attribute) or not item.labels:
+        return item
+    inner = Block(item.labels[0], item.labels[1:], item.body, item.position)
+    return Block(item.type, (), Body((inner,), item.position, item.source), item.position)
 
 
 def _chosen(kind: Any, item: Attribute | Block) -> Any:

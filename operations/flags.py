@@ -156,7 +156,8 @@ class Command:
 
     `build` declares the flags and returns what runs after they were parsed: the imports a command needs belong
     inside, so that the others do not pay for them. `usage_name` is what stands after `Usage of`, where it differs;
-    `help_note` is the line that SPIRE prints after the usage.
+    `help_note` is the line that SPIRE prints after the usage, and `complaint` the one after the usage when a flag was
+    wrong, with {} for the reason; some commands have none.
     """
 
     name: str
@@ -164,6 +165,7 @@ class Command:
     build: Callable[[FlagSet], Run]
     usage_name: str | None = None
     help_note: str = HELP_REQUESTED
+    complaint: str | None = None
 
     def flags(self) -> tuple[FlagSet, Run]:
         flags = FlagSet(self.name if self.usage_name is None else self.usage_name)
@@ -216,7 +218,9 @@ class Program:
         flags, run = command.flags()
         try:
             return run(flags.parse(args))
-        except FlagError:
+        except FlagError as error:
+            if command.complaint is not None:
+                print(command.complaint.format(error), file=sys.stderr)
             return 1
         except SpireError as error:
             print(f"Error: {error}", file=sys.stderr)
@@ -244,7 +248,9 @@ class Program:
         if name in self._commands:
             print(self._commands[name].help_note, file=sys.stderr)
         else:
-            print("This command is accessed by using one of the subcommands below.\n\nSubcommands:", file=sys.stderr)
+            print("This command is accessed by using one of the subcommands below.", file=sys.stderr)
+        if children:
+            print("\nSubcommands:", file=sys.stderr)
             self._print_children(name)
 
     def _print_children(self, group: str) -> None:

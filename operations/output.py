@@ -51,12 +51,12 @@ def print_result(form: str, *messages: Message, pretty: Callable[[], None]) -> N
 def print_json(*messages: Message) -> None:
     objects = [message_object(message) for message in messages]
     if objects:
-        print_object(objects[0] if len(objects) == 1 else objects)
+        _write(objects[0] if len(objects) == 1 else objects, sort=True)
 
 
 def print_object(value: object) -> None:
-    """Print what is no protobuf message, in the same one-line form."""
-    sys.stdout.write(_escaped(json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))) + "\n")
+    """Print what is no protobuf message, on one line too; its members keep their order."""
+    _write(value, sort=False)
 
 
 def message_object(message: Message) -> Mapping[str, Any]:
@@ -67,6 +67,10 @@ def message_object(message: Message) -> Mapping[str, Any]:
         message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
     return value
+
+
+def _write(value: object, *, sort: bool) -> None:
+    sys.stdout.write(_escaped(json.dumps(value, ensure_ascii=False, sort_keys=sort, separators=(",", ":"))) + "\n")
 
 
 def _escaped(text: str) -> str:

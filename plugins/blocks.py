@@ -120,7 +120,7 @@ def _block(type_: str, name: str, body: Body, position: Position) -> PluginBlock
     if data is not None and settings.plugin_data_file is not None:
         raise body.find("plugin_data_file").error("only one of [plugin_data, plugin_data_file] can be used")
     if settings.plugin_data_file is not None and settings.enabled:
-        data = hcl.load(settings.plugin_data_file)
+        data = _load(settings.plugin_data_file, body.find("plugin_data_file"))
     return PluginBlock(
         type=type_,
         name=name,
@@ -131,3 +131,12 @@ def _block(type_: str, name: str, body: Body, position: Position) -> PluginBlock
         args=settings.plugin_args,
         checksum=settings.plugin_checksum,
     )
+
+
+def _load(path: str, position: Position) -> Body:
+    try:
+        return hcl.load(path)
+    except ConfigurationError as error:
+        if error.line is not None:
+            raise
+        raise position.error(f"plugin_data_file {quote(path)}: {error.reason}") from error

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 
-from operations.flags import HELP_REQUESTED, Command, FlagSet, Program, Run
+from operations.flags import Command, FlagSet, Program, Run
 from operations.version import VERSION
 
 INTERRUPTED = 130
@@ -38,8 +38,13 @@ def _in(module: str, function: str) -> Callable[[FlagSet], Run]:
 
 
 COMMANDS = (
-    Command("run", "Runs the server", _in("run", "run"), help_note=HELP_REQUESTED),
-    Command("validate", "Validates a SPIRE server configuration file", _in("run", "validate")),
+    Command("run", "Runs the server", _in("run", "run"), complaint="{}"),
+    Command(
+        "validate",
+        "Validates a SPIRE server configuration file",
+        _in("run", "validate"),
+        complaint="SPIRE server configuration file is invalid: {}",
+    ),
     Command("healthcheck", "Determines server health status", _in("healthcheck", "healthcheck")),
     Command("token generate", "Generates a join token", _in("token", "generate"), usage_name="generate"),
     Command("entry create", "Creates registration entries", _in("entry", "create")),

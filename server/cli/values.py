@@ -39,9 +39,10 @@ def selector(text: str) -> Selector:
     return Selector(type=kind, value=value)
 
 
-def behavior(text: str) -> Behavior.ValueType:
+def behavior(text: str, complaint: str) -> Behavior.ValueType:
+    """`complaint` is said of an unknown one; %s in it is the text in quotes."""
     if text not in BEHAVIORS:
-        raise InvalidArgument(f"match behavior {quote(text)} unknown")
+        raise InvalidArgument(complaint.replace("%s", quote(text)))
     return BEHAVIORS[text]
 
 

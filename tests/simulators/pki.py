@@ -130,3 +130,18 @@ def _build(
         permitted = [x509.UniformResourceIdentifier(host) for host in content.permitted_uris]
         builder = builder.add_extension(x509.NameConstraints(permitted, None), critical=True)
     return builder.sign(issuer_key, content.hash)
+
+
+def csr(
+    key: PrivateKey,
+    *,
+    uris: Sequence[str] = (),
+    dns_names: Sequence[str] = (),
+    subject: x509.Name | None = None,
+) -> bytes:
+    """A DER PKCS #10 request."""
+    builder = x509.CertificateSigningRequestBuilder().subject_name(subject or x509.Name([]))
+    names = [*map(x509.DNSName, dns_names), *map(x509.UniformResourceIdentifier, uris)]
+    if names:
+        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.DER)

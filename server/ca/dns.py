@@ -1,0 +1,56 @@
+"""DNS names that may stand in an X509-SVID (RFC 1035 lengths, RFC 5890 letters, digits and hyphens)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from operations.errors import InvalidArgument
+
+_MAX_NAME = 253
+_LABEL = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)")
+
+
+def check_dns_name(name: str) -> None:
+    """Raise InvalidArgument unless it is a lower-case ASCII host name, the first label of which may be `*`."""
+    if not name.isascii():
+        raise InvalidArgument("name must be ascii")
+    stars = name.count("*")
+    if stars > 1:
+        raise InvalidArgument("too many wildcards")
+    if stars and not name.startswith("*."):
+        raise InvalidArgument("wildcard must be first label")
+    host = name.removeprefix("*.")
+    if not host.strip():
+        raise InvalidArgument("empty or only whitespace")
+    if host.endswith("."):
+        raise InvalidArgument("domain ends with dot")
+    if len(host) > _MAX_NAME:
+        raise InvalidArgument(f"idna error: {host[:64]!r}… is longer than {_MAX_NAME} characters")
+    for label in host.split("."):
+        _check_label(label)
+
+
+def check_wildcard_overlap(names: Sequence[str]) -> None:
+    """Raise InvalidArgument if a wildcard among the names covers another of them."""
+    for name in names:
+        _, _, rest = name.partition(".")
+        if not name.startswith("*") and f"*.{rest}" in names:
+            raise InvalidArgument(
+                f'name "{name}" overlaps with an existing wildcard name in the list: wildcard overlap'
+            )
+
+
+def _check_label(label: str) -> None:
+    if not _LABEL.fullmatch(label):
+        raise InvalidArgument(f'idna error: invalid label "{label}"')
+    if label[2:4] != "--":
+        return
+    # RFC 5891, 4.2.3.1: hyphens there are for A-labels, whose rest is Punycode of something that needed it.
+    try:
+        decoded = label[4:].encode().decode("punycode")
+        honest = label.startswith("xn--") and not decoded.isascii() and decoded.encode("punycode") == label[4:].encode()
+    except UnicodeError:
+        honest = False
+    if not honest:
+        raise InvalidArgument(f'idna error: invalid label "{label}"')

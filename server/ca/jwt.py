@@ -1,0 +1,72 @@
+"""JWT-SVIDs as compact JWS (RFC 7515), by keys that sign digests.
+
+A small encoder of our own, because what is signed here is made here; tokens from outside are identity.jwtsvid's and
+PyJWT's.
+"""
+
+from __future__ import annotations
+
+import base64
+import uuid
+from typing import Any
+
+import msgspec
+from cryptography.hazmat.primitives.asymmetric import utils
+
+from plugins.keymanager import Key, KeyType
+from server.ca import signing
+from server.ca.checks import JwtRequest
+
+# RFC 7518, 3.1; the hashes are those of signing.SCHEMES.
+_ALGORITHMS = {
+    KeyType.EC_P256: "ES256",
+    KeyType.EC_P384: "ES384",
+    KeyType.RSA_2048: "RS256",
+    KeyType.RSA_4096: "RS256",
+}
+_COORDINATE = {KeyType.EC_P256: 32, KeyType.EC_P384: 48}
+
+
+class JwtEncoder:
+    """Tokens of one authority: its key, and the key id by which bundles know it."""
+
+    __slots__ = ("_header", "_issuer", "_key")
+
+    def __init__(self, key: Key, key_id: str, issuer: str) -> None:
+        header = {"alg": _ALGORITHMS[key.key_type], "kid": key_id, "typ": "JWT"}
+        self._header = _base64url(msgspec.json.encode(header))
+        self._issuer = issuer
+        self._key = key
+
+    async def encode(self, request: JwtRequest, issued_at: int, expires_at: int) -> str:
+        """A signed token; times are unix seconds. Raises what the key raises."""
+        payload = msgspec.json.encode(self._claims(request, issued_at, expires_at), order="sorted")
+        signed = self._header + b"." + _base64url(payload)
+        scheme = signing.SCHEMES[self._key.key_type]
+        signature = await self._key.sign(signing.digest(signed, scheme), scheme)
+        return (signed + b"." + _base64url(self._raw(signature))).decode()
+
+    def _claims(self, request: JwtRequest, issued_at: int, expires_at: int) -> dict[str, Any]:
+        claims: dict[str, Any] = {
+            "aud": request.audience,
+            "exp": expires_at,
+            "iat": issued_at,
+            "sub": str(request.spiffe_id),
+        }
+        if self._issuer:
+            claims["iss"] = self._issuer
+        if request.include_jti:
+            claims["jti"] = _base64url(uuid.uuid4().bytes).decode()
+        return claims
+
+    def _raw(self, signature: bytes) -> bytes:
+        """RFC 7518, 3.4: ECDSA signatures are r and s in full length; RSA's stay as they are."""
+        length = _COORDINATE.get(self._key.key_type)
+        if length is None:
+            return signature
+        r, s = utils.decode_dss_signature(signature)
+        return r.to_bytes(length, "big") + s.to_bytes(length, "big")
+
+
+def _base64url(data: bytes) -> bytes:
+    return base64.urlsafe_b64encode(data).rstrip(b"=")

@@ -11,9 +11,11 @@ loop's thread.
 
 from __future__ import annotations
 
+import gc
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -62,13 +64,14 @@ class EntryIndex:
         missed: list[Changes] = []
         cancel = store.subscribe(missed.append)
         try:
-            snapshot = await store.snapshot()
+            with _collector_paused():
+                snapshot = await store.snapshot()
+                index.apply(Changes({entry.id: entry for entry in snapshot.entries}, dict(snapshot.node_selectors)))
         finally:
             cancel()
-        store.subscribe(index.apply)
-        index.apply(Changes({entry.id: entry for entry in snapshot.entries}, dict(snapshot.node_selectors)))
         for changes in missed:
             index.apply(changes)
+        store.subscribe(index.apply)
         return index
 
     def apply(self, changes: Changes) -> None:
@@ -164,6 +167,18 @@ def _discard(table: defaultdict[K, dict[str, IndexedEntry]], key: K, entry_id: s
     del members[entry_id]
     if not members:
         del table[key]
+
+
+@contextmanager
+def _collector_paused() -> Generator[None, None, None]:
+    """Without the garbage collector, which would go through the growing index again and again for nothing."""
+    paused = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if paused:
+            gc.enable()
 
 
 def _expired(record: Entry, now: float) -> bool:

@@ -8,6 +8,7 @@ import uuid
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
+from operator import itemgetter
 from typing import Any, TypeVar, get_args
 
 from sqlalchemy import ColumnElement, Connection, Select, Table, bindparam, delete, func, insert, select, update
@@ -27,6 +28,9 @@ _row = schema.entries.c.seq
 ALL_FIELDS: frozenset[EntryField] = frozenset(get_args(EntryField))
 
 _ENTRY_ID = re.compile(r"[a-zA-Z0-9\-._]{0,255}")
+# Columns that are named and typed as the fields of Entry.
+_OWN_COLUMNS = tuple(column.name for column in _entries.c if column is not _row)
+_SELECT = select(_row, *(_entries.c[name] for name in _OWN_COLUMNS)).order_by(_row)
 _INSERT = insert(_entries).returning(_row)
 # Fields of a mask that are columns of their own; the rest live in tables beside.
 _COLUMNS: dict[EntryField, tuple[str, ...]] = {
@@ -193,46 +197,35 @@ def _read(connection: Connection, rows: Select[Any] | None) -> list[Entry]:
 
 def _read_keyed(connection: Connection, rows: Select[Any] | None) -> list[tuple[int, Entry]]:
     """The entries whose row numbers the query selects (None: all), in four queries however many they are."""
-
-    query = select(*_entries.c).order_by(_row)
-    found = connection.execute(query if rows is None else query.where(_row.in_(rows))).all()
+    query = _SELECT if rows is None else _SELECT.where(_row.in_(rows))
+    found = connection.execute(query).all()
     if not found:
         return []
 
-    def members(table: Table, *columns: str, make: Callable[..., T]) -> defaultdict[int, tuple[T, ...]]:
+    def members(table: Table, *columns: str, make: Callable[[Sequence[Any]], T]) -> defaultdict[int, tuple[T, ...]]:
         query = select(table.c.entry, *(table.c[name] for name in columns)).order_by(table.c.entry, table.c.position)
+        found: Sequence[Sequence[Any]] = connection.execute(
+            query if rows is None else query.where(table.c.entry.in_(rows))
+        ).all()
         grouped: defaultdict[int, tuple[T, ...]] = defaultdict(tuple)
-        for key, *values in connection.execute(query if rows is None else query.where(table.c.entry.in_(rows))):
-            grouped[key] += (make(*values),)
+        for row in found:
+            grouped[row[0]] += (make(row),)
         return grouped
 
-    selectors = members(schema.entry_selectors, "type", "value", make=Selector)
-    dns_names = members(schema.entry_dns_names, "name", make=str)
-    federations = members(schema.entry_federations, "trust_domain", make=str)
+    selectors = members(schema.entry_selectors, "type", "value", make=lambda row: Selector(row[1], row[2]))
+    dns_names = members(schema.entry_dns_names, "name", make=itemgetter(1))
+    federations = members(schema.entry_federations, "trust_domain", make=itemgetter(1))
     return [
         (
-            row.seq,
+            key,
             Entry(
-                id=row.id,
-                spiffe_id=row.spiffe_id,
-                parent_id=row.parent_id,
-                selectors=selectors[row.seq],
-                x509_svid_ttl=row.x509_svid_ttl,
-                jwt_svid_ttl=row.jwt_svid_ttl,
-                federates_with=federations[row.seq],
-                hint=row.hint,
-                admin=row.admin,
-                downstream=row.downstream,
-                expires_at=row.expires_at,
-                dns_names=dns_names[row.seq],
-                revision_number=row.revision_number,
-                store_svid=row.store_svid,
-                created_at=row.created_at,
-                jwt_svid_include_jti=row.jwt_svid_include_jti,
-                disable_x509_svid_prefetch=row.disable_x509_svid_prefetch,
+                selectors=selectors[key],
+                dns_names=dns_names.get(key, ()),
+                federates_with=federations.get(key, ()),
+                **dict(zip(_OWN_COLUMNS, columns, strict=True)),
             ),
         )
-        for row in found
+        for key, *columns in found
     ]
 
 

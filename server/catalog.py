@@ -56,14 +56,14 @@ async def open_stores(config: ServerConfig) -> Stores:
     """Open the key manager and the datastore, side by side. Raises SpireError; what was open by then is closed."""
     blocks = {block.type: block for block in config.plugins if block.enabled}
     opening = [asyncio.create_task(catalog.load(blocks[kind], BUILTINS, _context(config, kind))) for kind in _STORES]
-    done = await asyncio.gather(*opening, return_exceptions=True)
-    failures = [result for result in done if isinstance(result, BaseException)]
-    if failures:
-        for store in done:
-            if not isinstance(store, BaseException):
-                await store.close()
-        raise failures[0]
-    return Stores(*done)
+    await asyncio.wait(opening)
+    if all(task.exception() is None for task in opening):
+        key_manager, datastore = (task.result() for task in opening)
+        return Stores(key_manager, datastore)
+    for task in opening:
+        if task.exception() is None:
+            await task.result().close()
+    raise next(error for task in opening if (error := task.exception()) is not None)
 
 
 async def load_node_attestors(config: ServerConfig, join_tokens: JoinTokens) -> Mapping[str, ServerNodeAttestor]:

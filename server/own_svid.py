@@ -48,7 +48,7 @@ class ServerSvid:
         public_key = key.public_key().public_bytes(
             serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
         )
-        approved = checks.approve_server(public_key)
+        approved = checks.approve_server(public_key, self._trust_domain)
         (issued,) = await self._authority.issue_x509([approved])
         private_key = key.private_bytes(
             serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()

@@ -31,6 +31,9 @@ from transport.status import Code, RpcError
 
 MAX_VERSION = 255
 
+_RENEWAL: tuple[NodeField, ...] = ("new_serial_number", "new_expires_at")
+_VERSION: tuple[NodeField, ...] = ("agent_version",)
+
 
 class AgentService:
     DESCRIPTOR = api.DESCRIPTOR.services_by_name["Agent"]
@@ -148,7 +151,7 @@ class AgentService:
             raise failure(call.log, Code.INVALID_ARGUMENT, "missing CSR")
         issued = await self._signer.sign(agent_id, request.params.csr, call.log)
         renewed = replace(node, new_serial_number=str(issued.serial), new_expires_at=issued.expires_at)
-        await self._update(renewed, ("new_serial_number", "new_expires_at"), call)
+        await self._update(renewed, _RENEWAL, call)
         call.succeeded()
         return api.RenewAgentResponse(svid=convert.svid_to_proto(agent_id, issued.chain, issued.expires_at))
 
@@ -166,7 +169,7 @@ class AgentService:
             call.note(agent_version=version)
             node = await self._known(agent_id, call)
             if node.agent_version != version:
-                await self._update(replace(node, agent_version=version), ("agent_version",), call)
+                await self._update(replace(node, agent_version=version), _VERSION, call)
         call.succeeded()
         return api.PostStatusResponse()
 

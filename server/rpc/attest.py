@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 
 from generated.spire.api.server.agent.v1 import agent_pb2 as api
@@ -58,7 +58,7 @@ class _Exchange:
         self._challenges: asyncio.Queue[bytes | None] = asyncio.Queue()
         self._task = asyncio.create_task(self._attest(attestor, payload))
 
-    async def challenges(self) -> AsyncIterator[bytes]:
+    async def challenges(self) -> AsyncGenerator[bytes, None]:
         """Each challenge of the attestor, until it has its verdict."""
         try:
             while (challenge := await self._challenges.get()) is not None:

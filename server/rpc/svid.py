@@ -10,7 +10,8 @@ from generated.spire.api.types import jwtsvid_pb2
 from identity.spiffeid import SpiffeId, TrustDomain
 from operations.errors import InvalidArgument, SpireError
 from server.ca import checks
-from server.ca.certificate_authority import ApprovedX509, CertificateAuthority, IssuedJwt, IssuedX509
+from server.ca.certificate_authority import CertificateAuthority, IssuedJwt, IssuedX509
+from server.ca.checks import ApprovedX509
 from server.entries import EntryIndex, IndexedEntry
 from server.rpc import convert, ids
 from server.rpc.call import Call
@@ -20,6 +21,7 @@ from transport.router import Context, Handler
 from transport.status import Code
 
 Result = api.BatchNewX509SVIDResponse.Result
+NewX509SvidParams = api.NewX509SVIDParams
 
 
 class SvidService:
@@ -74,36 +76,37 @@ class SvidService:
         if not request.params:
             raise failure(call.log, Code.INVALID_ARGUMENT, "missing parameters")
         await call.limit(len(request.params), "certificate signing")
+        response = api.BatchNewX509SVIDResponse()
+        waiting: list[tuple[Result, NewX509SvidParams, IndexedEntry]] = []
         agent_id = str(call.agent_id())
-        results: list[Result] = []
-        approved: list[ApprovedX509] = []
-        waiting: list[Result] = []
         for params in request.params:
-            outcome = self._approve(params, self._index.lookup(agent_id, params.entry_id), call)
-            if isinstance(outcome, Result):
-                results.append(outcome)
-                continue
-            result = Result()
-            approved.append(outcome)
-            waiting.append(result)
-            results.append(result)
-        await self._sign(approved, waiting, call)
-        _audit_batch(call, request.params, results)
-        return api.BatchNewX509SVIDResponse(results=results)
+            result = response.results.add()
+            entry = self._index.lookup(agent_id, params.entry_id)
+            fault = _fault(params, entry)
+            if entry is not None and fault is None:
+                waiting.append((result, params, entry))
+            elif fault is not None:
+                code, message = fault
+                log = call.log.bind(entry_id=params.entry_id)
+                result.status.CopyFrom(failed(log, code, message))
+        await self._issue(waiting, call)
+        _audit_batch(call, request.params, response.results)
+        return response
 
-    def _approve(self, params: api.NewX509SVIDParams, entry: IndexedEntry | None, call: Call) -> ApprovedX509 | Result:
-        if not params.entry_id:
-            return Result(status=failed(call.log, Code.INVALID_ARGUMENT, "missing entry ID"))
-        if not params.csr:
-            return Result(status=failed(call.log, Code.INVALID_ARGUMENT, "missing CSR"))
-        if entry is None:
-            log = call.log.bind(entry_id=params.entry_id)
-            return Result(status=failed(log, Code.NOT_FOUND, "entry not found or not authorized"))
-        try:
-            return checks.approve_workload(params.csr, entry.record, self._trust_domain)
-        except InvalidArgument as error:
-            log = call.log.bind(entry_id=params.entry_id)
-            return Result(status=failed(log, Code.INVALID_ARGUMENT, str(error)))
+    async def _issue(self, waiting: Sequence[tuple[Result, NewX509SvidParams, IndexedEntry]], call: Call) -> None:
+        """Check the CSRs and sign what passes, each with one hop however many they are."""
+        requests = [(params.csr, entry.record) for _, params, entry in waiting]
+        outcomes = await checks.approve_workloads(requests, self._trust_domain)
+        approved: list[ApprovedX509] = []
+        results: list[Result] = []
+        for (result, params, _), outcome in zip(waiting, outcomes, strict=True):
+            if isinstance(outcome, InvalidArgument):
+                log = call.log.bind(entry_id=params.entry_id)
+                result.status.CopyFrom(failed(log, Code.INVALID_ARGUMENT, str(outcome)))
+            else:
+                approved.append(outcome)
+                results.append(result)
+        await self._sign(approved, results, call)
 
     async def _sign(self, approved: Sequence[ApprovedX509], results: Sequence[Result], call: Call) -> None:
         """Sign the whole batch with one hop to the key; it fails as a whole, item by item."""
@@ -151,7 +154,7 @@ class SvidService:
         try:
             approved = checks.approve_jwt(spiffe_id, audience, ttl, include_jti=include_jti)
         except InvalidArgument as error:
-            raise failure(log, Code.INVALID_ARGUMENT, "invalid SPIFFE ID", error) from error
+            raise failure(log, Code.INVALID_ARGUMENT, str(error)) from error
         with failing(log, "failed to sign JWT-SVID"):
             issued = await self._authority.issue_jwt(approved)
         if log.enabled("debug"):
@@ -161,6 +164,17 @@ class SvidService:
     def _require_jwt(self, call: Call) -> None:
         if self._jwt_disabled:
             raise failure(call.log, Code.UNIMPLEMENTED, "JWT functionality is disabled")
+
+
+def _fault(params: NewX509SvidParams, entry: IndexedEntry | None) -> tuple[Code, str] | None:
+    """Why nothing can be signed for these parameters, before the CSR is looked at."""
+    if not params.entry_id:
+        return Code.INVALID_ARGUMENT, "missing entry ID"
+    if not params.csr:
+        return Code.INVALID_ARGUMENT, "missing CSR"
+    if entry is None:
+        return Code.NOT_FOUND, "entry not found or not authorized"
+    return None
 
 
 def _fill(result: Result, issued: IssuedX509) -> None:
@@ -181,7 +195,7 @@ def _jwt_to_proto(issued: IssuedJwt) -> jwtsvid_pb2.JWTSVID:
     )
 
 
-def _audit_batch(call: Call, params: Sequence[api.NewX509SVIDParams], results: Sequence[Result]) -> None:
+def _audit_batch(call: Call, params: Sequence[NewX509SvidParams], results: Sequence[Result]) -> None:
     if call.audit is None:
         return
     for wanted, result in zip(params, results, strict=True):

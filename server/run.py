@@ -1,0 +1,243 @@
+"""The running server: opens its stores, starts its authority, listens, and ends when it is told to."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Coroutine, Sequence
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from pathlib import Path
+
+from identity.spiffeid import SpiffeId
+from operations import logs, sdnotify
+from operations.errors import ConfigurationError, ConfigurationErrors, PermanentlyUnusable, SpireError
+from operations.version import VERSION
+from server import catalog
+from server.authority_store import DatastoreAuthorities
+from server.authorization import Authorizer, PeerIdentities
+from server.ca.certificate_authority import CaSettings, CertificateAuthority, Subject
+from server.catalog import Stores
+from server.config import ServerConfig
+from server.datastore.store import DataStore
+from server.entries import EntryIndex
+from server.health import Health
+from server.housekeeping import Housekeeping
+from server.join_tokens import StoredJoinTokens
+from server.nodes import AttestedNodes
+from server.own_svid import ServerSvid
+from server.rate_limits import server_limits
+from server.rpc.agent import AgentService
+from server.rpc.bundle import BundleService
+from server.rpc.call import Gate
+from server.rpc.entry import EntryService
+from server.rpc.health import HealthService
+from server.rpc.services import Service, router
+from server.rpc.svid import SvidService
+from server.trust import TrustRoots
+from transport.server import Server
+
+SOCKET_MODE = 0o770
+SOCKET_FOLDER_MODE = 0o750
+DATA_DIR_MODE = 0o755
+
+GRACE = 10.0
+"""Seconds that calls may still take once the server is told to stop."""
+
+
+async def run(config: ServerConfig) -> int:
+    """Serve until SIGTERM or SIGINT. Returns the process's exit status: 0, or 1 after one line in the log."""
+    try:
+        logs.setup(config.log_level, config.log_format, config.log_file, source_location=config.log_source_location)
+    except ConfigurationError as error:
+        print(error, file=sys.stderr)
+        return 1
+    log = logs.get()
+    for warning in config.warnings:
+        log.warning(warning)
+    serving = asyncio.create_task(serve(config))
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # A second signal cuts short what the first let end in peace.
+        loop.add_signal_handler(number, serving.cancel)
+    try:
+        await serving
+    except asyncio.CancelledError:
+        log.info("Server stopped gracefully")
+        return 0
+    except SpireError as error:
+        _tell(error)
+        return 1
+    return 0
+
+
+def _tell(error: SpireError) -> None:
+    """One line for each thing that is wrong, and no traceback: the text says what to do."""
+    for problem in error.problems if isinstance(error, ConfigurationErrors) else (error,):
+        logs.get().error("Fatal run error", error=problem)
+
+
+async def serve(config: ServerConfig) -> None:
+    """Start, tell systemd, and serve until cancelled. Raises SpireError when the server cannot start or go on."""
+    log = logs.get()
+    log.info(
+        "Configured",
+        admin_ids=[str(admin) for admin in config.admin_ids],
+        data_dir=config.data_dir,
+        launch_log_level=logs.launch_level(),
+        version=VERSION,
+    )
+    catalog.check(config)
+    _make_folder(config.data_dir, DATA_DIR_MODE, "data_dir")
+    _make_folder(str(Path(config.socket_path).parent), SOCKET_FOLDER_MODE, "socket_path")
+    async with AsyncExitStack() as cleanup:
+        stores = await catalog.open_stores(config)
+        cleanup.push_async_callback(stores.close)
+        house = await _House.build(config, stores)
+        cleanup.push_async_callback(house.drain)
+        await house.listen()
+        sdnotify.notify("READY=1")
+        cleanup.callback(sdnotify.notify, "STOPPING=1")
+        await _first_failure(house.tasks())
+
+
+class _House:
+    """The rooms of a server, joined."""
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        authority: CertificateAuthority,
+        svid: ServerSvid,
+        housekeeping: Housekeeping,
+        remote: Sequence[Service],
+        local: Sequence[Service],
+        gate: Gate,
+    ) -> None:
+        self._config = config
+        self._authority = authority
+        self._svid = svid
+        self._housekeeping = housekeeping
+        self._remote = Server(router(remote, gate))
+        self._local = Server(router((*remote, *local), gate))
+
+    @classmethod
+    async def build(cls, config: ServerConfig, stores: Stores) -> _House:
+        store = stores.datastore
+        trust_domain = config.trust_domain
+        await _check_trust_domain(store, trust_domain.name)
+        authority = CertificateAuthority(
+            _ca_settings(config), stores.key_manager, DatastoreAuthorities(store, trust_domain)
+        )
+        attestors, index, _ = await asyncio.gather(
+            catalog.load_node_attestors(config, StoredJoinTokens(store)),
+            EntryIndex.follow(store, trust_domain),
+            authority.start(),
+        )
+        svid = ServerSvid(authority, trust_domain, logs.get("svid_rotator"), require_pq_kem=config.require_pq_kem)
+        await svid.rotate()
+
+        nodes = AttestedNodes(store)
+        identities = PeerIdentities(trust_domain, config.admin_ids, TrustRoots(store).of)
+        authorizer = Authorizer(identities, store, nodes, config.admin_ids)
+        limits = server_limits(attestation=config.ratelimit_attestation, signing=config.ratelimit_signing)
+        gate = Gate(authorizer, limits, logs.get("api"), audit=config.audit_log_enabled)
+
+        async def probe() -> str | None:
+            return "bundle is missing" if await store.get_bundle(trust_domain) is None else None
+
+        return cls(
+            config,
+            authority,
+            svid,
+            Housekeeping(store, logs.get("registration_manager")),
+            remote=(
+                AgentService(trust_domain, store, nodes, authority, attestors),
+                BundleService(trust_domain, store),
+                EntryService(trust_domain, store, index),
+                SvidService(trust_domain, index, authority, jwt_disabled=config.disable_jwt_svids),
+            ),
+            local=(HealthService(Health(probe, logs.get("health"))),),
+            gate=gate,
+        )
+
+    async def listen(self) -> None:
+        """Raises SpireError for an address that cannot be used."""
+        log = logs.get("endpoints")
+        config = self._config
+        port = await self._remote.listen_tcp(config.bind_address, config.bind_port, self._svid.tls)
+        log.info("Starting Server APIs", network="tcp", address=f"{config.bind_address}:{port}")
+        await self._local.listen_unix(config.socket_path, mode=SOCKET_MODE)
+        log.info("Starting Server APIs", network="unix", address=config.socket_path)
+
+    def tasks(self) -> Sequence[Coroutine[None, None, None]]:
+        return (self._authority.run(), self._svid.run(), self._housekeeping.run())
+
+    async def drain(self) -> None:
+        log = logs.get("endpoints")
+        log.info("Stopping Server APIs")
+        await asyncio.gather(self._remote.drain(GRACE), self._local.drain(GRACE))
+        log.info("Server APIs have stopped")
+
+
+def _ca_settings(config: ServerConfig) -> CaSettings:
+    subject = config.ca_subject
+    return CaSettings(
+        trust_domain=config.trust_domain,
+        ca_ttl=_seconds(config.ca_ttl),
+        ca_key_type=config.ca_key_type,
+        jwt_key_type=config.jwt_key_type,
+        subject=Subject(subject.country, subject.organization, subject.common_name),
+        x509_svid_ttl=_seconds(config.default_x509_svid_ttl),
+        jwt_svid_ttl=_seconds(config.default_jwt_svid_ttl),
+        agent_ttl=0 if config.agent_ttl is None else _seconds(config.agent_ttl),
+        jwt_issuer=config.jwt_issuer,
+        disable_jwt_svids=config.disable_jwt_svids,
+    )
+
+
+def _seconds(duration: timedelta) -> int:
+    """Whole seconds, at least one."""
+    return max(1, int(duration.total_seconds()))
+
+
+async def _first_failure(work: Sequence[Coroutine[None, None, None]]) -> None:
+    """Run until cancelled, or until one of them fails."""
+    tasks = [asyncio.ensure_future(each) for each in work]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _check_trust_domain(store: DataStore, name: str) -> None:
+    """A datastore of another trust domain is refused; SPIRE looks at one entry and one node too."""
+    entries = (await store.list_entries(page_size=1)).items
+    for entry in entries:
+        found = SpiffeId.parse(entry.spiffe_id).trust_domain.name
+        if found != name:
+            raise ConfigurationError(
+                f'a registration entry with trust domain "{found}" has been detected, which does not match the '
+                f'configured trust domain of "{name}"; to change the trust domain, delete all registration entries'
+            )
+    nodes = (await store.list_nodes(page_size=1)).items
+    for node in nodes:
+        found = SpiffeId.parse(node.spiffe_id).trust_domain.name
+        if found != name:
+            logs.get().warning(
+                "An attested node of another trust domain has been detected; "
+                "agents may need to be reconfigured to use the new trust domain",
+                spiffe_id=node.spiffe_id,
+            )
+
+
+def _make_folder(path: str, mode: int, setting: str) -> None:
+    try:
+        Path(path).mkdir(mode=mode, parents=True, exist_ok=True)
+    except OSError as error:
+        raise PermanentlyUnusable(f"cannot make the folder {path} of {setting}: {error.strerror}") from error

@@ -188,7 +188,7 @@ def _integer(value: Value) -> int:
         try:
             value = Integer(text)
         except ValueError:
-            raise ValueError(f"expected a number, found {quote(text)}") from None
+            raise ValueError(f"expected a whole number, found {quote(text)}") from None
     if not isinstance(value, int):
         raise _Mismatch
     if not -(2**63) <= value < 2**63:
@@ -229,7 +229,9 @@ def _words(kind: Any) -> str:
         return "another value"
     if issubclass(kind, bool):
         return "true or false, without quotes"
-    if issubclass(kind, int | float):
+    if issubclass(kind, int):
+        return "a whole number"
+    if issubclass(kind, float):
         return "a number"
     if issubclass(kind, timedelta):
         return "a duration such as 1h30m"

@@ -1,0 +1,48 @@
+"""`spire-agent healthcheck`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from agent.cli.client import SocketFlags
+from generated.grpc.health.v1 import health_pb2
+from operations.errors import SpireError, TemporarilyUnavailable
+from operations.flags import FlagSet, Run
+from operations.quoting import quote
+from transport.client import Channel
+
+CHECK = "/grpc.health.v1.Health/Check"
+
+
+def healthcheck(flags: FlagSet) -> Run:
+    flags.boolean("shallow", "Perform a less stringent health check")
+    verbose = flags.boolean("verbose", "Print verbose information")
+    socket = SocketFlags.declare(flags, "Path to the SPIRE Agent API socket")
+
+    def run(_: list[str]) -> int:
+        if verbose.value:
+            print("Checking agent health...")
+        try:
+            asyncio.run(_check(socket.resolve(), verbose=verbose.value))
+        except SpireError as error:
+            print(f"Agent is unhealthy: {error}", file=sys.stderr)
+            return 1
+        print("Agent is healthy.")
+        return 0
+
+    return run
+
+
+async def _check(path: str, *, verbose: bool) -> None:
+    """Raises TemporarilyUnavailable unless the agent says that it serves."""
+    async with Channel.unix(path) as agent:
+        try:
+            answer = await agent.unary(CHECK, health_pb2.HealthCheckRequest(), health_pb2.HealthCheckResponse)
+        except SpireError as error:
+            if verbose:
+                print(f"Failed to check health: {error}", file=sys.stderr)
+            raise TemporarilyUnavailable("unable to determine health") from error
+    if answer.status != health_pb2.HealthCheckResponse.SERVING:
+        status = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
+        raise TemporarilyUnavailable(f"agent returned status {quote(status)}")

@@ -1,0 +1,41 @@
+"""`spire-agent run` and `validate`. What is given on the command line wins over the configuration file."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from agent.config import declare_flags
+from operations.errors import SpireError
+from operations.flags import FlagSet, Run
+
+
+def run(flags: FlagSet) -> Run:
+    read = declare_flags(flags)
+
+    def start(_: list[str]) -> int:
+        try:
+            config = read()
+        except SpireError as error:
+            print(error, file=sys.stderr)
+            return 1
+        from agent.run import run as serve
+
+        return asyncio.run(serve(config))
+
+    return start
+
+
+def validate(flags: FlagSet) -> Run:
+    read = declare_flags(flags)
+
+    def check(_: list[str]) -> int:
+        try:
+            read()
+        except SpireError as error:
+            print(f"SPIRE agent configuration file is invalid: {error}", file=sys.stderr)
+            return 1
+        print("SPIRE agent configuration file is valid.")
+        return 0
+
+    return check

@@ -1,0 +1,156 @@
+"""X509-SVIDs of a Workload API response: parsed, verified, printed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+
+from generated.spiffe.workload import workload_pb2
+from identity import der, x509svid
+from identity.spiffeid import SpiffeId
+from operations import duration, times
+from operations.errors import InvalidArgument, NotFound, Refused, SpireError
+from operations.quoting import quote
+
+_SEQUENCE = 0x30
+
+
+@dataclass(frozen=True, slots=True)
+class Svid:
+    """Certificates are DER. `federated` is by trust domain ID. `key` is PKCS#8 in PEM."""
+
+    spiffe_id: str
+    hint: str
+    chain: Sequence[bytes]
+    key: str
+    bundle: Sequence[bytes]
+    federated: Mapping[str, Sequence[bytes]]
+
+
+def read(response: workload_pb2.X509SVIDResponse) -> list[Svid]:
+    """What the response holds, each SVID verified against its bundle. Raises SpireError."""
+    if not response.svids:
+        raise NotFound("workload response contains no svids")
+    federated = {
+        trust_domain_id: _federated_bundle(trust_domain_id, data)
+        for trust_domain_id, data in sorted(response.federated_bundles.items())
+    }
+    svids = [_read_one(index, svid, federated) for index, svid in enumerate(response.svids)]
+    for svid in svids:
+        _verify(svid)
+    return svids
+
+
+def print_all(svids: Sequence[Svid], took: timedelta, *, hints: bool = True, names: bool = False) -> None:
+    """For people. `names` shows federated trust domains by name rather than by ID."""
+    print(f"Received {len(svids)} svid{'' if len(svids) == 1 else 's'} after {duration.text(took)}")
+    for svid in svids:
+        print(f"\nSPIFFE ID:\t\t{svid.spiffe_id}")
+        if svid.hint and hints:
+            print(f"Hint:\t\t\t{svid.hint}")
+        _print_validity("SVID", svid.chain[0])
+        for number, intermediate in enumerate(svid.chain[1:], 1):
+            _print_validity(f"Intermediate #{number}", intermediate)
+        for number, authority in enumerate(svid.bundle, 1):
+            _print_validity(f"CA #{number}", authority)
+        for trust_domain_id, bundle in svid.federated.items():
+            shown = trust_domain_id.removeprefix("spiffe://") if names else trust_domain_id
+            for number, authority in enumerate(bundle, 1):
+                _print_validity(f"[{shown}] CA #{number}", authority)
+    print()
+
+
+def split(data: bytes) -> list[bytes]:
+    """DER certificates that stand one after the other. Raises InvalidArgument.
+
+    Only the lengths are read here (X.690, 8.1.3); what is inside is for the certificate parser.
+    """
+    certificates: list[bytes] = []
+    while data:
+        size = _size(data)
+        if data[0] != _SEQUENCE or size > len(data):
+            raise InvalidArgument("malformed certificate")
+        certificates.append(data[:size])
+        data = data[size:]
+    return certificates
+
+
+def _size(data: bytes) -> int:
+    if len(data) < 2:
+        raise InvalidArgument("malformed certificate")
+    octets = data[1] & 0x7F if data[1] & 0x80 else 0
+    length = int.from_bytes(data[2 : 2 + octets]) if octets else data[1]
+    return 2 + octets + length
+
+
+def _federated_bundle(trust_domain_id: str, data: bytes) -> list[bytes]:
+    try:
+        certificates = _parsed(data)
+    except InvalidArgument as error:
+        reason = f"failed to parse bundle for federated domain {quote(trust_domain_id)}: {error}"
+        raise InvalidArgument(reason) from error
+    if not certificates:
+        raise InvalidArgument(f"no certificates in bundle for federated domain {quote(trust_domain_id)}")
+    return certificates
+
+
+def _read_one(index: int, svid: workload_pb2.X509SVID, federated: Mapping[str, Sequence[bytes]]) -> Svid:
+    try:
+        chain = _parsed(svid.x509_svid)
+        if not chain:
+            raise InvalidArgument("no certificates found")
+        key = _key(svid.x509_svid_key)
+        bundle = _bundle(svid.bundle)
+    except InvalidArgument as error:
+        reason = f"failed to parse svid entry {index} for spiffe id {quote(svid.spiffe_id)}: {error}"
+        raise InvalidArgument(reason) from error
+    return Svid(svid.spiffe_id, svid.hint, chain, key, bundle, federated)
+
+
+def _bundle(data: bytes) -> list[bytes]:
+    try:
+        certificates = _parsed(data)
+    except InvalidArgument as error:
+        raise InvalidArgument(f"failed to parse trust bundle: {error}") from error
+    if not certificates:
+        raise InvalidArgument("no certificates in trust bundle")
+    return certificates
+
+
+def _parsed(data: bytes) -> list[bytes]:
+    certificates = split(data)
+    for certificate in certificates:
+        der.certificate(certificate)
+    return certificates
+
+
+def _key(data: bytes) -> str:
+    try:
+        key = serialization.load_der_private_key(data, None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise InvalidArgument(f"failed to parse private key: {error}") from error
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return pem.decode()
+
+
+def _verify(svid: Svid) -> None:
+    trust_domain = SpiffeId.parse(svid.spiffe_id).trust_domain
+    try:
+        x509svid.verify(svid.chain, {trust_domain: svid.bundle}, datetime.now(UTC))
+    except SpireError as error:
+        raise Refused(f"{quote(svid.spiffe_id)} SVID failed verification against bundle: {error}") from error
+
+
+def _print_validity(label: str, certificate: bytes) -> None:
+    parsed: x509.Certificate = der.certificate(certificate)
+    print(f"{label} Valid After:\t{_time(parsed.not_valid_before_utc)}")
+    print(f"{label} Valid Until:\t{_time(parsed.not_valid_after_utc)}")
+
+
+def _time(moment: datetime) -> str:
+    return times.text(int(moment.timestamp()))

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, and_, exists, func, select, tuple_
+from sqlalchemy import Column, ColumnElement, and_, exists, select, tuple_, union
 
+from operations.errors import InvalidArgument
 from server.datastore.records import Match
+
+# SQLite allows 500 terms in a UNION.
+_MAX_WANTED = 400
 
 
 def matches(
@@ -19,18 +23,21 @@ def matches(
 ) -> ColumnElement[bool]:
     """Whether the rows of `member_key`'s table that belong to `key` match `wanted`, which has no duplicates.
 
-    A row's members are distinct, so counting them is enough.
+    One subquery for each wanted member, because that is what the databases answer from an index.
     """
-    within = members[0].in_([value for (value,) in wanted]) if len(members) == 1 else tuple_(*members).in_(wanted)
-    outside = ~exists(select(member_key).where(member_key == key, ~within))
-    some = key.in_(select(member_key).where(within))
-    every = key.in_(select(member_key).where(within).group_by(member_key).having(func.count() == len(wanted)))
+    if len(wanted) > _MAX_WANTED:
+        raise InvalidArgument(f"a filter may name at most {_MAX_WANTED} values, not {len(wanted)}")
+    having = [
+        select(member_key).where(*(column == value for column, value in zip(members, each, strict=True)))
+        for each in wanted
+    ]
+    outside = exists(select(member_key).where(member_key == key, ~tuple_(*members).in_(wanted)))
     match match:
         case Match.ANY:
-            return some
+            return key.in_(union(*having))
         case Match.SUBSET:
-            return and_(some, outside)
+            return and_(key.in_(union(*having)), ~outside)
         case Match.SUPERSET:
-            return every
+            return and_(*(key.in_(each) for each in having))
         case Match.EXACT:
-            return and_(every, outside)
+            return and_(*(key.in_(each) for each in having), ~outside)

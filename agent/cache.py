@@ -11,7 +11,7 @@ import asyncio
 import heapq
 import time
 from collections import OrderedDict, defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from agent.entries import Entry, without_duplicate_hints
@@ -95,7 +95,7 @@ class X509Cache:
         return [entry for entry in entries if entry.selectors <= selectors]
 
     @contextmanager
-    def subscribe(self, selectors: frozenset[Selector]) -> Iterator[Subscription]:
+    def subscribe(self, selectors: frozenset[Selector]) -> Generator[Subscription, None, None]:
         group = self._group(selectors)
         subscription = Subscription(self, group)
         group.subscriptions.add(subscription)

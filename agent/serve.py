@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,13 +95,13 @@ async def _run(launch: Launch) -> None:
 
 def _make_folder(path: str, setting: str, mode: int) -> None:
     try:
-        os.makedirs(path, mode, exist_ok=True)
+        Path(path).mkdir(mode, parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigurationError(f"cannot create {path}: {error.strerror}; check {setting}") from error
 
 
 @asynccontextmanager
-async def _plugins(launch: Launch) -> AsyncIterator[Plugins]:
+async def _plugins(launch: Launch) -> AsyncGenerator[Plugins, None]:
     keys: KeyManager = (await _load(launch, "KeyManager"))[0]
     try:
         node_attestors: list[AgentNodeAttestor] = await _load(launch, "NodeAttestor")
@@ -124,7 +123,7 @@ def _context(launch: Launch, block: PluginBlock) -> PluginContext:
 
 
 @asynccontextmanager
-async def _endpoints(launch: Launch, managing: Manager, plugins: Plugins) -> AsyncIterator[None]:
+async def _endpoints(launch: Launch, managing: Manager, plugins: Plugins) -> AsyncGenerator[None, None]:
     """The Unix socket with the Workload API and health."""
     if not launch.socket_path:
         _log.info("Skipping agent APIs because public endpoint is disabled")

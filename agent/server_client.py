@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -81,7 +81,7 @@ class ServerClient:
         return self._svid
 
     @asynccontextmanager
-    async def paused(self) -> AsyncIterator[None]:
+    async def paused(self) -> AsyncGenerator[None, None]:
         """Within, no call is under way, and new ones wait. For one task at a time."""
         self._open.clear()
         try:
@@ -99,7 +99,7 @@ class ServerClient:
         await self._channel.close()
 
     @asynccontextmanager
-    async def _call(self) -> AsyncIterator[Channel]:
+    async def _call(self) -> AsyncGenerator[Channel, None]:
         while not self._open.is_set():
             await self._open.wait()
         self._calls += 1

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+
+import pytest
+
+from agent.workload_attestation import WorkloadAttestation
+from attestors import processes
+from identity.selectors import Selector
+from operations.errors import Refused, TemporarilyUnavailable
+from transport.peer import Peer, Process
+
+
+def peer(started: int | None = None) -> Peer:
+    pid = os.getpid()
+    return Peer("test", process=Process(pid, 0, 0, processes.started(pid) if started is None else started))
+
+
+class Good:
+    name = "good"
+
+    def __init__(self, *values: str) -> None:
+        self.values = values
+
+    async def attest(self, process: Process) -> Sequence[Selector]:
+        del process
+        return [Selector("good", each) for each in self.values]
+
+
+class Bad:
+    name = "bad"
+
+    async def attest(self, process: Process) -> Sequence[Selector]:
+        raise Refused("not today")
+
+
+class Hanging:
+    name = "hanging"
+
+    async def attest(self, process: Process) -> Sequence[Selector]:
+        await asyncio.sleep(3600)
+        raise AssertionError
+
+
+async def test_the_selectors_of_all_are_joined() -> None:
+    found = await WorkloadAttestation([Good("a", "b"), Good("b", "c")]).attest(peer())
+    assert found == {Selector("good", each) for each in "abc"}
+
+
+async def test_one_that_fails_or_hangs_costs_only_its_own() -> None:
+    attestation = WorkloadAttestation([Good("a"), Bad(), Hanging()], timeout=0.05)
+    assert await attestation.attest(peer()) == {Selector("good", "a")}
+
+
+async def test_when_all_fail_the_call_may_be_tried_again() -> None:
+    with pytest.raises(TemporarilyUnavailable, match="workload attestation failed"):
+        await WorkloadAttestation([Bad(), Bad()]).attest(peer())
+
+
+async def test_a_reused_pid_is_refused_whatever_attestors_say() -> None:
+    with pytest.raises(TemporarilyUnavailable):
+        await WorkloadAttestation([Good("a")]).attest(peer(started=1))
+
+
+async def test_a_caller_without_a_process_is_refused() -> None:
+    with pytest.raises(TemporarilyUnavailable):
+        await WorkloadAttestation([Good("a")]).attest(Peer("127.0.0.1:1"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from operations.flags import Flag, FlagSet
 from operations.quoting import quote
@@ -66,6 +66,17 @@ def message_object(message: Message) -> Mapping[str, Any]:
     value: dict[str, Any] = json_format.MessageToDict(
         message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
+    return {name: _as_go_writes(part) for name, part in value.items()}
+
+
+def _as_go_writes(value: Any) -> Any:
+    """Whole floating-point numbers without a fraction: those of a Struct are all floating-point."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e21:
+        return int(value)
+    if isinstance(value, dict):
+        return {name: _as_go_writes(part) for name, part in cast("dict[str, Any]", value).items()}
+    if isinstance(value, list):
+        return [_as_go_writes(part) for part in cast("list[object]", value)]
     return value
 
 

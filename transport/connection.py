@@ -177,7 +177,7 @@ class Connection:
         self._paused = False
         self._flush_due = False
         self._heard = self.loop.time()
-        self._pinged = False
+        self._pinged_at: float | None = None
         self._preface = self.loop.call_later(limits.handshake, self._time_out)
         self._keepalive: asyncio.TimerHandle | None = None
         if limits.keepalive is not None:
@@ -322,13 +322,17 @@ class Connection:
         interval = self.limits.keepalive
         if self.closed or interval is None:
             return
-        silence = self.loop.time() - self._heard
-        if self._pinged and silence >= self.limits.keepalive_timeout:
+        now = self.loop.time()
+        if self._pinged_at is not None and self._heard <= self._pinged_at:
             self.abort("keepalive ping failed to receive ACK within timeout")
             return
-        self._pinged = silence >= interval and (self.server or bool(self.streams))
-        if self._pinged:
-            self.engine.ping()
-            self.kick()
-        wait = self.limits.keepalive_timeout if self._pinged else max(interval - silence, 0.0) or interval
+        self._pinged_at = None
+        wait = interval - (now - self._heard)
+        if wait <= 0:
+            wait = interval
+            if self.server or self.streams:
+                self._pinged_at = now
+                self.engine.ping()
+                self.kick()
+                wait = self.limits.keepalive_timeout
         self._keepalive = self.loop.call_later(wait, self._check_alive)

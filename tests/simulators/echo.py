@@ -48,7 +48,8 @@ def _file() -> descriptor_pb2.FileDescriptorProto:
 
 
 _pool: Final = descriptor_pool.DescriptorPool()
-_described: Final = _pool.Add(_file()) or _pool.FindFileByName("tests/echo.proto")
+_pool.Add(_file())
+_described: Final = _pool.FindFileByName("tests/echo.proto")
 SERVICE: Final = _described.services_by_name["Echo"]
 Echo: Final[type[Message]] = message_factory.GetMessageClass(_described.message_types_by_name["Message"])
 

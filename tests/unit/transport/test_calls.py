@@ -17,11 +17,6 @@ from transport.status import Code, RpcError
 from transport.tls import client_context, server_context
 
 
-@pytest.fixture
-def service() -> EchoService:
-    return EchoService()
-
-
 @pytest.fixture(params=["unix", "tcp"])
 async def channel(request: pytest.FixtureRequest, service: EchoService, tmp_path: Path) -> AsyncIterator[Channel]:
     server = Server(service.router())

@@ -1,4 +1,4 @@
-"""The bundle that a new agent trusts its server by: from a file, over HTTP(S), from another Workload API, or none."""
+"""The bundle that a new agent trusts its server by: from a file, over HTTP(S), or none at all."""
 
 from __future__ import annotations
 
@@ -10,24 +10,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlencode, urlsplit
 
-from generated.spiffe.workload import workload_pb2
 from identity.bundles import Bundle
 from identity.spiffeid import TrustDomain
 from operations.errors import InvalidArgument, TemporarilyUnavailable
-from transport.client import Channel
 
 _TIMEOUT = 30.0
 _LARGEST = 4 << 20
 _REDIRECTS = 5
-_WORKLOAD_API_TIMEOUT = 60.0
 _MOVED = frozenset((301, 302, 303, 307, 308))
 
 
 @dataclass(frozen=True, slots=True)
 class TrustBundleSource:
-    """Where the bundle comes from: one of `path`, `url` and `workload_api`; none of them with `insecure`.
+    """Where the bundle comes from: `path` or `url`; none of them means insecure bootstrap. `format` is pem or spiffe.
 
-    `format` is pem or spiffe. With `unix_socket` the URL is asked for over that socket, and told who asks.
+    With `unix_socket` the URL is asked for over that socket, and told who asks.
     """
 
     trust_domain: TrustDomain
@@ -36,9 +33,7 @@ class TrustBundleSource:
     path: str = ""
     url: str = ""
     unix_socket: str = ""
-    workload_api: str = ""
     format: str = "pem"
-    insecure: bool = False
 
 
 async def bootstrap_bundle(source: TrustBundleSource) -> tuple[bytes, ...] | None:
@@ -46,8 +41,6 @@ async def bootstrap_bundle(source: TrustBundleSource) -> tuple[bytes, ...] | Non
 
     Raises InvalidArgument for content that is no bundle, TemporarilyUnavailable when there is none to be had.
     """
-    if source.workload_api:
-        return await _from_workload_api(source)
     if source.url:
         document = await asyncio.to_thread(_download, _asking(source), source.unix_socket)
         return _parse(source, document, source.url)
@@ -136,47 +129,3 @@ def _get(url: str, unix_socket: str) -> tuple[str | None, bytes]:
         raise TemporarilyUnavailable(f"unable to fetch trust bundle URL {url}: {error}") from error
     finally:
         connection.close()
-
-
-async def _from_workload_api(source: TrustBundleSource) -> tuple[bytes, ...]:
-    address = source.workload_api
-    channel = Channel.unix(address.removeprefix("unix:").removeprefix("//"))
-    responses = channel.server_stream(
-        "/SpiffeWorkloadAPI/FetchX509Bundles",
-        workload_pb2.X509BundlesRequest(),
-        workload_pb2.X509BundlesResponse,
-        timeout=_WORKLOAD_API_TIMEOUT,
-        metadata={"workload.spiffe.io": "true"},
-    )
-    try:
-        async for response in responses:
-            authorities = response.bundles.get(source.trust_domain.id, b"")
-            return split_certificates(authorities, address)
-    finally:
-        await channel.close()
-    raise TemporarilyUnavailable(f"{address} did not provide a trust bundle for trust domain {source.trust_domain}")
-
-
-def split_certificates(concatenated: bytes, origin: str) -> tuple[bytes, ...]:
-    """DER certificates that stand one after the other. Raises InvalidArgument."""
-    found: list[bytes] = []
-    rest = concatenated
-    while rest:
-        size = _der_size(rest)
-        if not size or size > len(rest):
-            raise InvalidArgument(f"{origin} gave a trust bundle that cannot be parsed")
-        found.append(rest[:size])
-        rest = rest[size:]
-    if not found:
-        raise InvalidArgument(f"{origin} gave no certificates")
-    return tuple(found)
-
-
-def _der_size(data: bytes) -> int:
-    """The size of the first DER element with its header; 0 when there is none."""
-    if len(data) < 2:
-        return 0
-    if data[1] < 0x80:
-        return 2 + data[1]
-    octets = data[1] & 0x7F
-    return 2 + octets + int.from_bytes(data[2 : 2 + octets], "big")

@@ -17,9 +17,8 @@ _log = logs.get("health")
 
 
 class HealthService:
-    def __init__(self, socket_path: str, *, with_workload_api: bool) -> None:
+    def __init__(self, socket_path: str) -> None:
         self._socket_path = socket_path
-        self._with_workload_api = with_workload_api
 
     def add_to(self, router: Router) -> None:
         router.add(health_pb2.DESCRIPTOR.services_by_name["Health"], {"Check": self.check})
@@ -30,7 +29,7 @@ class HealthService:
         del peer, context
         if request.service:
             raise RpcError(Code.INVALID_ARGUMENT, "per-service health is not supported")
-        healthy = not self._with_workload_api or await self._workload_api_answers()
+        healthy = await self._workload_api_answers()
         states = health_pb2.HealthCheckResponse
         return states(status=states.SERVING if healthy else states.NOT_SERVING)
 

@@ -23,11 +23,9 @@ _log = logs.get("manager")
 
 
 class JwtSvids:
-    def __init__(self, client: ServerClient, cache: JwtCache, *, cache_hit_timeout: float = TIMEOUT) -> None:
-        """`cache_hit_timeout` bounds in seconds the wait for a new token while the cached one is still good."""
+    def __init__(self, client: ServerClient, cache: JwtCache) -> None:
         self._client = client
         self._cache = cache
-        self._cache_hit_timeout = cache_hit_timeout
 
     async def fetch(self, entry: Entry, audience: Sequence[str]) -> JwtSvid:
         """A token with more than half of its life left, or a shorter one while the server gives none.
@@ -36,12 +34,10 @@ class JwtSvids:
         """
         of = key(entry.spiffe_id, audience)
         cached = None if entry.include_jti else self._cache.get(of)
-        now = time.time()
-        if cached is not None and not cached.expires_soon(now):
+        if cached is not None and not cached.expires_soon(time.time()):
             return cached
-        usable = cached is not None and not cached.is_expired(now)
         try:
-            fresh = await self._ask(entry.id, audience, self._cache_hit_timeout if usable else TIMEOUT)
+            fresh = await self._ask(entry.id, audience)
         except SpireError as error:
             if cached is None or cached.is_expired(time.time()):
                 raise
@@ -51,8 +47,8 @@ class JwtSvids:
             self._cache.put(of, fresh)
         return fresh
 
-    async def _ask(self, entry_id: str, audience: Sequence[str], budget: float) -> JwtSvid:
-        deadline = time.monotonic() + budget
+    async def _ask(self, entry_id: str, audience: Sequence[str]) -> JwtSvid:
+        deadline = time.monotonic() + TIMEOUT
         backoff = Backoff(_RETRY_INTERVAL)
         while True:
             left = deadline - time.monotonic()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from agent.attest import Attestation
 from agent.backoff import Backoff
@@ -15,16 +15,15 @@ from agent.jwt_cache import JwtCache
 from agent.jwt_svids import JwtSvids
 from agent.own_svid import OwnSvid
 from agent.rotation import RotationStrategy
-from agent.server_client import TIMEOUT, ServerAddress, ServerClient
-from agent.storage import Storage
+from agent.server_client import ServerClient
+from agent.startup import Start
 from agent.sync import DEFAULT_INTERVAL, Synchroniser
 from agent.taint import is_signed_by
 from agent.tasks import until_first
 from identity.bundles import Bundle
 from operations import logs
 from operations.errors import SpireError
-from plugins.keymanager import KeyManager, KeyType
-from plugins.nodeattestor import AgentNodeAttestor
+from plugins.keymanager import KeyType
 
 _log = logs.get("manager")
 
@@ -39,31 +38,21 @@ class Settings:
     sync_interval: float = DEFAULT_INTERVAL
     sync_by_revision: bool = True
     workload_key_type: KeyType = KeyType.EC_P256
-    availability_target: float = 0.0
+    strategy: RotationStrategy = field(default_factory=RotationStrategy)
     x509_cache_size: int = 0
     jwt_cache_size: int = 0
-    jwt_cache_hit_timeout: float = TIMEOUT
 
 
 class Manager:
-    def __init__(
-        self,
-        settings: Settings,
-        address: ServerAddress,
-        attested: Attestation,
-        keys: KeyManager,
-        attestor: AgentNodeAttestor,
-        storage: Storage,
-    ) -> None:
-        strategy = RotationStrategy(settings.availability_target)
-        self._storage = storage
+    def __init__(self, settings: Settings, start: Start, found: Attestation) -> None:
+        self._storage = start.storage
         self._tainted_x509: frozenset[bytes] = frozenset()
         self._tainted_jwt: frozenset[str] = frozenset()
         self._jwt_cache = JwtCache(settings.jwt_cache_size)
-        self.cache = X509Cache(attested.bundle, size=settings.x509_cache_size, wanted=self._on_wanted)
-        self._client = ServerClient(address, attested.svid, self._authorities)
-        self._issuer = Issuer(self._client, self.cache, settings.workload_key_type, strategy)
-        self._own = OwnSvid(self._client, address, keys, attestor, self._authorities, storage, strategy)
+        self.cache = X509Cache(found.bundle, size=settings.x509_cache_size, wanted=self._on_wanted)
+        self._client = ServerClient(start.address, found.svid, self._authorities)
+        self._issuer = Issuer(self._client, self.cache, settings.workload_key_type, settings.strategy)
+        self._own = OwnSvid(self._client, start, self._authorities, settings.strategy)
         self._sync = Synchroniser(
             self._client,
             self.cache,
@@ -71,7 +60,7 @@ class Manager:
             interval=settings.sync_interval,
             by_revision=settings.sync_by_revision,
         )
-        self.jwt_svids = JwtSvids(self._client, self._jwt_cache, cache_hit_timeout=settings.jwt_cache_hit_timeout)
+        self.jwt_svids = JwtSvids(self._client, self._jwt_cache)
 
     async def initialise(self, version: str) -> None:
         """Store what the attestation gave and synchronise once, trying for a minute.

@@ -12,12 +12,11 @@ from agent.backoff import Backoff
 from agent.denial import is_banned, must_reattest
 from agent.identity import AgentSvid, next_key
 from agent.rotation import RotationStrategy
-from agent.server_client import ServerAddress, ServerClient
-from agent.storage import Storage
+from agent.server_client import ServerClient
+from agent.startup import Start
 from operations import logs
 from operations.errors import Refused, SpireError
-from plugins.keymanager import Key, KeyManager
-from plugins.nodeattestor import AgentNodeAttestor
+from plugins.keymanager import Key
 
 _FIRST_RETRY = 5.0
 _LONGEST_WAIT = 60.0
@@ -33,19 +32,14 @@ class OwnSvid:
     def __init__(
         self,
         client: ServerClient,
-        address: ServerAddress,
-        keys: KeyManager,
-        attestor: AgentNodeAttestor,
+        start: Start,
         authorities: Callable[[], Sequence[bytes]],
-        storage: Storage,
         strategy: RotationStrategy,
     ) -> None:
+        """`authorities` gives the trust domain's X.509 authorities (DER) at the time of a new attestation."""
         self._client = client
-        self._address = address
-        self._keys = keys
-        self._attestor = attestor
+        self._start = start
         self._authorities = authorities
-        self._storage = storage
         self._strategy = strategy
         self._next_key: Key | None = None
         self._hurry = asyncio.Event()
@@ -100,7 +94,7 @@ class OwnSvid:
     async def _renew(self) -> None:
         # A key that the server did not certify the last time is offered again: no key store fills up with retries.
         if self._next_key is None:
-            self._next_key = await next_key(self._keys, self.current.key)
+            self._next_key = await next_key(self._start.keys, self.current.key)
         chain = await self._client.renew(await csr.agent_request(self._next_key))
         await self._take(AgentSvid(chain, self._next_key, reattestable=False))
         _log.info("Successfully rotated agent SVID", spiffe_id=self.current.spiffe_id)
@@ -110,8 +104,9 @@ class OwnSvid:
         if not self.current.reattestable:
             raise Refused("attestation method is not re-attestable")
         # The server forgets the old SVID at once, so nothing may go on with it.
+        start = self._start
         async with self._client.paused():
-            attested = await attest(self._address, self._attestor, self._keys, self.current.key, self._authorities())
+            attested = await attest(start.address, start.attestor, start.keys, self.current.key, self._authorities())
             await self._store(attested.svid)
             await self._use(attested.svid)
         _log.info("Successfully reattested node", spiffe_id=self.current.spiffe_id)
@@ -129,14 +124,14 @@ class OwnSvid:
 
     async def _store(self, svid: AgentSvid) -> None:
         try:
-            await asyncio.to_thread(self._storage.store_svid, svid.chain, reattestable=svid.reattestable)
+            await asyncio.to_thread(self._start.storage.store_svid, svid.chain, reattestable=svid.reattestable)
         except OSError as error:
             _log.warning("Could not store SVID", error=error)
 
     async def forget(self) -> None:
         """Let the next start attest anew."""
         try:
-            await asyncio.to_thread(self._storage.delete_svid)
+            await asyncio.to_thread(self._start.storage.delete_svid)
         except OSError as error:
             _log.error("Failed to remove SVID", error=error)
 

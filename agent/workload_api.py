@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -15,7 +15,6 @@ from agent.jwt_svids import JwtSvids
 from agent.workload_attestation import WorkloadAttestation
 from agent.workload_update import WorkloadUpdate
 from generated.spiffe.workload import workload_pb2
-from identity.selectors import Selector
 from identity.spiffeid import SpiffeId, TrustDomain
 from operations import logs
 from operations.errors import InvalidArgument, Refused, SpireError
@@ -33,12 +32,9 @@ _log = logs.get("endpoints")
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`log_selectors` are prefixes such as `unix:uid` of selectors that may be logged for a workload without entry."""
-
     trust_domain: TrustDomain
     allow_unauthenticated_verifiers: bool = False
     allowed_foreign_jwt_claims: frozenset[str] = frozenset()
-    log_selectors: Sequence[str] = ()
 
 
 async def require_security_header(method: Method, peer: Peer, context: Context) -> None:
@@ -105,7 +101,7 @@ class WorkloadApi:
         if request.spiffe_id:
             entries = [entry for entry in entries if entry.spiffe_id == request.spiffe_id]
         if not entries:
-            raise self._no_identity(peer, selectors)
+            raise _no_identity(peer)
         response = workload_pb2.JWTSVIDResponse()
         for entry in entries:
             try:
@@ -156,23 +152,16 @@ class WorkloadApi:
         with self._cache.subscribe(selectors) as subscription:
             async for update in subscription.updates():
                 if identity_needed and not update.identities:
-                    raise self._no_identity(peer, selectors)
+                    raise _no_identity(peer)
                 response = response_of(update)
                 if response != sent:
                     yield response
                     sent = response
 
-    def _no_identity(self, peer: Peer, selectors: frozenset[Selector]) -> RpcError:
-        allowed = tuple(self._settings.log_selectors)
-        shown = sorted(
-            str(each)
-            for each in selectors
-            if any(str(each) == prefix or str(each).startswith(f"{prefix}:") for prefix in allowed)
-        )
-        fields = {"selectors": ",".join(shown)} if shown else {}
-        pid = peer.process.pid if peer.process else 0
-        _log.error("No identity issued", registered=False, pid=pid, **fields)
-        return RpcError(Code.PERMISSION_DENIED, "no identity issued")
+
+def _no_identity(peer: Peer) -> RpcError:
+    _log.error("No identity issued", registered=False, pid=peer.process.pid if peer.process else 0)
+    return RpcError(Code.PERMISSION_DENIED, "no identity issued")
 
 
 def _check_requested(spiffe_id: str) -> None:

@@ -1,0 +1,178 @@
+"""The running agent: plugins, attestation, keeping in step with the server, and sockets, until it is told to end."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agent import manager, workload_api
+from agent.bootstrap import TrustBundleSource
+from agent.catalog import BUILTINS
+from agent.config import AgentConfig
+from agent.health import HealthService
+from agent.manager import Manager
+from agent.rotation import RotationStrategy
+from agent.server_client import ServerAddress
+from agent.startup import Start, attested
+from agent.storage import Storage
+from agent.sync import DEFAULT_INTERVAL
+from agent.workload_api import WorkloadApi
+from agent.workload_attestation import WorkloadAttestation
+from attestors.join_token.agent import JoinTokenAttestor
+from operations import logs, sdnotify
+from operations.errors import ConfigurationError, ConfigurationErrors, SpireError
+from operations.version import VERSION
+from plugins import catalog
+from plugins.blocks import PluginBlock
+from plugins.catalog import PluginContext
+from plugins.keymanager import KeyManager
+from plugins.nodeattestor import AgentNodeAttestor
+from plugins.workloadattestor import WorkloadAttestor
+from transport.router import Router
+from transport.server import Server
+
+SOCKET_MODE = 0o777
+SOCKET_FOLDER_MODE = 0o755
+DATA_DIR_MODE = 0o755
+
+GRACE = 0.5
+"""Seconds that calls may still take once the agent is told to stop. Streams would go on for ever."""
+
+_log = logs.get()
+
+
+async def run(config: AgentConfig) -> int:
+    """Serve until SIGTERM or SIGINT. Returns the process's exit status: 0, or 1 after one line in the log."""
+    try:
+        logs.setup(config.log_level, config.log_format, config.log_file, source_location=config.log_source_location)
+    except ConfigurationError as error:
+        print(error, file=sys.stderr)
+        return 1
+    for warning in config.warnings:
+        _log.warning(warning)
+    serving = asyncio.ensure_future(serve(config))
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, serving.cancel)
+    try:
+        await serving
+    except asyncio.CancelledError:
+        _log.info("Agent stopped gracefully")
+        return 0
+    except SpireError as error:
+        for problem in error.problems if isinstance(error, ConfigurationErrors) else (error,):
+            _log.error("Agent crashed", error=problem)
+        return 1
+    return 0
+
+
+async def serve(config: AgentConfig) -> None:
+    """Attest, tell systemd, serve until cancelled. Raises SpireError when the agent cannot start or go on."""
+    _log.info("Starting agent", data_dir=config.data_dir, version=VERSION)
+    _make_folder(config.data_dir, "data_dir", DATA_DIR_MODE)
+    _make_folder(str(Path(config.socket_path).parent), "socket_path", SOCKET_FOLDER_MODE)
+    storage = await asyncio.to_thread(Storage.open, config.data_dir)
+    address = ServerAddress(
+        config.server_address, config.server_port, config.trust_domain, require_pq_kem=config.require_pq_kem
+    )
+    async with AsyncExitStack() as stack:
+        plugins = await stack.enter_async_context(_plugins(config))
+        start = Start(address, _source(config), plugins.keys, plugins.node_attestor, storage)
+        managing = Manager(_settings(config), start, await attested(start))
+        stack.push_async_callback(managing.close)
+        await managing.initialise(VERSION)
+        await stack.enter_async_context(_endpoints(config, managing, plugins))
+        sdnotify.notify("READY=1")
+        stack.callback(sdnotify.notify, "STOPPING=1")
+        await managing.run()
+
+
+def _make_folder(path: str, setting: str, mode: int) -> None:
+    try:
+        Path(path).mkdir(mode, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"cannot create {path}: {error.strerror}; check {setting}") from error
+
+
+def _source(config: AgentConfig) -> TrustBundleSource:
+    return TrustBundleSource(
+        trust_domain=config.trust_domain,
+        server_address=config.server_address,
+        server_port=config.server_port,
+        path=config.trust_bundle_path or "",
+        url=config.trust_bundle_url or "",
+        unix_socket=config.trust_bundle_unix_socket or "",
+        format=config.trust_bundle_format,
+    )
+
+
+def _settings(config: AgentConfig) -> manager.Settings:
+    target = config.availability_target
+    return manager.Settings(
+        sync_interval=config.sync_interval.total_seconds() if config.sync_interval else DEFAULT_INTERVAL,
+        sync_by_revision=config.use_sync_authorized_entries,
+        workload_key_type=config.workload_key_type,
+        strategy=RotationStrategy(target.total_seconds() if target else 0.0),
+        x509_cache_size=config.x509_svid_cache_max_size,
+        jwt_cache_size=config.jwt_svid_cache_max_size,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Plugins:
+    keys: KeyManager
+    node_attestor: AgentNodeAttestor
+    workload_attestors: Sequence[WorkloadAttestor]
+
+
+@asynccontextmanager
+async def _plugins(config: AgentConfig) -> AsyncGenerator[_Plugins, None]:
+    catalog.check(config.plugins, catalog.AGENT, BUILTINS, config.file)
+    keys: KeyManager = (await _load(config, "KeyManager"))[0]
+    try:
+        node_attestors: list[AgentNodeAttestor] = await _load(config, "NodeAttestor")
+        # A join token wins over whatever attestor is configured, as in SPIRE.
+        node_attestor = JoinTokenAttestor(config.join_token) if config.join_token else node_attestors[0]
+        yield _Plugins(keys, node_attestor, await _load(config, "WorkloadAttestor"))
+    finally:
+        await keys.close()
+
+
+async def _load(config: AgentConfig, kind: str) -> list[Any]:
+    blocks = [block for block in config.plugins if block.type == kind and block.enabled]
+    return [await catalog.load(block, BUILTINS, _context(config, block)) for block in blocks]
+
+
+def _context(config: AgentConfig, block: PluginBlock) -> PluginContext:
+    log = logs.get("catalog").bind(plugin_name=block.name, plugin_type=block.type)
+    return PluginContext(trust_domain=config.trust_domain.name, data_dir=config.data_dir, log=log)
+
+
+@asynccontextmanager
+async def _endpoints(config: AgentConfig, managing: Manager, plugins: _Plugins) -> AsyncGenerator[None, None]:
+    """The Unix socket with the Workload API and health."""
+    log = logs.get("endpoints")
+    settings = workload_api.Settings(
+        trust_domain=config.trust_domain,
+        allow_unauthenticated_verifiers=config.allow_unauthenticated_verifiers,
+        allowed_foreign_jwt_claims=frozenset(config.allowed_foreign_jwt_claims),
+    )
+    router = Router()
+    router.before = workload_api.require_security_header
+    attestation = WorkloadAttestation(plugins.workload_attestors)
+    WorkloadApi(settings, attestation, managing.cache, managing.jwt_svids).add_to(router)
+    HealthService(config.socket_path).add_to(router)
+    server = Server(router)
+    await server.listen_unix(config.socket_path, mode=SOCKET_MODE)
+    log.info("Starting agent APIs", network="unix", address=config.socket_path)
+    try:
+        yield
+    finally:
+        log.info("Stopping agent APIs")
+        await server.drain(GRACE)

@@ -26,10 +26,21 @@ class WantWrite(Exception):
     """Call again when the socket can be written."""
 
 
+class WantTime(Exception):
+    """Call again when `done` is: the handshake waits for something else than the socket, a token's signature say."""
+
+    def __init__(self, done: asyncio.Future[None]) -> None:
+        super().__init__()
+        self.done = done
+
+
 class Link(Protocol):
     """Moves bytes over one connected non-blocking socket. Besides WantRead and WantWrite it raises OSError."""
 
-    def handshake(self) -> None: ...
+    def handshake(self) -> None:
+        """Raises WantTime too."""
+        ...
+
     def receive(self, size: int) -> bytes:
         """At least one byte, or none at the end."""
         ...
@@ -159,6 +170,11 @@ class SocketStream:
         except WantWrite:
             self._want_write(wanted=True)
             return
+        except WantTime as waiting:
+            # What arrives meanwhile is the link's own business.
+            self._loop.remove_reader(self._fd)
+            waiting.done.add_done_callback(self._go_on_shaking)
+            return
         except OSError as error:
             self._end(error)
             return
@@ -170,6 +186,11 @@ class SocketStream:
             self._refuse(error)
             return
         self._on_readable()
+
+    def _go_on_shaking(self, _: asyncio.Future[None]) -> None:
+        if self._link is not None:
+            self._loop.add_reader(self._fd, self._on_readable)
+            self._handshake()
 
     def _on_readable(self) -> None:
         user = self._user

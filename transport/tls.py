@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -19,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, load_der_private_key
 from OpenSSL import SSL
 
-from operations.errors import InvalidArgument
+from operations.errors import InvalidArgument, Unsupported
 from transport.sockets import Link, WantRead, WantWrite
 
 _ALPN: Final = b"h2"
@@ -40,7 +41,19 @@ class InProcessIdentity:
     private_key: bytes = field(repr=False)
 
 
-# Another kind of identity, with its key in a token, is one more class here and one more branch in `_context`.
+Sign = Callable[[bytes, str, bool], Awaitable[bytes]]
+"""Signs a digest: the digest, its hash's `hashlib` name, and whether RSA pads with PSS. DER for ECDSA."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExternalIdentity:
+    """An X509-SVID whose key is elsewhere: `chain` DER, leaf first; `public_key` DER SubjectPublicKeyInfo."""
+
+    chain: tuple[bytes, ...]
+    public_key: bytes
+    sign: Sign = field(repr=False)
+
+
 Identity = InProcessIdentity
 
 
@@ -143,8 +156,19 @@ def server_context(identity: Identity, *, require_pq_kem: bool = False) -> TlsCo
     return OpenSslContext(context, require_pq_kem=require_pq_kem)
 
 
-def client_context(identity: Identity | None, *, require_pq_kem: bool = False) -> TlsContext:
-    """For a client; None shows no certificate. Raises InvalidArgument for an identity that cannot be used."""
+def client_context(identity: Identity | ExternalIdentity | None, *, require_pq_kem: bool = False) -> TlsContext:
+    """For a client; None shows no certificate.
+
+    Raises InvalidArgument for an identity that cannot be used, Unsupported for an external one that is to agree on a
+    post-quantum key exchange.
+    """
+    if isinstance(identity, ExternalIdentity):
+        # Imported where it is needed: GnuTLS is not loaded for keys of this process.
+        from transport.external_key import ExternalKeyContext
+
+        if require_pq_kem:
+            raise Unsupported("GnuTLS, which serves keys outside this process, has no post-quantum key exchange")
+        return ExternalKeyContext(identity)
     context = _context(identity, require_pq_kem=require_pq_kem)
     context.set_alpn_protos([_ALPN])
     return OpenSslContext(context, require_pq_kem=require_pq_kem)

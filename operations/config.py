@@ -245,4 +245,7 @@ def _shown(value: Value) -> str:
 
 
 def _path(section: str, name: str) -> str:
-    return f"{section}.{name}" if section else name
+    """`server.bind_port`; of a plugin, whose section is `KeyManager "disk"`, `KeyManager "disk": keys_path`."""
+    if not section:
+        return name
+    return f"{section}: {name}" if section.endswith('"') else f"{section}.{name}"

@@ -60,7 +60,7 @@ def read_secret(path: str | os.PathLike[str], what: str = "secret") -> str:
             raise ConfigurationError(f"the {what} must be in a regular file", file=name)
         if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
             allowed = f"{stat.S_IMODE(status.st_mode):04o}"
-            raise ConfigurationError(f"the {what} is open to others (mode {allowed}): chmod 600 it", file=name)
+            raise ConfigurationError(f"the {what} is open to others (mode {allowed}): set its mode to 0600", file=name)
         data = file.read(_SECRET_LIMIT + 1)
     if len(data) > _SECRET_LIMIT:
         raise ConfigurationError(f"the {what} is larger than {_SECRET_LIMIT} bytes", file=name)

@@ -32,7 +32,8 @@ class DataStoreConfiguration(Section, frozen=True, kw_only=True):
         if not self.database_type:
             raise ConfigurationError("database_type must be set")
         if self.database_type != "sqlite3":
-            name = self.database_type if isinstance(self.database_type, str) else "this one"
+            kind = self.database_type
+            name = kind if isinstance(kind, str) else ", ".join(block.type for block in kind.blocks)
             raise ConfigurationError(f"database_type {quote(name)} {NOT_AVAILABLE}: use sqlite3")
         if not self.connection_string:
             raise ConfigurationError("connection_string must be set")

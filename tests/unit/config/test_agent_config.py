@@ -1,0 +1,189 @@
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from agent.config import AgentConfig, declare_flags, load
+from operations.errors import ConfigurationError, ConfigurationErrors
+from operations.flags import FlagSet
+from plugins.keymanager import KeyType
+
+EXAMPLE = Path(__file__).parents[3] / "conf" / "agent" / "agent.conf"
+BASE = 'agent {{\n  trust_domain = "example.org"  server_address = "h"  server_port = 8081\n{}\n}}\nplugins {{ }}\n'
+
+
+def configured(folder: Path, settings: str = "", bundle: str = 'trust_bundle_path = "/b.pem"') -> str:
+    """A file whose settings start on line 4."""
+    path = folder / "agent.conf"
+    path.write_text(BASE.format(f"  {bundle}\n{settings}"))
+    return str(path)
+
+
+def loaded(folder: Path, settings: str = "", bundle: str = 'trust_bundle_path = "/b.pem"') -> AgentConfig:
+    return load(configured(folder, settings, bundle))
+
+
+def test_defaults(tmp_path: Path) -> None:
+    config = loaded(tmp_path)
+    assert (config.trust_domain.name, config.server_address, config.server_port) == ("example.org", "h", 8081)
+    assert (config.data_dir, config.socket_path) == (".", "/tmp/spire-agent/public/api.sock")
+    assert (config.trust_bundle_path, config.trust_bundle_format, config.trust_bundle_url) == ("/b.pem", "pem", None)
+    assert (config.log_level, config.log_format) == ("INFO", "text")
+    assert config.workload_key_type is KeyType.EC_P256
+    assert (config.join_token, config.availability_target, config.sync_interval) == (None, None, None)
+    assert config.use_sync_authorized_entries
+    assert not any((config.insecure_bootstrap, config.allow_unauthenticated_verifiers, config.require_pq_kem))
+    assert (config.x509_svid_cache_max_size, config.jwt_svid_cache_max_size) == (0, 0)
+
+
+def test_every_supported_setting(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("secret\n")
+    config = loaded(
+        tmp_path,
+        f"""
+        data_dir = "/data"  log_source_location = true  join_token_file = "{tmp_path}/token"
+        workload_x509_svid_key_type = "rsa-2048"  allow_unauthenticated_verifiers = true
+        allowed_foreign_jwt_claims = ["a"]  availability_target = "24h"  x509_svid_cache_max_size = 5
+        jwt_svid_cache_max_size = 6  disable_sds_api = true  rebootstrap_mode = "never"  rebootstrap_delay = "1m"
+        experimental {{ sync_interval = "2s"  use_sync_authorized_entries = false  require_pq_kem = true }}
+        """,
+        'trust_bundle_url = "http://localhost/b?x=1"  trust_bundle_unix_socket = "/s"  trust_bundle_format = "spiffe"',
+    )
+    assert (config.trust_bundle_url, config.trust_bundle_unix_socket) == ("http://localhost/b?x=1", "/s")
+    assert config.trust_bundle_format == "spiffe"
+    assert config.join_token == "secret"
+    assert "secret" not in repr(config)
+    assert config.workload_key_type is KeyType.RSA_2048
+    assert config.allowed_foreign_jwt_claims == ("a",)
+    assert (config.availability_target, config.sync_interval) == (timedelta(hours=24), timedelta(seconds=2))
+    assert (config.x509_svid_cache_max_size, config.jwt_svid_cache_max_size) == (5, 6)
+    assert not config.use_sync_authorized_entries
+    assert config.require_pq_kem
+    assert config.warnings == ("The 'use_sync_authorized_entries' configuration is deprecated.",)
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ('trust_domian = "x"', 'unknown key "trust_domian" in agent: did you mean "trust_domain"?'),
+        (
+            'join_token = "a"  join_token_file = "b"',
+            "only one of join_token or join_token_file can be specified, not both",
+        ),
+        ('join_token_file = "/none"', 'unable to read join token file "/none": No such file or directory'),
+        (
+            'workload_x509_svid_key_type = "rsa-4096"',
+            'key type "rsa-4096" is unknown; must be one of [rsa-2048, ec-p256, ec-p384]',
+        ),
+        ('availability_target = "1h"', "availability_target must be at least 24h0m0s"),
+        ('availability_target = "x"', 'unable to parse availability_target: time: invalid duration "x"'),
+        ("x509_svid_cache_max_size = -1", "x509_svid_cache_max_size should not be negative"),
+        (
+            'experimental { sync_interval = "x" }',
+            'could not parse synchronization interval: time: invalid duration "x"',
+        ),
+        ('rebootstrap_mode = "sometimes"', "unknown rebootstrap mode specified: sometimes"),
+        (
+            'rebootstrap_mode = "auto"',
+            (
+                'agent.rebootstrap_mode "auto" is not available in this version: use never, and start the agent '
+                "anew with the new bundle"
+            ),
+        ),
+        ('admin_socket_path = "/x"', "agent.admin_socket_path is not available in this version: remove the key"),
+        (
+            'sds { default_svid_name = "x" }',
+            "agent.sds.default_svid_name is not available in this version: remove the sds block",
+        ),
+        (
+            "experimental { ratelimit { fetch_jwt_svid = 5 } }",
+            "agent.experimental.ratelimit.fetch_jwt_svid is not available in this version: remove the key",
+        ),
+        ('trust_bundle_unix_socket = "/s"', "if trust_bundle_unix_socket is specified, so must be trust_bundle_url"),
+        ('trust_bundle_format = "der"', 'invalid value for trust_bundle_format, expected "pem" or "spiffe"'),
+        ("insecure_bootstrap = true", "only one of insecure_bootstrap or trust_bundle_path can be specified, not both"),
+    ],
+)
+def test_faults(tmp_path: Path, settings: str, reason: str) -> None:
+    with pytest.raises((ConfigurationError, ConfigurationErrors)) as error:
+        loaded(tmp_path, settings)
+    assert isinstance(error.value, ConfigurationError)
+    assert error.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("bundle", "reason"),
+    [
+        ("", "trust_bundle_path or trust_bundle_url must be configured unless insecure_bootstrap is set"),
+        ('trust_bundle_url = "http://x"', "trust bundle URL must start with https://"),
+        (
+            'trust_bundle_url = "https://x"  trust_bundle_unix_socket = "/s"',
+            "trust bundle URL must start with http:// when used with trust bundle unix socket",
+        ),
+        (
+            'trust_bundle_url = "http://x?spire-a=1"  trust_bundle_unix_socket = "/s"',
+            "trust_bundle_url query params can not start with spire-",
+        ),
+        (
+            'trust_bundle_url = "https://x"  trust_bundle_path = "/b"',
+            "only one of trust_bundle_url or trust_bundle_path can be specified, not both",
+        ),
+        (
+            'insecure_bootstrap = true  trust_bundle_url = "https://x"',
+            "only one of insecure_bootstrap or trust_bundle_url can be specified, not both",
+        ),
+        (
+            'insecure_bootstrap = true  trust_bundle_url = "https://x"  trust_bundle_path = "/b"',
+            (
+                "only one of insecure_bootstrap, trust_bundle_url, or trust_bundle_path can be specified, not "
+                "the three options"
+            ),
+        ),
+        (
+            'trust_bundle_spiffe_workload_api = "unix:///s"',
+            (
+                "agent.trust_bundle_spiffe_workload_api is not available in this version: use trust_bundle_path "
+                "or trust_bundle_url"
+            ),
+        ),
+    ],
+)
+def test_exactly_one_source_of_trust(tmp_path: Path, bundle: str, reason: str) -> None:
+    with pytest.raises(ConfigurationError) as error:
+        loaded(tmp_path, bundle=bundle)
+    assert error.value.reason == reason
+
+
+def test_an_empty_join_token_file(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("\n")
+    with pytest.raises(ConfigurationError, match=r"agent\.conf:4: join token file is empty"):
+        loaded(tmp_path, f'join_token_file = "{tmp_path}/token"')
+
+
+def test_missing_settings(tmp_path: Path) -> None:
+    path = tmp_path / "agent.conf"
+    path.write_text("agent { insecure_bootstrap = true }\nplugins { }")
+    with pytest.raises(ConfigurationErrors) as errors:
+        load(str(path))
+    assert [problem.reason for problem in errors.value.problems] == [
+        "server_address must be configured",
+        "server_port must be configured",
+        "trust_domain must be configured",
+    ]
+    path.write_text("plugins { }")
+    with pytest.raises(ConfigurationError, match=r"agent section must be configured$"):
+        load(str(path))
+
+
+def test_the_command_line_wins(tmp_path: Path) -> None:
+    path = configured(tmp_path, bundle="")
+    flags = FlagSet("run")
+    read = declare_flags(flags)
+    flags.parse(["-config", path, "-insecureBootstrap", "-joinToken", "t", "-serverPort", "9", "-dataDir", "/d"])
+    config = read()
+    assert config.insecure_bootstrap
+    assert (config.join_token, config.server_port, config.data_dir) == ("t", 9, "/d")
+
+
+def test_the_example_is_valid() -> None:
+    assert [block.name for block in load(str(EXAMPLE)).plugins] == ["join_token", "disk", "unix"]

@@ -187,8 +187,8 @@ def test_warnings(tmp_path: Path) -> None:
     assert warnings == (
         (
             "default_x509_svid_ttl is too high for the configured ca_ttl value. SVIDs with shorter lifetimes may be "
-            "issued. Please set default_x509_svid_ttl to 4h or less, or the ca_ttl to 72h or more, to guarantee the full "
-            "default_x509_svid_ttl lifetime when CA rotations are scheduled."
+            "issued. Please set default_x509_svid_ttl to 4h or less, or the ca_ttl to 72h or more, to guarantee the "
+            "full default_x509_svid_ttl lifetime when CA rotations are scheduled."
         ),
         "ca_subject configurable is set but empty; the default will be used",
     )

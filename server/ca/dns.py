@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 
 from operations.errors import InvalidArgument
@@ -49,8 +50,14 @@ def _check_label(label: str) -> None:
     # RFC 5891, 4.2.3.1: hyphens there are for A-labels, whose rest is Punycode of something that needed it.
     try:
         decoded = label[4:].encode().decode("punycode")
-        honest = label.startswith("xn--") and not decoded.isascii() and decoded.encode("punycode") == label[4:].encode()
+        honest = label.startswith("xn--") and _is_u_label(decoded) and decoded.encode("punycode") == label[4:].encode()
     except UnicodeError:
         honest = False
     if not honest:
         raise InvalidArgument(f'idna error: invalid label "{label}"')
+
+
+def _is_u_label(label: str) -> bool:
+    """RFC 5892 in its outline: letters that are not capitals, marks, digits and hyphens, not all of them ASCII."""
+    categories = [unicodedata.category(character) for character in label if character != "-"]
+    return not label.isascii() and all(each[0] in "LMN" and each not in ("Lu", "Lt") for each in categories)

@@ -61,7 +61,11 @@ class _Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 def dump(journal: Journal) -> bytes:
-    content = msgspec.json.encode(journal)
+    return seal(msgspec.json.encode(journal))
+
+
+def seal(content: bytes) -> bytes:
+    """JSON content with the version and checksum that `load` asks for."""
     return msgspec.json.encode(_Document(version=_VERSION, sha256=_checksum(content), content=msgspec.Raw(content)))
 
 

@@ -70,11 +70,13 @@ class Rotation(Generic[A]):
     async def advance(self, now: float) -> None:
         """Do what is due. Raises SpireError, and leaves the slots as they are."""
         current = self.slots.current
-        if current is None:
-            current = await self._prepared(_other_than(self.slots.old))
+        following = self.slots.next
+        if following is not None and following.not_after <= now:
+            following = None  # a machine that slept through its whole life
+        if current is None or (following is None and current.not_after <= now):
+            current = await self._prepared(_other_than(current or self.slots.old))
             await self._switch(Slots(current))
             self._tell("activated", current)
-        following = self.slots.next
         if following is None and now > preparation_threshold(current):
             # The slot's old authority ends here: its key gives way.
             following = await self._prepared(_other_than(current))

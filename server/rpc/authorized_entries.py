@@ -9,8 +9,6 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 
-from google.protobuf.message import Message
-
 from generated.spire.api.server.entry.v1 import entry_pb2 as api
 from generated.spire.api.types import entry_pb2
 from server.datastore.records import Changes
@@ -111,9 +109,8 @@ class EntryPages:
 def _without(serialised: bytes, unwanted: Sequence[str]) -> bytes:
     if not unwanted:
         return serialised
-    message: Message = entry_pb2.Entry.FromString(serialised)
-    for name in unwanted:
-        message.ClearField(name)
+    message = entry_pb2.Entry.FromString(serialised)
+    masks.clear(message, unwanted)
     return message.SerializeToString()
 
 

@@ -6,7 +6,7 @@ NOT_FOUND keeps its cause to itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from generated.spire.api.types import status_pb2
@@ -53,7 +53,7 @@ def text_of(error: BaseException) -> str:
 
 
 @contextmanager
-def failing(log: Logger, message: str, code: Code | None = None) -> Iterator[None]:
+def failing(log: Logger, message: str, code: Code | None = None) -> Generator[None]:
     """Turn a domain error of the block into a `failure` with this message; an RpcError passes as it is."""
     try:
         yield

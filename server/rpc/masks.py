@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from google.protobuf.message import Message
 
 
 def apply(message: Message, mask: Message | None) -> None:
     """Clear the fields of `message` that `mask`, a message of booleans with the same names, does not set."""
-    if mask is None:
-        return
-    for name in missing(mask):
+    if mask is not None:
+        clear(message, missing(mask))
+
+
+def clear(message: Message, fields: Iterable[str]) -> None:
+    for name in fields:
         message.ClearField(name)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -183,7 +183,7 @@ async def refused(channel: Channel, path: str, request: Message) -> RpcError:
 
 
 @asynccontextmanager
-async def running(folder: Path, settings: str = "", ratelimit: str = "") -> AsyncIterator[House]:
+async def running(folder: Path, settings: str = "", ratelimit: str = "") -> AsyncGenerator[House]:
     """A server that serves until the block ends."""
     port = free_port()
     path = folder / "server.conf"

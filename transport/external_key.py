@@ -15,7 +15,7 @@ import os
 import select
 import socket
 import threading
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -151,8 +151,8 @@ def tls_sign(handle: Pointer, algorithm: int, data: Pointer, length: int, hashed
     signer: _Signer = ffi.from_handle(handle)
     try:
         made = signer.sign(algorithm, ffi.buffer(data, length)[:], hashed=bool(hashed))
-    except (CancelledError, Exception) as error:  # noqa: BLE001 - kept for whoever waits for the handshake
-        signer.error = error if isinstance(error, Exception) else ConnectionError("the connection is closed")
+    except Exception as error:  # noqa: BLE001 - kept for whoever waits for the handshake
+        signer.error = error
         return lib.GNUTLS_E_PK_SIGN_FAILED
     return lib.tls_set(signature, made, len(made))
 

@@ -16,6 +16,7 @@ READ_BURST: Final = 4
 WRITE_SIZE: Final = 16 * 1024
 HIGH_WATER: Final = 256 * 1024
 LOW_WATER: Final = HIGH_WATER // 4
+LINGER: Final = 5.0
 
 
 class WantRead(Exception):
@@ -146,9 +147,13 @@ class SocketStream:
             self._user.pause_writing()
 
     def close(self) -> None:
-        """Closes when all has been written."""
+        """Closes when all has been written, or after LINGER seconds with a peer that does not read."""
+        if self._closing:
+            return
         self._closing = True
-        if not self._buffer:
+        if self._buffer:
+            self._timer = self._loop.call_later(LINGER, self._end, None)
+        else:
             self._end(None)
 
     def abort(self, error: OSError | None = None) -> None:
@@ -238,7 +243,8 @@ class SocketStream:
         link = self.link
         try:
             while sent < len(view):
-                sent += link.send(view[sent : sent + WRITE_SIZE])
+                with view[sent : sent + WRITE_SIZE] as part:  # released, or an error's traceback would pin the buffer
+                    sent += link.send(part)
         except (WantRead, WantWrite):
             pass
         except OSError as error:

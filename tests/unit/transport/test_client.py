@@ -22,24 +22,22 @@ async def failure(channel: Channel) -> tuple[Code, str]:
     return caught.value.code, caught.value.message
 
 
+def dialing(target: str, reason: str) -> str:
+    """grpc-go's text."""
+    return f'connection error: desc = "transport: Error while dialing: dial {target}: connect: {reason}"'
+
+
 async def test_no_socket(tmp_path: Path) -> None:
     path = tmp_path / "absent.sock"
     async with Channel.unix(str(path)) as channel:
-        assert await failure(channel) == (
-            Code.UNAVAILABLE,
-            f'connection error: desc = "transport: Error while dialing: dial unix {path}: connect: no such file or '
-             'directory"',
-        )
+        assert await failure(channel) == (Code.UNAVAILABLE, dialing(f"unix {path}", "no such file or directory"))
 
 
 async def test_nobody_on_the_port(unused_port: int) -> None:
     context = client_context(self_signed("spiffe://example.org/agent"))
     async with Channel.tcp("127.0.0.1", unused_port, lambda: context, lambda chain: None) as channel:
-        assert await failure(channel) == (
-            Code.UNAVAILABLE,
-            'connection error: desc = "transport: Error while dialing: '
-             f'dial tcp 127.0.0.1:{unused_port}: connect: connection refused"',
-        )
+        text = dialing(f"tcp 127.0.0.1:{unused_port}", "connection refused")
+        assert await failure(channel) == (Code.UNAVAILABLE, text)
 
 
 async def test_no_tls_there(tmp_path: Path) -> None:

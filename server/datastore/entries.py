@@ -6,21 +6,19 @@ import re
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
-from operator import itemgetter
-from typing import Any, TypeVar, get_args
+from typing import Any, get_args
 
-from sqlalchemy import ColumnElement, Connection, Select, Table, bindparam, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Table, bindparam, delete, func, insert, select, update
 
 from identity.selectors import Selector
 from operations.errors import AlreadyExists, InvalidArgument, NotFound
 from server.datastore import schema
+from server.datastore.entry_rows import BY_ID, EVERYTHING, Reading
 from server.datastore.matching import matches
-from server.datastore.paging import page
+from server.datastore.paging import first_page, page
 from server.datastore.records import Changes, Entry, EntryField, EntryFilter, Match, Page
-
-T = TypeVar("T")
 
 _entries = schema.entries
 _row = schema.entries.c.seq
@@ -28,9 +26,8 @@ _row = schema.entries.c.seq
 ALL_FIELDS: frozenset[EntryField] = frozenset(get_args(EntryField))
 
 _ENTRY_ID = re.compile(r"[a-zA-Z0-9\-._]{0,255}")
-# Columns that are named and typed as the fields of Entry.
-_OWN_COLUMNS = tuple(column.name for column in _entries.c if column is not _row)
-_SELECT = select(_row, *(_entries.c[name] for name in _OWN_COLUMNS)).order_by(_row)
+# SQLite takes 32766 parameters in a statement.
+_IDS_AT_ONCE = 1000
 _INSERT = insert(_entries).returning(_row)
 # Fields of a mask that are columns of their own; the rest live in tables beside.
 _COLUMNS: dict[EntryField, tuple[str, ...]] = {
@@ -65,15 +62,17 @@ def create(connection: Connection, changes: Changes, entry: Entry) -> tuple[Entr
 
 def fetch(connection: Connection, ids: Collection[str]) -> dict[str, Entry]:
     """The entries that exist, by id."""
-    return {entry.id: entry for entry in _read(connection, select(_row).where(_entries.c.id.in_(ids)))}
+    asked = list(ids)
+    parts = (asked[start : start + _IDS_AT_ONCE] for start in range(0, len(asked), _IDS_AT_ONCE))
+    return {entry.id: entry for part in parts for entry in BY_ID.read(connection, ids=part)}
 
 
 def change(connection: Connection, changes: Changes, entry: Entry, fields: Collection[EntryField]) -> Entry:
     """Replace the given fields of the entry with that id and count its revision up. Raises NotFound."""
-    key = connection.scalar(select(_row).where(_entries.c.id == entry.id))
-    if key is None:
+    found = BY_ID.read_numbered(connection, ids=[entry.id])
+    if not found:
         raise NotFound("entry not found")
-    [old] = _read(connection, select(_row).where(_row == key))
+    [(key, old)] = found
     names = {name for field in fields for name in _COLUMNS.get(field, (field,))}
     entry = _normalised(entry)
     new = replace(old, revision_number=old.revision_number + 1, **{name: getattr(entry, name) for name in names})
@@ -95,17 +94,18 @@ def change(connection: Connection, changes: Changes, entry: Entry, fields: Colle
 
 def remove(connection: Connection, changes: Changes, entry_id: str) -> Entry:
     """Delete the entry and return it. Raises NotFound."""
-    found = _read(connection, select(_row).where(_entries.c.id == entry_id))
-    if not found:
+    removed = remove_where(connection, changes, _entries.c.id == entry_id)
+    if not removed:
         raise NotFound("entry not found")
-    _delete(connection, changes, found)
-    return found[0]
+    return removed[0]
 
 
 def remove_where(connection: Connection, changes: Changes, condition: ColumnElement[bool]) -> list[Entry]:
     """Delete the entries that the condition selects and return them."""
-    found = _read(connection, select(_row).where(condition))
-    _delete(connection, changes, found)
+    found = Reading(select(_row).where(condition)).read(connection)
+    if found:
+        connection.execute(delete(_entries).where(condition))
+        changes.entries.update((entry.id, None) for entry in found)
     return found
 
 
@@ -115,23 +115,21 @@ def prune(connection: Connection, changes: Changes, expires_before: int) -> list
 
 
 def dissociate(connection: Connection, changes: Changes, trust_domain: str) -> None:
-    """Let no entry federate with that trust domain any more."""
+    """Let no entry federate with that trust domain any more; their revisions go up, so that agents notice."""
     federations = schema.entry_federations
     federating = select(federations.c.entry).where(federations.c.trust_domain == trust_domain)
-    for entry in _read(connection, federating):
+    for entry in Reading(federating).read(connection):
         names = tuple(name for name in entry.federates_with if name != trust_domain)
-        changes.entries[entry.id] = replace(entry, federates_with=names)
+        changes.entries[entry.id] = replace(entry, federates_with=names, revision_number=entry.revision_number + 1)
+    advanced = update(_entries).values(revision_number=_entries.c.revision_number + 1)
+    connection.execute(advanced.where(_row.in_(federating)))
     connection.execute(delete(federations).where(federations.c.trust_domain == trust_domain))
 
 
 def listing(connection: Connection, wanted: EntryFilter, page_size: int, page_token: str) -> Page[Entry]:
     """A page of the entries that the filter selects, oldest first."""
     rows = page(select(_row).where(*_conditions(wanted)), _row, page_size, page_token)
-    keyed = _read_keyed(connection, rows)
-    if page_size and len(keyed) > page_size:
-        del keyed[page_size:]
-        return Page(tuple(entry for _, entry in keyed), str(keyed[-1][0]))
-    return Page(tuple(entry for _, entry in keyed))
+    return first_page(Reading(rows).read_numbered(connection), page_size)
 
 
 def count(connection: Connection, wanted: EntryFilter) -> int:
@@ -139,7 +137,7 @@ def count(connection: Connection, wanted: EntryFilter) -> int:
 
 
 def everything(connection: Connection) -> tuple[Entry, ...]:
-    return tuple(_read(connection, None))
+    return tuple(EVERYTHING.read(connection))
 
 
 _SELECTORS_OF_NAMESAKES = (
@@ -158,7 +156,7 @@ def _similar(connection: Connection, entry: Entry) -> Entry | None:
         selectors[key].add(Selector(kind, value))
     for key, found in selectors.items():
         if found == set(entry.selectors):
-            return _read(connection, select(_row).where(_row == key))[0]
+            return Reading(select(_row).where(_row == key)).read(connection)[0]
     return None
 
 
@@ -191,44 +189,6 @@ def _by_selectors(selectors: Iterable[Selector], match: Match) -> ColumnElement[
     return matches(_row, table.entry, [table.type, table.value], pairs, match)
 
 
-def _read(connection: Connection, rows: Select[Any] | None) -> list[Entry]:
-    return [entry for _, entry in _read_keyed(connection, rows)]
-
-
-def _read_keyed(connection: Connection, rows: Select[Any] | None) -> list[tuple[int, Entry]]:
-    """The entries whose row numbers the query selects (None: all), in four queries however many they are."""
-    query = _SELECT if rows is None else _SELECT.where(_row.in_(rows))
-    found = connection.execute(query).all()
-    if not found:
-        return []
-
-    def members(table: Table, *columns: str, make: Callable[[Sequence[Any]], T]) -> defaultdict[int, tuple[T, ...]]:
-        query = select(table.c.entry, *(table.c[name] for name in columns)).order_by(table.c.entry, table.c.position)
-        found: Sequence[Sequence[Any]] = connection.execute(
-            query if rows is None else query.where(table.c.entry.in_(rows))
-        ).all()
-        grouped: defaultdict[int, tuple[T, ...]] = defaultdict(tuple)
-        for row in found:
-            grouped[row[0]] += (make(row),)
-        return grouped
-
-    selectors = members(schema.entry_selectors, "type", "value", make=lambda row: Selector(row[1], row[2]))
-    dns_names = members(schema.entry_dns_names, "name", make=itemgetter(1))
-    federations = members(schema.entry_federations, "trust_domain", make=itemgetter(1))
-    return [
-        (
-            key,
-            Entry(
-                selectors=selectors[key],
-                dns_names=dns_names.get(key, ()),
-                federates_with=federations.get(key, ()),
-                **dict(zip(_OWN_COLUMNS, columns, strict=True)),
-            ),
-        )
-        for key, *columns in found
-    ]
-
-
 def _columns(entry: Entry, fields: Collection[EntryField]) -> dict[str, Any]:
     return {name: getattr(entry, name) for field in fields for name in _COLUMNS.get(field, ())}
 
@@ -251,13 +211,6 @@ def _insert(connection: Connection, table: Table, key: int, members: Sequence[di
     if members:
         rows = [{"entry": key, "position": position, **member} for position, member in enumerate(members)]
         connection.execute(insert(table), rows)
-
-
-def _delete(connection: Connection, changes: Changes, found: Sequence[Entry]) -> None:
-    if found:
-        connection.execute(delete(_entries).where(_entries.c.id.in_([entry.id for entry in found])))
-    for entry in found:
-        changes.entries[entry.id] = None
 
 
 def _normalised(entry: Entry) -> Entry:

@@ -13,7 +13,7 @@ from identity.selectors import Selector
 from operations.errors import AlreadyExists, InvalidArgument, NotFound
 from server.datastore import entries, schema
 from server.datastore.matching import matches
-from server.datastore.paging import page
+from server.datastore.paging import first_page, page
 from server.datastore.records import AttestedNode, Changes, Match, NodeField, NodeFilter, Page
 
 _nodes = schema.nodes
@@ -77,11 +77,7 @@ def listing(
 ) -> Page[AttestedNode]:
     """A page of the nodes that the filter selects, oldest first."""
     rows = page(select(_row).where(*_conditions(wanted)), _row, page_size, page_token)
-    keyed = _read(connection, rows, with_selectors=with_selectors)
-    if page_size and len(keyed) > page_size:
-        del keyed[page_size:]
-        return Page(tuple(node for _, node in keyed), str(keyed[-1][0]))
-    return Page(tuple(node for _, node in keyed))
+    return first_page(_read(connection, rows, with_selectors=with_selectors), page_size)
 
 
 def count(connection: Connection, wanted: NodeFilter) -> int:

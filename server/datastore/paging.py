@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 from sqlalchemy import Column, Select
 
 from operations.errors import InvalidArgument
+from server.datastore.records import Page
+
+T = TypeVar("T")
 
 _MAX_ROW = 2**63 - 1
 
@@ -22,6 +26,13 @@ def page(query: Select[Any], row: Column[int], page_size: int, page_token: str) 
     if page_size < 0:
         raise InvalidArgument("the page size must not be negative")
     return query.limit(page_size + 1) if page_size else query
+
+
+def first_page(numbered: Sequence[tuple[int, T]], page_size: int) -> Page[T]:
+    """What `page` selected, with the records' numbers, as a page."""
+    shown = numbered[:page_size] if page_size else numbered
+    more = len(shown) < len(numbered)
+    return Page(tuple(record for _, record in shown), str(shown[-1][0]) if more else "")
 
 
 def _parse(token: str) -> int:

@@ -8,7 +8,6 @@ import datetime
 import gc
 import os
 import re
-import ssl
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -125,6 +124,10 @@ class ScriptedKey:
         return await self._key.sign(digest, Scheme(Hash(hash_name), pss)) + self.flaw
 
 
+def open_descriptors() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
 @pytest.mark.parametrize("key_type", KEY_TYPES, ids=lambda key_type: key_type.value)
 async def test_a_key_in_a_token_authenticates_its_client(
     manager: KeyManager, port: int, service: EchoService, key_type: KeyType
@@ -199,14 +202,14 @@ async def test_a_wrong_signature_is_refused_by_the_server(port: int, service: Ec
     key.answer.set()
     key.flaw = b"\0"
     async with channel(port, key.identity, []) as opened:
+        # In TLS 1.3 the client is done before the server has judged: the call fails, the handshake does not.
         with pytest.raises(RpcError):
-            await opened.unary(UNARY, echo(), Echo)
+            await opened.unary(UNARY, echo(), Echo, timeout=1)
     assert service.peers == []
 
 
 async def test_giving_up_in_the_middle_of_a_signature_frees_everything(port: int) -> None:
-    descriptors = Path("/proc/self/fd")
-    before = len(list(descriptors.iterdir()))
+    before = open_descriptors()
     for _ in range(5):
         key = ScriptedKey()
         async with channel(port, key.identity, []) as opened:
@@ -216,9 +219,7 @@ async def test_giving_up_in_the_middle_of_a_signature_frees_everything(port: int
     async with asyncio.timeout(30):
         while True:
             gc.collect()
-            if not any(thread.name == "tls" for thread in threading.enumerate()) and (
-                len(list(descriptors.iterdir())) <= before + 1
-            ):
+            if not any(thread.name == "tls" for thread in threading.enumerate()) and open_descriptors() <= before + 1:
                 break
             await asyncio.sleep(0.02)
 
@@ -282,16 +283,18 @@ async def test_openssl_accepts_the_signature(
     manager: KeyManager, tmp_path: Path, key_type: KeyType, version: str
 ) -> None:
     key = await manager.generate("agent-svid-A", key_type)
-    async with openssl_server(tmp_path, version, "-alpn", "h2") as (port, printed):
-        async with channel(port, client_identity(chain_for(key), key), []) as opened:
-            call = asyncio.create_task(opened.unary(UNARY, echo(), Echo, timeout=30))
-            # s_server knows no HTTP/2: that it prints the client's preface shows a handshake that came to its end.
-            output = b""
-            async with asyncio.timeout(30):
-                while b"PRI * HTTP/2.0" not in output:
-                    output += await printed.read(4096)
-            call.cancel()
-            await asyncio.wait({call})
+    async with (
+        openssl_server(tmp_path, version, "-alpn", "h2") as (port, printed),
+        channel(port, client_identity(chain_for(key), key), []) as opened,
+    ):
+        call = asyncio.create_task(opened.unary(UNARY, echo(), Echo, timeout=30))
+        # s_server knows no HTTP/2: that it prints the client's preface shows a handshake that came to its end.
+        output = b""
+        async with asyncio.timeout(30):
+            while b"PRI * HTTP/2.0" not in output:
+                output += await printed.read(4096)
+        call.cancel()
+        await asyncio.wait({call})
     assert b"Client certificate" in output
     assert b"ALPN protocols selected: h2" in output
 
@@ -311,4 +314,3 @@ async def test_tls_1_1_is_refused(tmp_path: Path) -> None:
     async with openssl_server(tmp_path, *settings) as (port, _), channel(port, key.identity, []) as opened:
         with pytest.raises(RpcError):
             await opened.unary(UNARY, echo(), Echo, timeout=30)
-    assert ssl.HAS_TLSv1_3

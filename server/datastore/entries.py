@@ -29,6 +29,7 @@ _ENTRY_ID = re.compile(r"[a-zA-Z0-9\-._]{0,255}")
 # SQLite takes 32766 parameters in a statement.
 _IDS_AT_ONCE = 1000
 _INSERT = insert(_entries).returning(_row)
+_DELETE = delete(_entries).where(_entries.c.id == bindparam("entry_id"))
 # Fields of a mask that are columns of their own; the rest live in tables beside.
 _COLUMNS: dict[EntryField, tuple[str, ...]] = {
     "spiffe_id": ("spiffe_id",),
@@ -94,10 +95,12 @@ def change(connection: Connection, changes: Changes, entry: Entry, fields: Colle
 
 def remove(connection: Connection, changes: Changes, entry_id: str) -> Entry:
     """Delete the entry and return it. Raises NotFound."""
-    removed = remove_where(connection, changes, _entries.c.id == entry_id)
-    if not removed:
+    found = BY_ID.read(connection, ids=[entry_id])
+    if not found:
         raise NotFound("entry not found")
-    return removed[0]
+    connection.execute(_DELETE, {"entry_id": entry_id})
+    changes.entries[entry_id] = None
+    return found[0]
 
 
 def remove_where(connection: Connection, changes: Changes, condition: ColumnElement[bool]) -> list[Entry]:

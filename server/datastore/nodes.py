@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, get_args
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, delete, func, insert, select, update
 
 from identity.selectors import Selector
 from operations.errors import AlreadyExists, InvalidArgument, NotFound
@@ -19,6 +19,11 @@ from server.datastore.records import AttestedNode, Changes, Match, NodeField, No
 _nodes = schema.nodes
 _row = schema.nodes.c.seq
 _selectors = schema.node_selectors
+
+_SELECTORS = select(_selectors.c.spiffe_id, _selectors.c.type, _selectors.c.value).order_by(
+    _selectors.c.spiffe_id, _selectors.c.position
+)
+_SELECTORS_OF_ONE = _SELECTORS.where(_selectors.c.spiffe_id == bindparam("spiffe_id"))
 
 ALL_FIELDS: frozenset[NodeField] = frozenset(get_args(NodeField))
 
@@ -40,13 +45,12 @@ def create(connection: Connection, changes: Changes, node: AttestedNode) -> Atte
 
 def fetch(connection: Connection, spiffe_ids: Collection[str]) -> dict[str, AttestedNode]:
     """The nodes that exist, with their selectors, by SPIFFE ID."""
-    rows = select(_row).where(_nodes.c.spiffe_id.in_(spiffe_ids))
-    return {node.spiffe_id: node for _, node in _read(connection, rows, with_selectors=True)}
+    return {node.spiffe_id: node for node in _BY_ID.read(connection, ids=list(spiffe_ids))}
 
 
 def change(connection: Connection, node: AttestedNode, fields: Collection[NodeField]) -> AttestedNode:
     """Replace the given fields of the node with that SPIFFE ID. Raises NotFound."""
-    [old] = _existing(connection, node.spiffe_id)
+    old = _existing(connection, node.spiffe_id)
     values = {name: getattr(node, name) for name in fields}
     if values:
         connection.execute(update(_nodes).where(_nodes.c.spiffe_id == node.spiffe_id).values(**values))
@@ -56,8 +60,8 @@ def change(connection: Connection, node: AttestedNode, fields: Collection[NodeFi
 def remove(connection: Connection, changes: Changes, spiffe_id: str) -> AttestedNode:
     """Delete the node, its selectors and the alias that its join token made, and return it. Raises NotFound."""
     found = _existing(connection, spiffe_id)
-    _delete(connection, changes, found)
-    return found[0]
+    _delete(connection, changes, [found])
+    return found
 
 
 def prune(
@@ -67,7 +71,7 @@ def prune(
     query = select(_row).where(_nodes.c.expires_at < expired_before, _nodes.c.serial_number != "")
     if not include_non_reattestable:
         query = query.where(_nodes.c.can_reattest.is_(True))
-    found = [node for _, node in _read(connection, query.order_by(_row).limit(limit), with_selectors=True)]
+    found = _Reading(query.order_by(_row).limit(limit)).read(connection)
     _delete(connection, changes, found)
     return found
 
@@ -77,7 +81,7 @@ def listing(
 ) -> Page[AttestedNode]:
     """A page of the nodes that the filter selects, oldest first."""
     rows = page(select(_row).where(*_conditions(wanted)), _row, page_size, page_token)
-    return first_page(_read(connection, rows, with_selectors=with_selectors), page_size)
+    return first_page(_Reading(rows).read_numbered(connection, with_selectors=with_selectors), page_size)
 
 
 def count(connection: Connection, wanted: NodeFilter) -> int:
@@ -98,53 +102,69 @@ def set_selectors(connection: Connection, changes: Changes, spiffe_id: str, sele
 
 
 def get_selectors(connection: Connection, spiffe_id: str) -> tuple[Selector, ...]:
-    return _selectors_of(connection, _selectors.c.spiffe_id == spiffe_id).get(spiffe_id, ())
+    return _grouped(connection, _SELECTORS_OF_ONE, {"spiffe_id": spiffe_id}).get(spiffe_id, ())
 
 
 def all_selectors(connection: Connection) -> dict[str, tuple[Selector, ...]]:
-    return _selectors_of(connection, None)
+    return _grouped(connection, _SELECTORS, {})
 
 
-def _selectors_of(connection: Connection, condition: ColumnElement[bool] | None) -> dict[str, tuple[Selector, ...]]:
-    query = select(_selectors.c.spiffe_id, _selectors.c.type, _selectors.c.value).order_by(
-        _selectors.c.spiffe_id, _selectors.c.position
-    )
+def _grouped(
+    connection: Connection, query: Select[Any, Any, Any], parameters: Mapping[str, Any]
+) -> dict[str, tuple[Selector, ...]]:
+    """Selectors by SPIFFE ID."""
+    rows: Sequence[Sequence[Any]] = connection.execute(query, parameters).all()
     found: defaultdict[str, tuple[Selector, ...]] = defaultdict(tuple)
-    for spiffe_id, kind, value in connection.execute(query if condition is None else query.where(condition)):
+    for spiffe_id, kind, value in rows:
         found[spiffe_id] += (Selector(kind, value),)
     return dict(found)
 
 
-def _existing(connection: Connection, spiffe_id: str) -> list[AttestedNode]:
-    rows = select(_row).where(_nodes.c.spiffe_id == spiffe_id)
-    found = [node for _, node in _read(connection, rows, with_selectors=True)]
+def _existing(connection: Connection, spiffe_id: str) -> AttestedNode:
+    found = _BY_ID.read(connection, ids=[spiffe_id])
     if not found:
         raise NotFound("agent not found")
-    return found
+    return found[0]
 
 
-def _read(connection: Connection, rows: Select[Any], *, with_selectors: bool) -> list[tuple[int, AttestedNode]]:
-    selectors: dict[str, tuple[Selector, ...]] = {}
-    if with_selectors:
+class _Reading:
+    """Reads the nodes whose row numbers `rows` selects, in the order of these numbers, in at most two statements."""
+
+    def __init__(self, rows: Select[Any]) -> None:
+        self._nodes = select(*_nodes.c).where(_row.in_(rows)).order_by(_row)
         ids = select(_nodes.c.spiffe_id).where(_row.in_(rows))
-        selectors = _selectors_of(connection, _selectors.c.spiffe_id.in_(ids))
-    return [
-        (
-            row.seq,
-            AttestedNode(
-                spiffe_id=row.spiffe_id,
-                attestation_type=row.attestation_type,
-                serial_number=row.serial_number,
-                expires_at=row.expires_at,
-                new_serial_number=row.new_serial_number,
-                new_expires_at=row.new_expires_at,
-                can_reattest=row.can_reattest,
-                agent_version=row.agent_version,
-                selectors=selectors.get(row.spiffe_id, ()),
-            ),
-        )
-        for row in connection.execute(select(*_nodes.c).where(_row.in_(rows)).order_by(_row))
-    ]
+        self._selectors = _SELECTORS.where(_selectors.c.spiffe_id.in_(ids))
+
+    def read(self, connection: Connection, **parameters: Any) -> list[AttestedNode]:
+        """With their selectors."""
+        return [node for _, node in self.read_numbered(connection, with_selectors=True, **parameters)]
+
+    def read_numbered(
+        self, connection: Connection, *, with_selectors: bool, **parameters: Any
+    ) -> list[tuple[int, AttestedNode]]:
+        """With the row number of each."""
+        found = connection.execute(self._nodes, parameters).all()
+        selectors = _grouped(connection, self._selectors, parameters) if found and with_selectors else {}
+        return [
+            (
+                row.seq,
+                AttestedNode(
+                    spiffe_id=row.spiffe_id,
+                    attestation_type=row.attestation_type,
+                    serial_number=row.serial_number,
+                    expires_at=row.expires_at,
+                    new_serial_number=row.new_serial_number,
+                    new_expires_at=row.new_expires_at,
+                    can_reattest=row.can_reattest,
+                    agent_version=row.agent_version,
+                    selectors=selectors.get(row.spiffe_id, ()),
+                ),
+            )
+            for row in found
+        ]
+
+
+_BY_ID = _Reading(select(_row).where(_nodes.c.spiffe_id.in_(bindparam("ids", expanding=True))))
 
 
 def _conditions(wanted: NodeFilter) -> list[ColumnElement[bool]]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from google.protobuf import any_pb2
+from google.protobuf.message import DecodeError, Message
+
 from agent.identity import UnknownAuthority
 from generated.spire.api.types import status_pb2
 from transport.status import Code, RpcError
@@ -40,6 +43,15 @@ def is_unknown_authority(error: BaseException) -> bool:
 def _reasons(error: BaseException) -> frozenset[int]:
     if not isinstance(error, RpcError) or error.code is not Code.PERMISSION_DENIED:
         return frozenset()
-    return frozenset(
-        detail.reason for detail in error.details if isinstance(detail, status_pb2.PermissionDeniedDetails)
-    )
+    return frozenset(_reason(detail) for detail in error.details)
+
+
+def _reason(detail: Message) -> int:
+    """A client's error has its details packed, one of our own making has them plain."""
+    if isinstance(detail, any_pb2.Any):
+        unpacked = status_pb2.PermissionDeniedDetails()
+        try:
+            return unpacked.reason if detail.Unpack(unpacked) else _Reason.UNKNOWN
+        except DecodeError:
+            return _Reason.UNKNOWN
+    return detail.reason if isinstance(detail, status_pb2.PermissionDeniedDetails) else _Reason.UNKNOWN

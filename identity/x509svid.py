@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
+from typing import Any
 
 from cryptography import x509
+from cryptography.hazmat.bindings.openssl.binding import Binding
 from cryptography.hazmat.primitives import hashes
 from OpenSSL import crypto
 
@@ -22,6 +24,8 @@ from operations.errors import InvalidArgument, Refused
 
 # Longer chains than any SPIRE topology has; each certificate costs a signature check.
 MAX_CHAIN = 10
+
+_openssl_library: Any = Binding().lib  # a cffi library, without types
 
 _SIGNATURE_HASHES = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
 
@@ -83,17 +87,23 @@ def _check_leaf(leaf: x509.Certificate) -> None:
 def _find_path(chain: Sequence[bytes], anchors: Sequence[bytes], now: datetime) -> list[x509.Certificate]:
     """The path that OpenSSL found and verified, leaf first, anchor last."""
     # Stores are made per call: they are cheap, and set_time on a shared one would race between threads.
-    store = crypto.X509Store()
-    for anchor in anchors:
-        store.add_cert(_openssl(anchor))
-    store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)
-    store.set_time(now.astimezone(UTC))
-    leaf, *intermediates = (_openssl(certificate) for certificate in chain)
     try:
+        store = crypto.X509Store()
+        for anchor in anchors:
+            store.add_cert(_openssl(anchor))
+        store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)
+        store.set_time(now.astimezone(UTC))
+        leaf, *intermediates = (_openssl(certificate) for certificate in chain)
         path = crypto.X509StoreContext(store, leaf, intermediates).get_verified_chain()
+        return [certificate.to_cryptography() for certificate in path]
     except crypto.X509StoreContextError as error:
         raise Refused(f"could not verify leaf certificate: {error}") from error
-    return [certificate.to_cryptography() for certificate in path]
+    except crypto.Error as error:
+        raise InvalidArgument("unable to parse certificate: OpenSSL cannot read it") from error
+    finally:
+        # A failed verification leaves entries in the thread's queue of errors. SSL_get_error would take them for
+        # another connection's, so that one peer's bad certificate would end everybody's connections.
+        _openssl_library.ERR_clear_error()
 
 
 def _check_path(path: Sequence[x509.Certificate]) -> None:

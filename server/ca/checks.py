@@ -197,7 +197,7 @@ def _check_csr(csr: bytes, unproven: str) -> tuple[x509.CertificateSigningReques
     try:
         parsed = x509.load_der_x509_csr(csr)
         key = parsed.public_key()
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
         raise InvalidArgument("malformed CSR: not a well-formed PKCS #10 request in DER") from error
     public_key = _strong_key(key)
     try:

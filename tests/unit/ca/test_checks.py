@@ -10,7 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from identity.spiffeid import SpiffeId, TrustDomain
@@ -64,6 +64,16 @@ def test_csrs_prove_possession_of_a_strong_key(approve: Callable[[bytes], object
 def test_garbage_is_an_invalid_argument(garbage: bytes) -> None:
     with pytest.raises(InvalidArgument):
         checks.approve_workload(garbage, Entry(), TD)
+
+
+@pytest.mark.filterwarnings("ignore::cryptography.utils.CryptographyDeprecationWarning")
+@settings(max_examples=400)
+@given(st.integers(0, len(CSR) - 1), st.integers(1, 255))
+def test_any_changed_byte_of_a_csr_is_refused(position: int, change: int) -> None:
+    changed = bytearray(CSR)
+    changed[position] ^= change
+    with pytest.raises(InvalidArgument):
+        checks.approve_workload(bytes(changed), Entry(), TD)
 
 
 def test_workloads_get_what_their_entry_says() -> None:

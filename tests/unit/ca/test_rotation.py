@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from cryptography import x509
 
 from identity import x509svid
 from identity.spiffeid import TrustDomain
+from keystores.disk import DiskKeyManager
 from keystores.memory import MemoryKeyManager
 from operations.errors import Corrupt, SpireError, TemporarilyUnavailable
 from plugins.keymanager import Key, KeyType
@@ -93,6 +95,19 @@ async def test_a_restart_goes_on_with_the_same_keys() -> None:
     assert "save_journal" not in server.store.calls
     assert not [call for call in server.store.calls if call.startswith("generate")]
     await server.check(second)
+
+
+async def test_a_new_process_finds_the_keys_on_disk(tmp_path: Path) -> None:
+    server = Server()
+    infos: list[list[AuthorityInfo]] = []
+    for _ in range(2):
+        keys = await DiskKeyManager.open(tmp_path / "keys.json")
+        authority = CertificateAuthority(server.settings, keys, server.store, now=lambda: server.now)
+        await authority.start()
+        await server.check(authority)
+        infos.append(authority.x509_authorities() + authority.jwt_authorities())
+        await keys.close()
+    assert infos[0] == infos[1]
 
 
 @pytest.mark.parametrize("call", ["append_x509_authority", "append_jwt_authority", "save_journal"])

@@ -11,6 +11,8 @@ from typing import Any
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from identity import jwtsvid
 from identity.bundles import JwtAuthority
@@ -166,3 +168,21 @@ def test_garbage(token: str) -> None:
 def test_no_wanted_audience_accepts_nothing() -> None:
     with pytest.raises(Refused, match="expected audience"):
         jwtsvid.verify(make(), AUTHORITIES, [], NOW)
+
+
+TOKEN = make()
+
+
+@settings(max_examples=400)
+@given(st.integers(0, len(TOKEN) - 1), st.characters(codec="utf-8"))
+def test_any_changed_character_is_refused(position: int, character: str) -> None:
+    assume(TOKEN[position] != character)
+    changed = TOKEN[:position] + character + TOKEN[position + 1 :]
+    with pytest.raises((InvalidArgument, Refused)):
+        jwtsvid.verify(changed, AUTHORITIES, "a", NOW)
+
+
+@given(st.text(max_size=60))
+def test_any_garbage_is_refused(token: str) -> None:
+    with pytest.raises(InvalidArgument):
+        jwtsvid.verify(token, AUTHORITIES, "a", NOW)

@@ -10,7 +10,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -252,7 +252,7 @@ async def test_a_post_quantum_key_exchange_cannot_be_demanded() -> None:
 
 
 @contextlib.asynccontextmanager
-async def openssl_server(folder: Path, *arguments: str) -> AsyncIterator[tuple[int, asyncio.StreamReader]]:
+async def openssl_server(folder: Path, *arguments: str) -> AsyncGenerator[tuple[int, asyncio.StreamReader]]:
     """`openssl s_server`, which demands a client certificate; its port, and what it prints."""
     (folder / "server.pem").write_bytes(
         x509.load_der_x509_certificate(SERVER.chain[0]).public_bytes(Encoding.PEM)

@@ -130,8 +130,12 @@ class Sqlite:
         ]
         if not writer:
             pragmas.append("query_only = ON")
-        for pragma in pragmas:
-            connection.execute(f"PRAGMA {pragma}")
+        try:
+            for pragma in pragmas:
+                connection.execute(f"PRAGMA {pragma}")
+        except sqlite3.Error:
+            connection.close()
+            raise
         return connection
 
 

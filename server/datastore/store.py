@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from identity.bundles import Bundle
 from identity.selectors import Selector
 from identity.spiffeid import TrustDomain
+from operations.errors import SpireError
 from server.datastore import backend, bundles, entries, journals, nodes, tokens
 from server.datastore.migrate import prepare
 from server.datastore.records import (
@@ -294,4 +295,8 @@ def _prepare(database: backend.Backend) -> None:
         with database.connect_to_migrate() as connection:
             prepare(connection, database.where)
     except DBAPIError as error:
+        database.dispose()
         raise database.translate(error) from error
+    except SpireError:
+        database.dispose()
+        raise

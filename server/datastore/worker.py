@@ -108,7 +108,12 @@ class Worker:
                     connection = self._connected(jobs)
                 if connection is not None:
                     self._transact(connection, jobs)
-                self._loop.call_soon_threadsafe(self._deliver, jobs)
+                for job in jobs:
+                    self._loop.call_soon_threadsafe(self._deliver, job)
+        except RuntimeError:
+            # The loop was closed without closing the worker: nobody waits for an answer any more.
+            if not self._loop.is_closed():
+                raise
         finally:
             if connection is not None:
                 connection.close()
@@ -177,13 +182,14 @@ class Worker:
         except Exception as error:  # noqa: BLE001 - handed to the job's caller
             job.error = error
 
-    def _deliver(self, jobs: Sequence[_Job[Any]]) -> None:
-        for job in jobs:
+    def _deliver(self, job: _Job[Any]) -> None:
+        try:
             if job.error is None and job.changes and self._committed is not None:
                 self._committed(job.changes)
+        finally:
             if job.future.done():
-                continue
-            if job.error is not None:
+                pass
+            elif job.error is not None:
                 job.future.set_exception(job.error)
             else:
                 job.future.set_result(job.result)

@@ -6,12 +6,14 @@ import asyncio
 import random
 import signal
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from server.datastore.records import AttestedNode, JoinToken
+from server.datastore.store import DataStore
 from tests.contract.datastore_backends import BACKENDS, DURABLE, Backend, entry, selected
 
 ROOT = Path(__file__).parents[2]
@@ -91,17 +93,42 @@ async def test_kill_9_loses_nothing_that_was_acknowledged(backend: Backend) -> N
     assert taken
 
 
-async def lines_until_killed(backend: Backend, run: int) -> list[str]:
-    """Start a writer, kill it at a random moment, and return what it had told."""
-    process = await asyncio.create_subprocess_exec(
+async def test_kill_9_while_the_database_is_made_leaves_one_that_opens(tmp_path: Path) -> None:
+    """As soon as the file is there, and a little later each time."""
+    for run in range(4):
+        path = tmp_path / f"{run}.sqlite3"
+        process = await victim(str(path), run)
+        await asyncio.to_thread(appeared, path)
+        await asyncio.sleep(0.004 * run)
+        process.kill()
+        await process.communicate()
+        store = await DataStore.open(str(path))
+        await store.create_entry(entry("late"))
+        await store.close()
+
+
+def appeared(path: Path) -> None:
+    give_up = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < give_up
+        time.sleep(0.001)
+
+
+async def victim(connection_string: str, run: int) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         "tests.contract.datastore_victim",
-        backend.connection_string,
+        connection_string,
         str(run),
         cwd=ROOT,
         stdout=asyncio.subprocess.PIPE,
     )
+
+
+async def lines_until_killed(backend: Backend, run: int) -> list[str]:
+    """Start a writer, kill it at a random moment, and return what it had told."""
+    process = await victim(backend.connection_string, run)
     assert process.stdout is not None
     assert await process.stdout.readline() == b"ready\n"
     told: list[str] = []

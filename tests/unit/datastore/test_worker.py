@@ -138,3 +138,46 @@ async def test_a_database_that_cannot_be_opened_is_tried_again(database: Sqlite)
         await worker.run(nothing, deadline=DEADLINE)
     await worker.run(nothing, deadline=DEADLINE)
     await worker.close()
+
+
+async def test_a_subscriber_that_fails_keeps_no_writer_waiting(database: Sqlite) -> None:
+    def fails(_: Changes) -> None:
+        raise KeyError("a bug of a subscriber")
+
+    def change(_: Connection, changes: Changes) -> str:
+        changes.bundles.add("example.org")
+        return "done"
+
+    told: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(repr(context["exception"])))
+    worker = Worker("test", lambda: database.connect(writer=True), database.translate, limit=3, committed=fails)
+    assert await worker.run(change, deadline=DEADLINE) == "done"
+    assert told == ["KeyError('a bug of a subscriber')"]
+    await worker.close()
+
+
+def test_a_loop_that_ends_early_leaves_no_trace(
+    capfd: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
+    gate = Gate()
+    threads: set[threading.Thread] = set()
+
+    async def crash() -> None:
+        database = Sqlite(":memory:")
+        database.identify()
+        before = set(threading.enumerate())
+        worker = Worker("test", lambda: database.connect(writer=True), database.translate, limit=3)
+        threads.update(set(threading.enumerate()) - before)
+        task = asyncio.create_task(worker.run(gate, deadline=DEADLINE))
+        await asyncio.to_thread(gate.entered.wait, DEADLINE)
+        task.cancel()
+        database.dispose()
+
+    asyncio.run(crash())
+    gate.opened.set()
+    for thread in threads:
+        if thread.name.startswith("datastore-"):
+            thread.join(DEADLINE)
+            assert not thread.is_alive()
+    assert capfd.readouterr().err == ""
+    assert not recwarn.list

@@ -85,7 +85,8 @@ class ClientCall(Stream):
     def on_closed(self, error: int) -> None:
         if not self.done:
             self.refused = error == engine.REFUSED_STREAM and self.headers is None
-            self.finish(self.connection.lost or _reset_status(error))
+            lost = self.connection.lost
+            self.finish(RpcError(lost.code, lost.message) if lost else _reset_status(error))
         super().on_closed(error)
 
     def finish(self, error: RpcError | None) -> None:
@@ -156,7 +157,7 @@ class ClientConnection(Connection):
         """Ends the calls with `error` and the connection with a GOAWAY."""
         for call in list(self.streams.values()):
             if isinstance(call, ClientCall):
-                call.finish(error)
+                call.finish(RpcError(error.code, error.message))
         self.lost = error
         if not self.closed:
             self.engine.terminate(engine.NO_ERROR)

@@ -24,7 +24,7 @@ class Limits:
 
     message: int = 4 * MIB
     headers: int = 16 * KIB
-    streams: int = 100
+    streams: int = 256
     stream_window: int = 256 * KIB
     connection_window: int = 4 * MIB
     send_buffer: int = 64 * KIB

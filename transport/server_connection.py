@@ -90,7 +90,7 @@ class RequestHead:
 class ServerCall(Stream):
     """One call at the server. Its task starts when a unary request is complete, and with the headers otherwise."""
 
-    __slots__ = ("_expiry", "_handler", "_start", "_task", "context", "method", "peer", "router")
+    __slots__ = ("_expiry", "_handler", "_refusal", "_start", "_task", "context", "method", "peer", "router")
 
     connection: ServerConnection
 
@@ -100,6 +100,7 @@ class ServerCall(Stream):
         self.peer = connection.peer
         self._task: asyncio.Task[None] | None = None
         self._expiry: asyncio.TimerHandle | None = None
+        self._refusal: RpcError | None = None
 
     def begin(self, head: RequestHead, *, end: bool) -> None:
         self.ended = end
@@ -132,6 +133,7 @@ class ServerCall(Stream):
 
     def refuse(self, error: RpcError) -> None:
         """Answers with an error and ends the handler."""
+        self._refusal = error
         self.fail(error)
         self._stop()
 
@@ -173,7 +175,7 @@ class ServerCall(Stream):
                 await self.router.before(self.method, self.peer, self.context)
             await self._answer()
         except asyncio.CancelledError:
-            failure = RpcError(Code.CANCELLED, "context canceled")
+            failure = self._refusal or RpcError(Code.CANCELLED, "context canceled")
             self.fail(failure)
         except Exception as error:  # noqa: BLE001 - the one place where a handler's failure becomes a status; status_of logs what is unexpected
             failure = status_of(error)

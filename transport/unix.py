@@ -29,22 +29,20 @@ def caller(sock: socket.socket) -> Process:
 
 
 def bind(path: str, mode: int) -> socket.socket:
-    """A listening socket at `path` with permission bits `mode`, from the first moment on.
+    """A listening socket at `path` with permission bits `mode`, and never with more.
 
     A socket that nobody listens on is removed. Raises ConfigurationError when the path cannot be used and
     TemporarilyUnavailable while another process listens there.
     """
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    made = f"{path}.{os.getpid()}"
     try:
         listener.setblocking(False)
-        _check(path)
-        # Bound beside its place and moved there: connecting never meets a socket with another mode, or none.
-        Path(made).unlink(missing_ok=True)
-        listener.bind(made)
-        Path(made).chmod(mode)
+        _clear(path)
+        # Linux gives the name in the file system the mode of the socket, less the umask; what that took is given back.
+        os.fchmod(listener.fileno(), mode)
+        listener.bind(path)
+        Path(path).chmod(mode)
         listener.listen(socket.SOMAXCONN)
-        Path(made).rename(path)
     except OSError as error:
         listener.close()
         raise ConfigurationError(f"cannot listen on {path}: {_reason(error)}; check the path and its folder") from error
@@ -65,7 +63,8 @@ def remove(path: str, made: int) -> None:
             Path(path).unlink()
 
 
-def _check(path: str) -> None:
+def _clear(path: str) -> None:
+    """Makes way for a socket, if nothing in use is in it."""
     try:
         found = os.lstat(path)
     except FileNotFoundError:
@@ -77,6 +76,7 @@ def _check(path: str) -> None:
         answer = probe.connect_ex(path)
     if answer in (0, errno.EAGAIN):
         raise TemporarilyUnavailable(f"another process is listening on {path}; stop it or change the socket's path")
+    Path(path).unlink(missing_ok=True)
 
 
 def _reason(error: OSError) -> str:

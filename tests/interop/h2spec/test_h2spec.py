@@ -51,5 +51,7 @@ def test_h2spec(h2spec: str, port: str, tmp_path: Path) -> None:
     finished = subprocess.run(command, capture_output=True, text=True, check=False, timeout=150)
     assert re.search(r"145 tests, \d+ passed", finished.stdout), finished.stdout + finished.stderr
     cases = ET.parse(report).iter("testcase")  # noqa: S314 - written by our own tool
-    failed = {case.get("classname") for case in cases if case.find("failure") is not None or case.find("error") is not None}
+    failed = {
+        case.get("classname") for case in cases if case.find("failure") is not None or case.find("error") is not None
+    }
     assert failed == EXPECTED, finished.stdout

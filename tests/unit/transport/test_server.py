@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import socket
 import stat
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from google.protobuf.message import Message
+from OpenSSL import SSL
 
 from operations.errors import ConfigurationError, TemporarilyUnavailable
 from tests.simulators.echo import CHAT, UNARY, Echo, EchoService, echo, text_of
 from tests.simulators.svids import self_signed
 from transport.client import Bidi, Channel
+from transport.connection import Connection
 from transport.limits import Limits
+from transport.peer import Peer
+from transport.router import Context, Method
 from transport.server import Server
 from transport.status import Code, RpcError
-from transport.tls import server_context
+from transport.tls import client_context, server_context
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -185,3 +191,46 @@ async def test_closing_a_server_leaves_nothing_behind(service: EchoService, tmp_
     await channel.close()
     await server.drain(1)
     await until(lambda: asyncio.all_tasks() == before)
+
+
+async def test_a_closed_connection_is_freed_without_the_collector(service: EchoService, tmp_path: Path) -> None:
+    """TLS, HTTP/2 and calls refer to each other; closing takes the cycles apart."""
+    context = server_context(self_signed("spiffe://example.org/spire/server"))
+    ours = client_context(None)
+    server = Server(service.router())
+    port = await server.listen_tcp("127.0.0.1", 0, lambda: context)
+    gc.collect()
+    gc.disable()
+    try:
+        channel = Channel.tcp("127.0.0.1", port, lambda: ours, lambda chain: None)
+        await channel.unary(UNARY, echo(), Echo)
+        living = [weakref.ref(each) for each in gc.get_objects() if isinstance(each, Connection | SSL.Connection)]
+        assert len(living) == 4
+        await channel.close()
+        await server.drain(1)
+        await until(lambda: not any(each() for each in living))
+    finally:
+        gc.enable()
+
+
+async def test_the_end_of_each_call_is_told(service: EchoService, tmp_path: Path) -> None:
+    ended: list[Code | None] = []
+
+    def after(method: Method, peer: Peer, context: Context, error: RpcError | None, seconds: float) -> None:
+        ended.append(error.code if error else None)
+
+    router = service.router()
+    router.after = after
+    server = Server(router)
+    path = str(tmp_path / "api.sock")
+    await server.listen_unix(path, mode=0o700)
+    async with Channel.unix(path) as channel:
+        await channel.unary(UNARY, echo(), Echo)
+        with pytest.raises(RpcError):
+            await channel.unary(UNARY, echo("not found"), Echo)
+        with pytest.raises(RpcError):
+            await channel.unary(UNARY, echo("wait"), Echo, metadata={"x": "y"}, timeout=0.1)
+        await until(lambda: len(ended) == 3)
+    await server.drain(1)
+    assert ended[:2] == [None, Code.NOT_FOUND]
+    assert ended[2] in (Code.DEADLINE_EXCEEDED, Code.CANCELLED)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from identity import der
@@ -62,12 +62,9 @@ class Authorities:
         self.x509.slots = restored(x509_cas)
         self.jwt.slots = restored(jwt_signers)
         await self._republish()
-        for rotation in (self.x509, self.jwt):
+        for rotation in self._rotations():
             rotation.tell_active()
-        now = self._now()
-        await self.x509.advance(now)
-        if not self._settings.disable_jwt_svids:
-            await self.jwt.advance(now)
+        await self._rotate(starting=True)
 
     async def run(self) -> NoReturn:
         """Rotate and prune until cancelled. What fails is logged and tried again."""
@@ -80,18 +77,19 @@ class Authorities:
                 pruned_at = self._now()
                 await self._prune()
 
-    async def _rotate(self) -> None:
+    async def _rotate(self, *, starting: bool = False) -> None:
+        """Do what is due. A start fails for what keeps it from issuing, and only for that."""
         now = self._now()
-        try:
-            await self.x509.advance(now)
-        except SpireError as error:
-            _log.error("Unable to rotate X509 CA", error=error)
-        if self._settings.disable_jwt_svids:
-            return
-        try:
-            await self.jwt.advance(now)
-        except SpireError as error:
-            _log.error("Unable to rotate JWT key", error=error)
+        for rotation in self._rotations():
+            try:
+                await rotation.advance(now)
+            except SpireError as error:
+                if starting and not rotation.slots.can_sign(now):
+                    raise
+                _log.error(f"Unable to rotate {rotation.kind}", error=error)
+
+    def _rotations(self) -> Sequence[Rotation[X509Ca] | Rotation[JwtSigner]]:
+        return (self.x509,) if self._settings.disable_jwt_svids else (self.x509, self.jwt)
 
     async def _prune(self) -> None:
         try:

@@ -57,7 +57,7 @@ class X509Ca:
             slot=slot,
             issued_at=issued_at,
             not_after=int(parsed.not_valid_after_utc.timestamp()),
-            authority_id=signing.subject_key_id(signing.public_key_of(parsed)).hex(),
+            authority_id=signing.issuer_key_id(parsed).hex(),
             key=key,
             certificate=certificate,
             upstream_chain=upstream_chain,

@@ -32,6 +32,9 @@ class Slots(Generic[A]):
     next: A | None = None
     old: A | None = None
 
+    def can_sign(self, now: float) -> bool:
+        return self.current is not None and self.current.not_after > now
+
     def with_status(self) -> Iterator[tuple[A, Status]]:
         """What there is, as the journal has it."""
         for authority, status in ((self.current, Status.ACTIVE), (self.next, Status.PREPARED), (self.old, Status.OLD)):
@@ -62,7 +65,7 @@ class Rotation(Generic[A]):
         prepare: Callable[[str], Awaitable[A]],
         save: Callable[[Slots[A]], Awaitable[None]],
     ) -> None:
-        self._kind = kind
+        self.kind = kind
         self._prepare = prepare
         self._save = save
         self.slots: Slots[A] = Slots()
@@ -91,7 +94,7 @@ class Rotation(Generic[A]):
             self._tell("activated", self.slots.current)
 
     async def _prepared(self, slot: str) -> A:
-        _log.debug(f"Preparing {self._kind}", slot=slot)
+        _log.debug(f"Preparing {self.kind}", slot=slot)
         authority = await self._prepare(slot)
         self._tell("prepared", authority)
         return authority
@@ -102,7 +105,7 @@ class Rotation(Generic[A]):
 
     def _tell(self, event: str, authority: A) -> None:
         _log.info(
-            f"{self._kind} {event}",
+            f"{self.kind} {event}",
             slot=authority.slot,
             issued_at=signing.utc(authority.issued_at),
             expiration=signing.utc(authority.not_after),

@@ -67,6 +67,14 @@ def public_key_of(parsed: x509.Certificate) -> bytes:
     return parsed.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
+def issuer_key_id(issuer: x509.Certificate) -> bytes:
+    """The key identifier that an issuer's leaves refer to: its own, or the RFC's where it has none."""
+    try:
+        return issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
+    except x509.ExtensionNotFound:
+        return subject_key_id(public_key_of(issuer))
+
+
 def new_serial() -> int:
     """A random serial number from 1 to 2^128 - 1 (CA/Browser Forum BR 7.1: at least 64 bits of randomness)."""
     return secrets.randbelow(2**128 - 1) + 1

@@ -102,7 +102,7 @@ def builder(issuer: x509.Certificate, leaf: Leaf, subject: x509.Name) -> x509.Ce
 
     `subject` is what `leaf.subject` encodes.
     """
-    key_id = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    key_id = x509.SubjectKeyIdentifier(signing.issuer_key_id(issuer))
     alternatives = [
         *(x509.DNSName(name) for name in leaf.dns_names),
         x509.UniformResourceIdentifier(leaf.spiffe_id),

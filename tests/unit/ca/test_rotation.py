@@ -293,6 +293,32 @@ async def test_running_outlives_a_failing_token_and_prunes() -> None:
             await run
 
 
+async def test_a_start_needs_no_new_key_while_the_old_one_signs(caplog: pytest.LogCaptureFixture) -> None:
+    server = Server()
+    first = (await server.start()).x509_authority()
+    server.now += 13 * HOUR
+    server.keys.failing = True
+    authority = await server.start()
+    assert authority.x509_authority() == first
+    await server.check(authority)
+    errors = [record.message for record in caplog.records if record.levelname == "ERROR"]
+    assert errors == ["Unable to rotate X509 CA", "Unable to rotate JWT key"]
+    server.now += 12 * HOUR
+    with pytest.raises(TemporarilyUnavailable, match="the token is away"):
+        await server.start()
+
+
+async def test_long_lives_are_prepared_30_and_activated_7_days_before_their_end() -> None:
+    day = 24 * HOUR
+    server = Server(ca_ttl=365 * day)
+    await server.start()
+    expected = {335 * day: [Status.ACTIVE], 335 * day + 1: [Status.ACTIVE, Status.PREPARED]}
+    expected |= {358 * day: [Status.ACTIVE, Status.PREPARED], 358 * day + 1: [Status.ACTIVE, Status.OLD]}
+    for age, wanted in expected.items():
+        server.now = SECONDS + age
+        assert states((await server.start()).x509_authorities()) == wanted
+
+
 async def test_the_authority_of_a_failed_start_does_not_issue() -> None:
     server = Server()
     server.keys.failing = True

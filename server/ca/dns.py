@@ -9,11 +9,15 @@ from collections.abc import Sequence
 from operations.errors import InvalidArgument
 
 _MAX_NAME = 253
-_LABEL = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)")
+# Capitals and underscores are no host names' (RFC 952), but SPIRE lets them through and entries have them.
+_LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
 
 
 def check_dns_name(name: str) -> None:
-    """Raise InvalidArgument unless it is a lower-case ASCII host name, the first label of which may be `*`."""
+    """Raise InvalidArgument unless it is an ASCII name of the DNS, the first label of which may be `*`.
+
+    SPIRE lets other ASCII characters through as well, such as spaces; no verifier would find such a name.
+    """
     if not name.isascii():
         raise InvalidArgument("name must be ascii")
     stars = name.count("*")
@@ -58,6 +62,6 @@ def _check_label(label: str) -> None:
 
 
 def _is_u_label(label: str) -> bool:
-    """RFC 5892 in its outline: letters that are not capitals, marks, digits and hyphens, not all of them ASCII."""
-    categories = [unicodedata.category(character) for character in label if character != "-"]
-    return not label.isascii() and all(each[0] in "LMN" and each not in ("Lu", "Lt") for each in categories)
+    """UTS 46 in its outline: not all ASCII, in its mapped form already, no separators and no control characters."""
+    mapped = unicodedata.normalize("NFKC", label.lower())
+    return not label.isascii() and mapped == label and all(unicodedata.category(each)[0] not in "CZ" for each in label)

@@ -101,8 +101,8 @@ def _find_path(chain: Sequence[bytes], anchors: Sequence[bytes], now: datetime) 
     except crypto.Error as error:
         raise InvalidArgument("unable to parse certificate: OpenSSL cannot read it") from error
     finally:
-        # A failed verification leaves entries in the thread's queue of errors. SSL_get_error would take them for
-        # another connection's, so that one peer's bad certificate would end everybody's connections.
+        # A failed verification leaves entries in the thread's error queue, and SSL_get_error(3) asks for an empty one
+        # before the next TLS operation of the thread, which is some other connection's.
         _openssl_library.ERR_clear_error()
 
 

@@ -142,7 +142,7 @@ def test_a_flipped_bit_is_refused() -> None:
     leaf[-1] ^= 1
     with pytest.raises(Refused, match="could not verify leaf certificate"):
         x509svid.verify([bytes(leaf)], ROOTS, NOW)
-    # What OpenSSL noted about it would otherwise end the next TLS connection of this thread.
+    # SSL_get_error(3) relies on an empty error queue of the thread.
     assert Binding().lib.ERR_peek_error() == 0
 
 

@@ -6,6 +6,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -98,12 +99,15 @@ class Pkcs11Key:
 
 
 class Pkcs11KeyManager:
-    def __init__(self, worker: Worker, path: Path, mapped: Mapping, policy: Policy, log: Logger) -> None:
+    def __init__(
+        self, worker: Worker, path: Path, mapped: Mapping, policy: Policy, log: Logger, held: AsyncExitStack
+    ) -> None:
         self._worker = worker
         self._path = path
         self._mapping = mapped
         self._policy = policy
         self._log = log
+        self._held = held
         self._changing = asyncio.Lock()
         self._keys = {key_id: Pkcs11Key(worker, key_id, key) for key_id, key in mapped.keys.items()}
         self._disposal = asyncio.create_task(self._dispose_regularly())
@@ -111,21 +115,20 @@ class Pkcs11KeyManager:
     @classmethod
     async def open(cls, worker: Worker, path: Path, policy: Policy, log: Logger) -> Pkcs11KeyManager:
         """Log in, and bring mapping and token together. Takes the worker over; on an error it is closed."""
-        try:
+        async with AsyncExitStack() as held:
+            held.push_async_callback(worker.close)
+            held.enter_context(mapping.locked(path))
             stored = await asyncio.to_thread(mapping.read, path)
             found = await worker.call(lambda connection, _beat: _list(connection, policy.namespace))
             now = int(time.time())
             reconciled = mapping.reconcile(stored, found, policy.namespace, now, shared=policy.shared)
             if reconciled.mapping != stored:
                 await asyncio.to_thread(mapping.write, path, reconciled.mapping)
-        except BaseException:
-            await worker.close()
-            raise
-        for key_id in reconciled.adopted:
-            log.warning("keys_path was gone; adopted the token's key by its label", key_id=key_id, keys_path=str(path))
-        for orphan in reconciled.orphans:
-            log.info("Retired a key that nothing refers to", key_id=orphan.key_id, cka_id=orphan.cka_id)
-        return cls(worker, path, reconciled.mapping, policy, log)
+            for key_id in reconciled.adopted:
+                log.warning("keys_path was gone; adopted the token's key by its label", key_id=key_id, path=str(path))
+            for orphan in reconciled.orphans:
+                log.info("Retired a key that nothing refers to", key_id=orphan.key_id, cka_id=orphan.cka_id)
+            return cls(worker, path, reconciled.mapping, policy, log, held.pop_all())
 
     async def generate(self, key_id: str, key_type: KeyType) -> Key:
         if not key_id or len(key_id) > KEY_ID_LIMIT or key_id.endswith(mapping.RETIRED_SUFFIX):
@@ -170,7 +173,7 @@ class Pkcs11KeyManager:
     async def close(self) -> None:
         self._disposal.cancel()
         async with self._changing:
-            await self._worker.close()
+            await self._held.aclose()
 
     async def _remember(self, changed: Mapping) -> None:
         await asyncio.to_thread(mapping.write, self._path, changed)

@@ -6,8 +6,11 @@ mapping is lost. It holds no secret.
 
 from __future__ import annotations
 
+import fcntl
+import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -95,6 +98,26 @@ def write(path: Path, mapping: Mapping) -> None:
         write_atomically(path, msgspec.json.encode(mapping), mode=0o600)
     except OSError as error:
         raise PermanentlyUnusable(f"keys_path: {path} cannot be written: {error.strerror}") from error
+
+
+@contextmanager
+def locked(path: Path) -> Generator[None]:
+    """Keep other processes from the mapping. The lock ends with the process. Raises Refused, PermanentlyUnusable.
+
+    Two processes with one mapping would each dispose of the keys that the other makes.
+    """
+    lock = path.with_name(f"{path.name}.lock")
+    try:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise PermanentlyUnusable(f"keys_path: {path} cannot be written: {error.strerror}") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise Refused(f"keys_path: another process uses {path}; stop it, or give this one its own") from error
+    finally:
+        os.close(descriptor)
 
 
 def label(namespace: str, key_id: str) -> str:

@@ -51,6 +51,24 @@ _LACKING = (
 )
 
 
+_REFUSING = (
+    exceptions.AttributeReadOnly,
+    exceptions.AttributeSensitive,
+    exceptions.AttributeTypeInvalid,
+    exceptions.DataInvalid,
+    exceptions.DataLenRange,
+    exceptions.DeviceMemory,
+    exceptions.FunctionRejected,
+    exceptions.KeyTypeInconsistent,
+    exceptions.SessionReadOnly,
+    exceptions.TemplateIncomplete,
+    exceptions.TemplateInconsistent,
+    exceptions.TokenWriteProtected,
+    exceptions.UserPinNotInitialized,
+)
+"""The token is there and says no; asking anew would not change it."""
+
+
 class Gone(TemporarilyUnavailable):
     """The session, the token or the module no longer answers; opening it anew may help."""
 
@@ -96,6 +114,10 @@ def return_value(error: exceptions.PKCS11Error) -> str:
 def _translated(doing: str) -> Generator[None]:
     try:
         yield
+    except _LACKING as error:
+        raise Unsupported(f"{doing}: the token cannot do it: {return_value(error)}") from error
+    except _REFUSING as error:
+        raise Refused(f"{doing}: the token refuses it: {return_value(error)}") from error
     except exceptions.PKCS11Error as error:
         raise Gone(f"{doing}: {return_value(error)}") from error
 
@@ -363,7 +385,7 @@ class TokenSession:
                 entry.destroy()
 
 
-_DEMANDED = {
+DEMANDED = {
     Attribute.TOKEN: True,
     Attribute.PRIVATE: True,
     Attribute.SENSITIVE: True,
@@ -382,7 +404,7 @@ def _check_attributes(private: pkcs11.PrivateKey) -> None:
     """Raises Refused for a new key that is not sign-only, sensitive, local and never extractable."""
     wrong = [
         f"CKA_{attribute.name} is {str(not demanded).lower()}"
-        for attribute, demanded in _DEMANDED.items()
+        for attribute, demanded in DEMANDED.items()
         if bool(private[attribute]) is not demanded
     ]
     if wrong:

@@ -24,6 +24,7 @@ Work = Callable[[Connection, Beat], T]
 
 PATIENCE = 10.0
 """Seconds without an answer from the device after which a call is given up."""
+SHORTEST_LOOK = 0.05
 QUEUE_LIMIT = 1000
 """Calls that may wait for one token."""
 STUCK_LIMIT = 3
@@ -114,15 +115,23 @@ class Worker:
         self._waiting += 1
         try:
             thread.inbox.put(job)  # type: ignore[arg-type]  # a job delivers its own result: its type stays inside
-            while not job.future.done():
-                await asyncio.wait({job.future}, timeout=max(0.05, patience - thread.silent_for))
-                if not job.future.done() and thread.silent_for >= patience:
-                    self._abandon(thread)
-                    raise TemporarilyUnavailable(f"the PKCS#11 module gave no answer within {patience:g} s")
-            return job.future.result()
+            self._watch(thread, job.future, patience)
+            return await job.future
         finally:
             self._waiting -= 1
             job.future.cancel()
+
+    def _watch(self, thread: _Thread, future: asyncio.Future[T], patience: float) -> None:
+        """Look again when the patience may be at its end; at its end, fail the call and leave the thread to itself."""
+        if future.done():
+            return
+        left = patience - thread.silent_for
+        if left <= 0:
+            self._abandon(thread)
+            future.set_exception(TemporarilyUnavailable(f"the PKCS#11 module gave no answer within {patience:g} s"))
+            return
+        timer = future.get_loop().call_later(max(left, SHORTEST_LOOK), self._watch, thread, future, patience)
+        future.add_done_callback(lambda _: timer.cancel())
 
     def check_open(self) -> None:
         """Raises TemporarilyUnavailable after `close`."""

@@ -41,7 +41,9 @@ Subscriber = Callable[[Changes], None]
 # Requests that may wait, and writes that share one commit.
 _QUEUE = 4096
 _BATCH = 64
+# Seconds.
 _DEADLINE = 30.0
+_SNAPSHOT_DEADLINE = 600.0
 
 
 class DataStore:
@@ -148,8 +150,9 @@ class DataStore:
     async def snapshot(self) -> Snapshot:
         """All entries and node selectors of one moment, for an index to begin with."""
         # By the writer, so that no commit falls between the snapshot and the first change a subscriber hears of.
-        return await self._write(
-            lambda connection, _: Snapshot(entries.everything(connection), nodes.all_selectors(connection))
+        return await self._writer.run(
+            lambda connection, _: Snapshot(entries.everything(connection), nodes.all_selectors(connection)),
+            deadline=_SNAPSHOT_DEADLINE,
         )
 
     # Attested nodes

@@ -147,7 +147,8 @@ class Worker:
         if len(jobs) > 1 and self._together(connection, jobs):
             return
         for job in jobs:
-            self._alone(connection, job)
+            if not job.future.cancelled():
+                self._alone(connection, job)
 
     def _together(self, connection: Connection, jobs: Sequence[_Job[Any]]) -> bool:
         """One transaction for all; False when the database failed and nothing was written."""

@@ -29,7 +29,7 @@ def test_the_ca_keeps_its_keys(make_server: MakeServer, make_agent: MakeAgent, t
     server.start()
     assert server.bundle() == bundle
     assert private_keys(token) == keys
-    assert [shown["id"] for shown in server.ask_json("entry", "show")["entries"]] == [entry]
+    assert entry in [shown["id"] for shown in server.ask_json("entry", "show")["entries"]]
     agent.fetch()
     assert "SVID is valid" in agent.ask("api", "validate", "jwt", "-audience", "billing", "-svid", minted).stdout
 

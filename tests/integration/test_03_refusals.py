@@ -87,7 +87,7 @@ def test_a_token_whose_keys_are_gone(make_server: MakeServer, token: SoftHsm) ->
         for line in token.tool("--list-objects", "--type", kind).splitlines():
             if line.strip().startswith("ID:"):
                 token.tool("--delete-object", "--type", kind, "--id", line.split(":")[1].strip())
-    refusal(server, "key", str(server.folder / "keys.json"))
+    refusal(server, "x509-CA-A", "keys_path")
 
 
 def test_a_misspelt_setting(make_server: MakeServer) -> None:

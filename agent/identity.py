@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 
 from identity import der, x509svid
 from identity.spiffeid import SpiffeId, TrustDomain, server_id
-from operations.errors import Refused, Unsupported
-from plugins.keymanager import InProcessKey, Key, KeyManager, KeyType
-from transport.tls import InProcessIdentity
+from operations.errors import Refused
+from plugins.keymanager import Hash, InProcessKey, Key, KeyManager, KeyType, Scheme
+from transport.tls import ExternalIdentity, InProcessIdentity
 
 _KEY_IDS = ("agent-svid-A", "agent-svid-B")
 
@@ -53,11 +53,15 @@ async def key_of(manager: KeyManager, chain: Sequence[bytes]) -> Key | None:
     return None
 
 
-def tls_identity(key: Key, chain: tuple[bytes, ...]) -> InProcessIdentity:
-    """What TLS proves the agent's identity with. Raises Unsupported for a key that cannot leave its device."""
+def tls_identity(key: Key, chain: tuple[bytes, ...]) -> InProcessIdentity | ExternalIdentity:
+    """What TLS proves the agent's identity with: the key itself, or its signatures where it stays in a device."""
     if isinstance(key, InProcessKey):
         return InProcessIdentity(chain, key.private_key)
-    raise Unsupported(f"key {key.id} cannot be used for TLS: its key manager keeps it in a device")
+
+    async def sign(digest: bytes, hash_name: str, pss: bool) -> bytes:
+        return await key.sign(digest, Scheme(Hash(hash_name), pss))
+
+    return ExternalIdentity(chain, key.public_key, sign)
 
 
 class UnknownAuthority(Refused):

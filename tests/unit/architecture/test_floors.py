@@ -44,7 +44,7 @@ def test_imports_go_down(path: Path) -> None:
         if target in FLOOR and target != room:
             assert FLOOR[target] < FLOOR[room], f"{room} must not import {name}: it is not below"
         if target == room and not above:
-            assert not name.startswith(f"{room}.cli"), f"{name} stands on top of {room}"
+            assert not f"{name}.".startswith(f"{room}.cli."), f"{name} stands on top of {room}"
 
 
 def test_nothing_imports_tests() -> None:

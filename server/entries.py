@@ -21,7 +21,7 @@ from typing import TypeVar
 
 from identity.selectors import Selector
 from identity.spiffeid import TrustDomain, server_id
-from server.datastore.convert import entry_to_proto as entry_to_proto
+from server.datastore.convert import entry_to_proto
 from server.datastore.records import Changes, Entry
 from server.datastore.store import DataStore
 

@@ -43,9 +43,9 @@ class _Watcher:
                 await self._follow()
                 print("the agent ended the stream", file=sys.stderr)
             except RpcError as error:
-                print(error, file=sys.stderr)
                 if error.code in (Code.INVALID_ARGUMENT, Code.CANCELLED):
                     raise
+                print(error, file=sys.stderr)
             await asyncio.sleep(self._pause)
             self._pause = min(self._pause + FIRST_PAUSE, LONGEST_PAUSE)
 

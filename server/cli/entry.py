@@ -13,7 +13,6 @@ from operations import output
 from operations.errors import InvalidArgument, Refused, SpireError
 from operations.flags import FlagSet, Run
 from operations.quoting import quote
-from server.cli import entry_file
 from server.cli.client import calling
 from server.cli.entry_flags import EntryFlags
 from server.cli.entry_text import print_entry
@@ -34,7 +33,7 @@ def create(flags: FlagSet) -> Run:
 
     def entries() -> list[types.Entry]:
         if fields.data.value:
-            return entry_file.read(fields.data.value)
+            return _from_file(fields.data.value)
         if of_node.value and fields.selectors.value and fields.federates_with.value:
             raise InvalidArgument("node entries can not federate")
         fields.require(parent=None if of_node.value else "a parent ID is required if the node flag is not set")
@@ -55,7 +54,7 @@ def update(flags: FlagSet) -> Run:
 
     async def entries(server: Channel) -> list[types.Entry]:
         if fields.data.value:
-            return entry_file.read(fields.data.value)
+            return _from_file(fields.data.value)
         if not fields.entry_id.value:
             raise InvalidArgument("entry ID is required")
         fields.require(parent="a parent ID is required")
@@ -85,12 +84,24 @@ def delete(flags: FlagSet) -> Run:
     async def act(server: Channel) -> None:
         if not file.value and not entry_id.value:
             raise InvalidArgument("an entry ID is required")
-        ids = entry_file.read_ids(file.value) if file.value else [entry_id.value]
+        ids = _ids_from_file(file.value) if file.value else [entry_id.value]
         request = entry_pb2.BatchDeleteEntryRequest(ids=ids)
         response = await server.unary(f"{SERVICE}/BatchDeleteEntry", request, entry_pb2.BatchDeleteEntryResponse)
         output.print_result(form.value, response, pretty=lambda: _print_deletions(response))
 
     return calling(flags, act)
+
+
+def _from_file(path: str) -> list[types.Entry]:
+    from server.cli import entry_file  # imports msgspec, which the other commands do not need
+
+    return entry_file.read(path)
+
+
+def _ids_from_file(path: str) -> list[str]:
+    from server.cli import entry_file
+
+    return entry_file.read_ids(path)
 
 
 async def _keep_other_attributes(server: Channel, entry: types.Entry, fields: EntryFlags) -> None:

@@ -121,8 +121,8 @@ def _expiry(token: str) -> int | None:
         payload = token.split(".")[1]
         claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
         return int(claims["exp"])
-    except (IndexError, KeyError, TypeError, ValueError) as error:
-        print(f"Unable to determine JWT-SVID lifetime: {error}", file=sys.stderr)
+    except (IndexError, KeyError, TypeError, ValueError):
+        print("Unable to determine JWT-SVID lifetime: the token has no claim exp that can be read", file=sys.stderr)
         return None
 
 

@@ -1,0 +1,128 @@
+"""The two programs as a whole: their commands, help, and what happens to those that are not known."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from agent.cli.main import COMMANDS as AGENT_COMMANDS
+from operations.flags import Program
+from operations.version import VERSION
+from server.cli.main import COMMANDS as SERVER_COMMANDS
+
+ROOT = Path(__file__).parents[3]
+SERVER = Program("spire-server", VERSION, SERVER_COMMANDS)
+AGENT = Program("spire-agent", VERSION, AGENT_COMMANDS)
+HEAVY = ("cryptography", "OpenSSL", "sqlalchemy", "hcl2", "lark", "pkcs11", "msgspec")
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"] == VERSION
+
+
+@pytest.mark.parametrize("program", [SERVER, AGENT], ids=["server", "agent"])
+def test_every_command_has_help(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in SERVER_COMMANDS if program is SERVER else AGENT_COMMANDS:
+        assert program.run([*command.name.split(), "-h"]) == 0
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert captured.err.startswith(f"Usage of {command.usage_name or command.name}:\n  -")
+
+
+@pytest.mark.parametrize("program", [SERVER, AGENT], ids=["server", "agent"])
+@pytest.mark.parametrize("line", [[], ["nonsense"]], ids=["none", "unknown"])
+def test_no_command(program: Program, line: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert program.run(line) == 127
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(f"Usage: {program.name} [--version] [--help] <command> [<args>]\n")
+
+
+@pytest.mark.parametrize(
+    ("program", "command", "complaint"),
+    [
+        (SERVER, "run", "flag provided but not defined: -bad"),
+        (
+            SERVER,
+            "validate",
+            "SPIRE server configuration file is invalid: flag provided but not defined: -bad",
+        ),
+        (AGENT, "run", "flag provided but not defined: -bad"),
+        (AGENT, "validate", "SPIRE agent configuration file is invalid: flag provided but not defined: -bad"),
+        (AGENT, "api fetch", "flag provided but not defined: -bad"),
+        (AGENT, "api watch", "flag provided but not defined: -bad"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_wrong_flag_is_repeated_where_spire_does(
+    program: Program, command: str, complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert program.run([*command.split(), "-bad"]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "flag provided but not defined: -bad"
+    assert lines[-1] == complaint
+
+
+@pytest.mark.parametrize(("program", "prefix"), [(SERVER, "server"), (AGENT, "agent")], ids=["server", "agent"])
+def test_a_missing_configuration(program: Program, prefix: str, capsys: pytest.CaptureFixture[str]) -> None:
+    reason = "could not find config file /nonexistent: please use the -config flag\n"
+    assert program.run(["run", "-config", "/nonexistent"]) == 1
+    assert capsys.readouterr() == ("", reason)
+    assert program.run(["validate", "-config", "/nonexistent"]) == 1
+    assert capsys.readouterr() == ("", f"SPIRE {prefix} configuration file is invalid: {reason}")
+
+
+@pytest.mark.parametrize(
+    ("module", "command"),
+    [
+        ("server", "healthcheck"),
+        ("server", "entry show"),
+        ("server", "entry create -spiffeID spiffe://a/b -parentID spiffe://a/c -selector a:b"),
+        ("server", "agent list"),
+        ("server", "bundle show"),
+        ("server", "token generate"),
+        ("server", "jwt mint -spiffeID spiffe://a/b -audience c"),
+        ("agent", "healthcheck"),
+        ("agent", "api fetch x509"),
+        ("agent", "api fetch jwt -audience a"),
+    ],
+)
+def test_commands_import_nothing_heavy(module: str, command: str) -> None:
+    """What a command costs is mostly its imports; the reachability of a server does not matter here."""
+    code = f"""
+import sys
+from {module}.cli.main import COMMANDS
+from operations.flags import Program
+status = Program("p", "v", COMMANDS).run({[*command.split(), "-socketPath", "/nonexistent"]!r})
+print(status, *sorted(set(sys.modules) & {set(HEAVY)!r}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "1\n", done.stderr
+
+
+def test_output_that_nobody_reads_is_no_error() -> None:
+    """As in `spire-server -h 2>&1 | head -1`, for standard output."""
+    code = """
+import sys
+from operations.flags import Program
+from server.cli import main
+class Endless(Program):
+    def run(self, args):
+        while True:
+            print("x" * 4096)
+main.Program = Endless
+main.main()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.read(10)
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == 1

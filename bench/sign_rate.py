@@ -26,10 +26,11 @@ from keystores.pkcs11.pin import Pin
 from keystores.pkcs11.profiles import profile
 from operations import logs
 from plugins.catalog import PluginContext
-from plugins.keymanager import Hash, KeyType, Scheme
+from plugins.keymanager import Hash, Key, KeyType, Scheme
 
 SCHEME = Scheme(Hash.SHA256)
 BATCHES = (1, 50, 500)
+CALLERS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,14 @@ def raw(configuration: Configuration, key_type: KeyType, seconds: float) -> Rate
         connection.close()
 
 
+async def _caller(key: Key, end: float) -> int:
+    """Signs batches of 50 until the end, a `perf_counter` time, and returns how many digests."""
+    count, digests = 0, _digests(50)
+    while time.perf_counter() < end:
+        count += len(await key.sign_batch(digests, SCHEME))
+    return count
+
+
 async def through_the_key_manager(configuration: Configuration, key_type: KeyType, seconds: float) -> Sequence[Rate]:
     context = PluginContext(trust_domain="bench", data_dir=None, log=logs.get("bench"))
     manager = await load_server(configuration, context)
@@ -83,6 +92,11 @@ async def through_the_key_manager(configuration: Configuration, key_type: KeyTyp
         while (elapsed := time.perf_counter() - began) < seconds:
             count += len(await key.sign_batch(digests, SCHEME))
         rates.append(Rate(f"KeyManager, batch {size}", count / elapsed, (time.process_time() - cpu) / count * 1e6))
+    began, cpu = time.perf_counter(), time.process_time()
+    counts = await asyncio.gather(*(_caller(key, began + seconds) for _ in range(CALLERS)))
+    elapsed, count = time.perf_counter() - began, sum(counts)
+    what = f"KeyManager, {CALLERS} callers, batch 50"
+    rates.append(Rate(what, count / elapsed, (time.process_time() - cpu) / count * 1e6))
     await manager.close()
     return rates
 

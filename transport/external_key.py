@@ -264,6 +264,9 @@ class ExternalKeyLink:
                 return bytes(memoryview(data)[:code])
             self._check(session, code)
 
+    def buffered(self) -> bool:
+        return True
+
     def send(self, data: memoryview) -> int:
         session = self._live()
         while True:

@@ -90,7 +90,18 @@ class RequestHead:
 class ServerCall(Stream):
     """One call at the server. Its task starts when a unary request is complete, and with the headers otherwise."""
 
-    __slots__ = ("_expiry", "_handler", "_refusal", "_start", "_task", "context", "method", "peer", "router")
+    __slots__ = (
+        "_expiry",
+        "_foreign",
+        "_handler",
+        "_refusal",
+        "_start",
+        "_task",
+        "context",
+        "method",
+        "peer",
+        "router",
+    )
 
     connection: ServerConnection
 
@@ -101,11 +112,15 @@ class ServerCall(Stream):
         self._task: asyncio.Task[None] | None = None
         self._expiry: asyncio.TimerHandle | None = None
         self._refusal: RpcError | None = None
+        self._foreign: RequestHead | None = None  # no gRPC: read to its end, so that HTTP's errors come before ours
 
     def begin(self, head: RequestHead, *, end: bool) -> None:
         self.ended = end
         if head.refusal is not None:
-            self.fail(head.refusal, http_status=head.http_status)
+            if head.http_status == 200 or end:
+                self.fail(head.refusal, http_status=head.http_status)
+            else:
+                self._foreign = head
             return
         try:
             self.method, self._handler = self.router.find(head.path)
@@ -122,9 +137,17 @@ class ServerCall(Stream):
         if self.method.client_streaming or end:
             self._spawn()
 
+    def on_data(self, data: bytes) -> None:
+        if self._foreign is None:
+            super().on_data(data)
+        else:
+            self.connection.engine.consumed(self.id, len(data))
+
     def on_end(self) -> None:
         super().on_end()
-        if self._task is None and not self.finished:
+        if self._foreign is not None and self._foreign.refusal is not None:
+            self.fail(self._foreign.refusal, http_status=self._foreign.http_status)
+        elif self._task is None and not self.finished:
             self._spawn()
 
     def on_closed(self, error: int) -> None:

@@ -46,6 +46,10 @@ class Link(Protocol):
         """At least one byte, or none at the end."""
         ...
 
+    def buffered(self) -> bool:
+        """Whether bytes may wait inside the link, of which the selector knows nothing."""
+        ...
+
     def send(self, data: memoryview) -> int: ...
     def shutdown(self) -> None:
         """Says goodbye as far as that goes at once; raises nothing."""
@@ -82,6 +86,9 @@ class PlainLink:
             return self._socket.recv(size)
         except BlockingIOError:
             raise WantRead from None
+
+    def buffered(self) -> bool:
+        return False
 
     def send(self, data: memoryview) -> int:
         try:
@@ -211,14 +218,19 @@ class SocketStream:
                     self._end(None)
                     return
                 user.data_received(data)
+                if len(data) < READ_SIZE and not self._has_buffered():
+                    return
         except (WantRead, WantWrite):
             return
         except OSError as error:
             self._end(error)
             return
-        # What TLS has decrypted already does not wake the selector.
+        # There may be more, and others are to have their turn; what TLS has decrypted does not wake the selector.
         if self._link is not None:
             self._loop.call_soon(self._on_readable)
+
+    def _has_buffered(self) -> bool:
+        return self._link is not None and self._link.buffered()
 
     def _on_writable(self) -> None:
         if self._user is None:

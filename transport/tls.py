@@ -119,6 +119,9 @@ class OpenSslLink:
         except SSL.Error as error:
             raise _as_os_error(error) from error
 
+    def buffered(self) -> bool:
+        return self._connection.pending() > 0
+
     def send(self, data: memoryview) -> int:
         try:
             return self._connection.send(data)

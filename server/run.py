@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -36,11 +37,15 @@ from server.rpc.health import HealthService
 from server.rpc.services import Service, router
 from server.rpc.svid import SvidService
 from server.trust import TrustRoots
+from transport.limits import SERVER_LIMITS
 from transport.server import Server
 
 SOCKET_MODE = 0o770
 SOCKET_FOLDER_MODE = 0o750
 DATA_DIR_MODE = 0o755
+
+CONNECTION_AGE = 180.0
+"""Seconds after which a caller over TCP connects anew, so that it sees the server's current SVID."""
 
 GRACE = 10.0
 """Seconds that calls may still take once the server is told to stop."""
@@ -119,7 +124,7 @@ class _House:
         self._authority = authority
         self._svid = svid
         self._housekeeping = housekeeping
-        self._remote = Server(router(remote, gate))
+        self._remote = Server(router(remote, gate), limits=replace(SERVER_LIMITS, connection_age=CONNECTION_AGE))
         self._local = Server(router((*remote, *local), gate))
 
     @classmethod

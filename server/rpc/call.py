@@ -23,12 +23,13 @@ _SHORT_NAMES = (("spire.api.server.", ""), ("grpc.health.v1.Health", "Health"))
 
 @dataclass(slots=True)
 class Call:
-    """One authorized call. `audit` is None when the audit log is off."""
+    """One authorized call. `audit` is None when the audit log is off; `host` is the address without its port."""
 
     log: Logger
     caller: Caller
     audit: Audit | None
     address: str
+    host: str
     deadline: float | None
     rate_limit: RateLimit | None
 
@@ -49,7 +50,7 @@ class Call:
         if self.rate_limit is None:
             return
         try:
-            await self.rate_limit.wait(self.address, count, self.deadline)
+            await self.rate_limit.wait(self.host, count, self.deadline)
         except RpcError as error:
             message = f"rejecting request due to {what} rate limiting"
             raise failure(self.log, error.code, message, error) from error
@@ -86,7 +87,8 @@ class Gate:
             log=log,
             caller=caller,
             audit=Audit(log, peer) if self._audit else None,
-            address=_host(peer.address),
+            address=peer.address,
+            host=_host(peer.address),
             deadline=context.deadline,
             rate_limit=self._limits.get(method.path) if peer.process is None else None,
         )
@@ -108,7 +110,6 @@ def _fields(method: Method, peer: Peer) -> dict[str, object]:
 
 
 def _host(address: str) -> str:
-    """The address without its port: limits hold for a host."""
     return address.rpartition(":")[0] or address
 
 

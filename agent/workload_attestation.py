@@ -33,14 +33,20 @@ class WorkloadAttestation:
         if process is None:
             raise TemporarilyUnavailable("workload attestation failed")
         async with self._slots:
-            results = await asyncio.gather(*(self._ask(each, process) for each in self._attestors))
+            results = await self._ask_all(process)
             self._require_same(process)
         found = [selectors for selectors in results if selectors is not None]
         if self._attestors and not found:
             raise TemporarilyUnavailable("workload attestation failed")
         selectors = frozenset(selector for some in found for selector in some)
-        _log.debug("PID attested to have selectors", pid=process.pid, selectors=sorted(map(str, selectors)))
+        if _log.enabled("debug"):
+            _log.debug("PID attested to have selectors", pid=process.pid, selectors=sorted(map(str, selectors)))
         return selectors
+
+    async def _ask_all(self, process: Process) -> Sequence[Sequence[Selector] | None]:
+        if len(self._attestors) == 1:
+            return [await self._ask(self._attestors[0], process)]
+        return await asyncio.gather(*(self._ask(each, process) for each in self._attestors))
 
     async def _ask(self, attestor: WorkloadAttestor, process: Process) -> Sequence[Selector] | None:
         try:

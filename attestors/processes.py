@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 
 from operations.errors import NotFound, Refused
 from transport.peer import Process
 
-_LARGEST_FILE = 1 << 20
+_CHUNK = 64 << 10
 _STARTED = 19  # field 22 of the line, counted from 0 after the parenthesised name
 
 
-def path_of(pid: int, name: str) -> Path:
-    return Path("/proc", str(pid), name)
+def path_of(pid: int, name: str) -> str:
+    return f"/proc/{pid}/{name}"
 
 
 def read(pid: int, name: str) -> bytes:
     """One of the kernel's small files. Raises NotFound when the process is gone, Refused when it may not be read."""
     try:
-        with path_of(pid, name).open("rb") as file:
-            return file.read(_LARGEST_FILE)
+        descriptor = os.open(path_of(pid, name), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return _read_all(descriptor)
+        finally:
+            os.close(descriptor)
     except (FileNotFoundError, ProcessLookupError) as error:
         raise NotFound(f"process {pid} is gone") from error
     except OSError as error:
         raise Refused(f"cannot read /proc/{pid}/{name}: {error.strerror}") from error
+
+
+def _read_all(descriptor: int) -> bytes:
+    # The most groups that Linux allows make 720 kB.
+    content = b""
+    while chunk := os.read(descriptor, _CHUNK):
+        content += chunk
+    return content
 
 
 def started(pid: int) -> int:

@@ -7,8 +7,11 @@ import grp
 import hashlib
 import os
 import pwd
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
 
 _WORKERS = 4
 _CHUNK = 1 << 20
+_NAMES_LIFE = 10.0
+_MOST_NAMES = 4096
 
 
 class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -46,62 +51,97 @@ class UnixAttestor:
         self._configuration = configuration
         # Names may come over a network and programs from a slow disk: threads of our own bound what hangs.
         self._workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="unix-attestor")
+        self._users = _Names(lambda uid: pwd.getpwuid(uid).pw_name)
+        self._groups = _Names(lambda gid: grp.getgrgid(gid).gr_name)
 
     async def attest(self, process: Process) -> Sequence[Selector]:
         """Raises NotFound when the process is gone, Refused when it may not be examined or is another one."""
+        # The kernel answers this from memory, so it needs no thread.
+        owner = _owner(process.pid)
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._workers, self._examine, process)
-
-    def _examine(self, process: Process) -> list[Selector]:
-        processes.require_same(process)
-        found = [*_owner(process.pid)]
+        if not (self._users.know((owner.uid,)) and self._groups.know((owner.gid, *owner.groups))):
+            await loop.run_in_executor(self._workers, self._learn, owner)
+        found = self._describe(owner)
         if self._configuration.discover_workload_path:
-            found += _program(process.pid, self._configuration.workload_size_limit)
+            limit = self._configuration.workload_size_limit
+            found += await loop.run_in_executor(self._workers, _program, process.pid, limit)
+        # Last: a pid that is still the same process's has been so all the time.
         processes.require_same(process)
-        return [Selector("unix", f"{kind}:{value}") for kind, value in found]
+        return [Selector(self.name, f"{kind}:{value}") for kind, value in found]
+
+    def _learn(self, owner: _Owner) -> None:
+        self._users.learn((owner.uid,))
+        self._groups.learn((owner.gid, *owner.groups))
+
+    def _describe(self, owner: _Owner) -> list[tuple[str, str]]:
+        found = [
+            ("uid", str(owner.uid)),
+            ("user", self._users.name(owner.uid)),
+            ("gid", str(owner.gid)),
+            ("group", self._groups.name(owner.gid)),
+        ]
+        for gid in owner.groups:
+            found += [("supplementary_gid", str(gid)), ("supplementary_group", self._groups.name(gid))]
+        return [(kind, value) for kind, value in found if value]
 
 
-def _owner(pid: int) -> Iterator[tuple[str, str]]:
-    lines = (line.partition(b":") for line in processes.read(pid, "status").splitlines())
-    status = {name: value.split() for name, _, value in lines}
+class _Names:
+    """What the system calls a user or group, remembered for a moment: directories may be slow to answer."""
+
+    def __init__(self, look_up: Callable[[int], str]) -> None:
+        self._look_up = look_up
+        self._names: dict[int, tuple[float, str]] = {}
+
+    def know(self, numbers: Iterable[int]) -> bool:
+        oldest = time.monotonic() - _NAMES_LIFE
+        return all(number in self._names and self._names[number][0] >= oldest for number in numbers)
+
+    def name(self, number: int) -> str:
+        """Empty where the system knows none."""
+        return self._names[number][1]
+
+    def learn(self, numbers: Iterable[int]) -> None:
+        """Blocks."""
+        if len(self._names) > _MOST_NAMES:
+            oldest = time.monotonic() - _NAMES_LIFE
+            self._names = {number: known for number, known in self._names.items() if known[0] >= oldest}
+        for number in numbers:
+            try:
+                name = self._look_up(number)
+            except (KeyError, OSError):
+                name = ""
+            self._names[number] = time.monotonic(), name
+
+
+@dataclass(frozen=True, slots=True)
+class _Owner:
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+
+
+def _owner(pid: int) -> _Owner:
+    status = processes.read(pid, "status")
     try:
         # Real, effective, saved and file system ids (proc(5)).
-        uid, gid = int(status[b"Uid"][1]), int(status[b"Gid"][1])
-        groups = [int(each) for each in status.get(b"Groups", [])]
-    except (KeyError, IndexError, ValueError) as error:
+        uid, gid = int(_field(status, b"Uid")[1]), int(_field(status, b"Gid")[1])
+        return _Owner(uid, gid, tuple(int(each) for each in _field(status, b"Groups")))
+    except (IndexError, ValueError) as error:
         raise Refused(f"/proc/{pid}/status cannot be understood") from error
-    yield "uid", str(uid)
-    if (user := _user(uid)) is not None:
-        yield "user", user
-    yield "gid", str(gid)
-    if (group := _group(gid)) is not None:
-        yield "group", group
-    for each in groups:
-        yield "supplementary_gid", str(each)
-        if (group := _group(each)) is not None:
-            yield "supplementary_group", group
 
 
-def _user(uid: int) -> str | None:
-    try:
-        return pwd.getpwuid(uid).pw_name or None
-    except (KeyError, OSError):
-        return None
+def _field(status: bytes, name: bytes) -> list[bytes]:
+    """A line's values. No line begins with what a process calls itself: the kernel escapes its newlines."""
+    return status.partition(b"\n" + name + b":")[2].partition(b"\n")[0].split()
 
 
-def _group(gid: int) -> str | None:
-    try:
-        return grp.getgrgid(gid).gr_name or None
-    except (KeyError, OSError):
-        return None
-
-
-def _program(pid: int, size_limit: int) -> Iterator[tuple[str, str]]:
+def _program(pid: int, size_limit: int) -> list[tuple[str, str]]:
     link = processes.path_of(pid, "exe")
     try:
-        yield "path", str(link.readlink())
+        found = [("path", str(Path(link).readlink()))]
         if size_limit >= 0:
-            yield "sha256", _sha256(str(link), size_limit)
+            found.append(("sha256", _sha256(link, size_limit)))
+        return found
     except OSError as error:
         raise Refused(f"cannot read the program of process {pid}: {error.strerror}") from error
 

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 READ_SIZE: Final = 64 * 1024
-READ_BURST: Final = 4
 WRITE_SIZE: Final = 16 * 1024
 HIGH_WATER: Final = 256 * 1024
 LOW_WATER: Final = HIGH_WATER // 4
@@ -210,7 +209,8 @@ class SocketStream:
             self._handshake()
             return
         try:
-            for _ in range(READ_BURST):
+            taken = 0
+            while taken < READ_SIZE:
                 if self._link is None:
                     return
                 data = self._link.receive(READ_SIZE)
@@ -218,6 +218,7 @@ class SocketStream:
                     self._end(None)
                     return
                 user.data_received(data)
+                taken += len(data)
                 if len(data) < READ_SIZE and not self._has_buffered():
                     return
         except (WantRead, WantWrite):
@@ -225,7 +226,7 @@ class SocketStream:
         except OSError as error:
             self._end(error)
             return
-        # There may be more, and others are to have their turn; what TLS has decrypted does not wake the selector.
+        # There may be more, but what came is to be worked off first. What TLS has decrypted wakes no selector.
         if self._link is not None:
             self._loop.call_soon(self._on_readable)
 

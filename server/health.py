@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from operations.errors import SpireError
 from operations.logs import Logger
@@ -29,7 +29,7 @@ class Health:
             self._log.warning("Health check failed", reason=reason)
         return reason is None
 
-    async def changes(self) -> AsyncIterator[bool]:
+    async def changes(self) -> AsyncGenerator[bool, None]:
         """The state now, then each change of it."""
         last: bool | None = None
         while True:

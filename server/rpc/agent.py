@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import aclosing
 from dataclasses import replace
 from datetime import datetime
 
@@ -131,8 +132,9 @@ class AgentService:
         call = Call.of(context)
         await call.limit(1, "attest agent")
         attestation = Attestation(self._trust_domain, self._store, self._nodes, self._signer, call)
-        async for response in attestation.run(self._attestors, requests):
-            yield response
+        async with aclosing(attestation.run(self._attestors, requests)) as responses:
+            async for response in responses:
+                yield response
 
     async def renew(self, request: api.RenewAgentRequest, _peer: Peer, context: Context) -> api.RenewAgentResponse:
         """A new SVID for the calling agent; the old one stays good until the new one is used."""

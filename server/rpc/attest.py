@@ -99,7 +99,7 @@ class Attestation:
 
     async def run(
         self, attestors: Mapping[str, ServerNodeAttestor], requests: AsyncIterator[api.AttestAgentRequest]
-    ) -> AsyncIterator[api.AttestAgentResponse]:
+    ) -> AsyncGenerator[api.AttestAgentResponse, None]:
         """Yield the challenges, then the result. Raises RpcError."""
         params = await _params(requests, self._call)
         kind = params.data.type

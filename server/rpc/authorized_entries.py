@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
 from generated.spire.api.server.entry.v1 import entry_pb2 as api
 from generated.spire.api.types import entry_pb2
@@ -55,7 +55,7 @@ class EntryPages:
         self,
         entries: Sequence[IndexedEntry],
         requests: AsyncIterator[api.SyncAuthorizedEntriesRequest],
-    ) -> AsyncIterator[api.SyncAuthorizedEntriesResponse | bytes]:
+    ) -> AsyncGenerator[api.SyncAuthorizedEntriesResponse | bytes, None]:
         """All entries where they fit a page; else their revisions, then what the agent asks for, page by page.
 
         Raises RpcError INVALID_ARGUMENT.

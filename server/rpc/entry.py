@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 from generated.spire.api.server.entry.v1 import entry_pb2 as api
 from generated.spire.api.types import entry_pb2, spiffeid_pb2, status_pb2
@@ -172,8 +173,9 @@ class EntryService:
     ) -> AsyncIterator[api.SyncAuthorizedEntriesResponse | bytes]:
         call = Call.of(context)
         entries = self._index.authorized_entries(str(call.agent_id()))
-        async for response in self._pages.sync(entries, requests):
-            yield response
+        async with aclosing(self._pages.sync(entries, requests)) as responses:
+            async for response in responses:
+                yield response
         call.succeeded()
 
     def _filter(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 from generated.grpc.health.v1 import health_pb2
 from server.health import Health
@@ -40,8 +41,9 @@ class HealthService:
     ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
         """The status now and whenever it changes, until the caller goes."""
         _refuse_service(request.service, Call.of(context))
-        async for serving in self._health.changes():
-            yield _message(serving)
+        async with aclosing(self._health.changes()) as changes:
+            async for serving in changes:
+                yield _message(serving)
 
     async def _response(self) -> health_pb2.HealthCheckResponse:
         return _message(await self._health.serving())

@@ -1,0 +1,173 @@
+"""AttestAgent with attestors that ask back, refuse or misname agents; and the attestor of join tokens by itself."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from attestors.join_token.server import JoinTokenAttestor
+from generated.spire.api.server.agent.v1 import agent_pb2 as api
+from identity.selectors import Selector
+from keystores.memory import MemoryKeyManager
+from operations import logs
+from operations.errors import InvalidArgument, Refused
+from plugins.nodeattestor import AttestedNode, Challenge, ServerNodeAttestor
+from server.authority_store import DatastoreAuthorities
+from server.authorization import Caller
+from server.ca.certificate_authority import CaSettings, CertificateAuthority
+from server.datastore.store import DataStore
+from server.nodes import AttestedNodes
+from server.rpc.attest import AgentSigner, Attestation
+from server.rpc.call import Call
+from tests.simulators.house import TRUST_DOMAIN, csr
+from tests.simulators.pki import ec_key
+from transport.status import Code, RpcError
+
+
+class Sum:
+    """Asks for the payload's numbers, one by one, and believes who knows them."""
+
+    name = "sum"
+
+    def __init__(self, verdict: AttestedNode) -> None:
+        self._verdict = verdict
+
+    async def attest(self, payload: bytes, challenge: Challenge) -> AttestedNode:
+        for number in payload:
+            if await challenge(bytes((number,))) != bytes((number + 1,)):
+                raise Refused("that is not the next number")
+        return self._verdict
+
+
+class Bench:
+    def __init__(self, store: DataStore, authority: CertificateAuthority) -> None:
+        self.store = store
+        self.nodes = AttestedNodes(store)
+        self._signer = AgentSigner(authority)
+
+    async def attest(
+        self, attestor: ServerNodeAttestor, payload: bytes, answers: list[bytes]
+    ) -> list[api.AttestAgentResponse]:
+        call = Call(logs.get(), Caller(None), None, "127.0.0.1:1", "127.0.0.1", None, None)
+        attestation = Attestation(TRUST_DOMAIN, self.store, self.nodes, self._signer, call)
+        attestors: Mapping[str, ServerNodeAttestor] = {attestor.name: attestor}
+        requests = _requests(attestor.name, payload, answers)
+        return [response async for response in attestation.run(attestors, requests)]
+
+
+async def _requests(kind: str, payload: bytes, answers: list[bytes]) -> AsyncIterator[api.AttestAgentRequest]:
+    first = api.AttestAgentRequest()
+    first.params.data.type, first.params.data.payload = kind, payload
+    first.params.params.csr = csr(ec_key())
+    yield first
+    for answer in answers:
+        yield api.AttestAgentRequest(challenge_response=answer)
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+    store = await DataStore.open(str(tmp_path / "datastore.sqlite3"))
+    authority = CertificateAuthority(
+        CaSettings(trust_domain=TRUST_DOMAIN), MemoryKeyManager(), DatastoreAuthorities(store, TRUST_DOMAIN)
+    )
+    await authority.start()
+    yield Bench(store, authority)
+    await store.close()
+
+
+def verdict(path: str = "/spire/agent/sum/a", *, trust_domain: str = "example.org") -> AttestedNode:
+    selector = Selector("sum", "right")
+    return AttestedNode(f"spiffe://{trust_domain}{path}", [selector, selector], can_reattest=True)
+
+
+async def test_challenges_are_carried_both_ways(bench: Bench) -> None:
+    *challenges, last = await bench.attest(Sum(verdict()), b"\x01\x07", [b"\x02", b"\x08"])
+    assert [each.challenge for each in challenges] == [b"\x01", b"\x07"]
+    assert last.result.reattestable
+    assert last.result.svid.id.path == "/spire/agent/sum/a"
+    node = await bench.store.get_node("spiffe://example.org/spire/agent/sum/a")
+    assert node is not None
+    assert node.can_reattest
+    assert node.selectors == (Selector("sum", "right"),)
+
+
+async def test_an_agent_that_attests_again_has_a_new_svid_only(bench: Bench) -> None:
+    serials: list[str] = []
+    for _ in range(2):
+        await bench.attest(Sum(verdict()), b"\x01", [b"\x02"])
+        node = await bench.nodes.get("spiffe://example.org/spire/agent/sum/a")
+        assert node is not None
+        serials.append(node.serial_number)
+    assert len(set(serials)) == 2
+    assert await bench.store.count_nodes() == 1
+
+
+async def test_a_wrong_response_and_none(bench: Bench) -> None:
+    for answers, code, message in (
+        ([b"\x09"], Code.PERMISSION_DENIED, "that is not the next number"),
+        ([], Code.INTERNAL, "failed to receive challenge from agent: EOF"),
+    ):
+        with pytest.raises(RpcError) as error:
+            await bench.attest(Sum(verdict()), b"\x01", answers)
+        assert (error.value.code, error.value.message) == (code, message)
+    assert await bench.store.count_nodes() == 0
+
+
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        (verdict("/spire/server"), "agent ID cannot collide with the server ID"),
+        (verdict(""), 'invalid agent ID: "spiffe://example.org" is not a member of trust domain'),
+        (verdict(trust_domain="other.org"), 'invalid agent ID: "spiffe://other.org/spire/agent/sum/a" is not a member'),
+        (verdict(trust_domain="A"), "invalid agent ID: trust domain characters"),
+    ],
+)
+async def test_an_attestor_that_misnames_an_agent(bench: Bench, named: AttestedNode, message: str) -> None:
+    with pytest.raises(RpcError) as error:
+        await bench.attest(Sum(named), b"\x01", [b"\x02"])
+    assert error.value.code is Code.INTERNAL
+    assert error.value.message.startswith(message)
+
+
+async def test_a_caller_that_goes_away_ends_the_attestation(bench: Bench) -> None:
+    """No task waits for a response that cannot come any more."""
+    before = asyncio.all_tasks()
+    call = Call(logs.get(), Caller(None), None, "127.0.0.1:1", "127.0.0.1", None, None)
+    attestation = Attestation(TRUST_DOMAIN, bench.store, bench.nodes, AgentSigner.__new__(AgentSigner), call)
+
+    async def silent() -> AsyncIterator[api.AttestAgentRequest]:
+        async for request in _requests("sum", b"\x01", []):
+            yield request
+        await asyncio.Event().wait()
+
+    attestor: ServerNodeAttestor = Sum(verdict())
+    responses = attestation.run({"sum": attestor}, silent())
+    assert (await anext(responses)).challenge == b"\x01"
+    await responses.aclose()
+    await asyncio.wait_for(asyncio.gather(*(asyncio.all_tasks() - before), return_exceptions=True), 30)
+
+
+class Tokens:
+    def __init__(self, **tokens: int) -> None:
+        self._tokens = tokens
+
+    async def take(self, token: str) -> int | None:
+        return self._tokens.pop(token, None)
+
+
+async def _no_challenge(challenge: bytes) -> bytes:
+    raise AssertionError(challenge)
+
+
+async def test_a_token_that_no_id_can_hold() -> None:
+    attestor = JoinTokenAttestor(TRUST_DOMAIN, Tokens(**{"a b": 4_000_000_000, "good": 4_000_000_000}))
+    assert attestor.name == "join_token"
+    with pytest.raises(InvalidArgument, match="path segment characters"):
+        await attestor.attest(b"a b", _no_challenge)
+    with pytest.raises(InvalidArgument, match="does not exist or has already been used"):
+        await attestor.attest(b"\xff\xfe", _no_challenge)
+    node = await attestor.attest(b"good", _no_challenge)
+    assert node == AttestedNode("spiffe://example.org/spire/agent/join_token/good", (), can_reattest=False)

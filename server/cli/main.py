@@ -58,6 +58,11 @@ COMMANDS = (
     Command("agent show", "Shows the details of an attested agent given its SPIFFE ID", _in("agent", "show")),
     Command("agent evict", "Evicts an attested agent given its SPIFFE ID", _in("agent", "evict")),
     Command("agent ban", "Ban an attested agent given its SPIFFE ID", _in("agent", "ban")),
+    Command(
+        "agent purge",
+        "Purge expired agents that were attested using a non-TOFU security model based on a given time",
+        _in("agent_purge", "purge"),
+    ),
     Command("x509 mint", "Mints an X509-SVID", _in("mint", "x509")),
     Command("jwt mint", "Mints a JWT-SVID", _in("mint", "jwt")),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import timedelta
 
 import pytest
 from google.protobuf.empty_pb2 import Empty
@@ -169,3 +170,65 @@ async def test_an_id_is_needed(spire_server: Run, command: str) -> None:
     result = await spire_server(f"agent {command}")
     assert (result.out, result.err, result.status) == ("", "Error: a SPIFFE ID is required\n", 1)
     assert (await spire_server(f"agent {command}", "-spiffeID", "x")).err == "Error: scheme is missing or invalid\n"
+
+
+def expiring(number: int, ago: timedelta) -> types.Agent:
+    path = f"/spire/agent/x509pop/{number}"
+    expires_at = int(time.time() - ago.total_seconds())
+    return types.Agent(id=spiffeid_pb2.SPIFFEID(trust_domain="example.org", path=path), x509svid_expires_at=expires_at)
+
+
+@pytest.fixture
+def expired(canned: Canned) -> Canned:
+    """Two agents that expired more than 30 days ago, one of which cannot be evicted, and one that has not."""
+    agents = [expiring(1, timedelta(days=31)), expiring(2, timedelta(days=31)), expiring(3, timedelta(days=29))]
+    canned.answers["ListAgents"] = agent_pb2.ListAgentsResponse(agents=agents)
+
+    def delete(request: Message) -> Message:
+        assert isinstance(request, agent_pb2.DeleteAgentRequest)
+        if request.id.path.endswith("/2"):
+            raise RpcError(Code.INTERNAL, "stuck")
+        return Empty()
+
+    canned.answers["DeleteAgent"] = delete
+    return canned
+
+
+PURGED = "SPIFFE ID         : spiffe://example.org/spire/agent/x509pop/"
+
+
+async def test_purge(spire_server: Run, expired: Canned) -> None:
+    result = await spire_server("agent purge")
+    assert result.out == (
+        f"Found 2 expired agents\n\nAgents purged:\n{PURGED}1\nAgents not purged:\n{PURGED}2\n"
+        "Error             : rpc error: code = Internal desc = stuck\n"
+    )
+    assert (result.err, result.status) == ("", 0)
+    wanted = agent_pb2.ListAgentsRequest(output_mask=types.AgentMask(x509svid_expires_at=True))
+    wanted.filter.by_can_reattest.value = True
+    assert expired.requests[0] == wanted
+    assert len(expired.requests) == 3
+
+
+async def test_purge_as_json(spire_server: Run, expired: Canned) -> None:
+    result = await spire_server("agent purge", "-output", "json")
+    assert result.out == (
+        '{"expired_agents":[{"agent_id":"spiffe://example.org/spire/agent/x509pop/1","deleted":true},'
+        '{"agent_id":"spiffe://example.org/spire/agent/x509pop/2","deleted":false,'
+        '"error":"rpc error: code = Internal desc = stuck"}]}\n'
+    )
+    assert len(expired.requests) == 3
+
+
+async def test_purge_on_trial_evicts_nobody(spire_server: Run, expired: Canned) -> None:
+    result = await spire_server("agent purge", "-dryRun", "-expiredFor", "24h")
+    assert result.out == f"Found 3 expired agents\n\n\nAgents that can be purged:\n{PURGED}1\n{PURGED}2\n{PURGED}3\n"
+    assert len(expired.requests) == 1
+
+
+async def test_purge_without_expired_agents(spire_server: Run, canned: Canned) -> None:
+    canned.answers["ListAgents"] = agent_pb2.ListAgentsResponse(agents=[expiring(1, timedelta())])
+    assert (await spire_server("agent purge")).out == "No agents to purge.\n"
+    canned.answers["ListAgents"] = RpcError(Code.INTERNAL, "broken")
+    result = await spire_server("agent purge")
+    assert result.err == "Error: failed to list agents: rpc error: code = Internal desc = broken\n"

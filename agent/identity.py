@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from OpenSSL import crypto
+
 from identity import der, x509svid
 from identity.spiffeid import SpiffeId, TrustDomain, server_id
 from operations.errors import Refused
@@ -65,7 +67,11 @@ def tls_identity(key: Key, chain: tuple[bytes, ...]) -> InProcessIdentity | Exte
 
 
 class UnknownAuthority(Refused):
-    """The server's certificate does not verify with the bundle that the agent has."""
+    """The server's certificate was issued by nobody in the bundle that the agent has."""
+
+
+# Of X509_STORE_CTX_get_error(3): the chain leads to no anchor, or to one of the same name with another key.
+_NO_ANCHOR = frozenset((2, 7, 18, 19, 20, 21))
 
 
 def verify_server(chain: Sequence[bytes], trust_domain: TrustDomain, authorities: Sequence[bytes]) -> None:
@@ -73,8 +79,13 @@ def verify_server(chain: Sequence[bytes], trust_domain: TrustDomain, authorities
     try:
         found = x509svid.verify(chain, {trust_domain: authorities}, datetime.now(UTC))
     except Refused as error:
-        raise UnknownAuthority(f"the server's certificate is not trusted: {error}") from error
+        kind = UnknownAuthority if _leads_nowhere(error.__cause__) else Refused
+        raise kind(f"the server's certificate is not trusted: {error}") from error
     require_server(found, trust_domain)
+
+
+def _leads_nowhere(cause: BaseException | None) -> bool:
+    return isinstance(cause, crypto.X509StoreContextError) and cause.errors[0] in _NO_ANCHOR
 
 
 def require_server(found: SpiffeId, trust_domain: TrustDomain) -> None:

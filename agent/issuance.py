@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 from agent.backoff import Backoff, BatchSize
 from agent.cache import X509Cache
@@ -24,6 +25,7 @@ _LARGEST_BATCH = 500  # what the server takes per second and address
 _FIRST_RETRY = 0.5
 _LONGEST_WAIT = 30.0
 _REFUSED_RETRY = 5.0
+_LOOK = 5.0
 
 _log = logs.get("manager")
 
@@ -61,13 +63,12 @@ class Issuer:
                 backoff.reset()
 
     async def _wait(self) -> None:
-        """Until something is due or wanted."""
+        """Until something is due or wanted, with a look at the clock now and then: machines sleep."""
         due = self._cache.next_due()
-        try:
-            async with asyncio.timeout(None if due is None else max(0.0, due - time.time())):
+        wait = _LOOK if due is None else min(_LOOK, max(0.0, due - time.time()))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(wait):
                 await self._wanted.wait()
-        except TimeoutError:
-            pass
         self._wanted.clear()
 
     async def issue_due(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from agent import csr
 from agent.attest import attest
@@ -20,6 +21,8 @@ from plugins.keymanager import Key
 
 _FIRST_RETRY = 5.0
 _LONGEST_WAIT = 60.0
+_SHORTEST_WAIT = 0.1
+_LOOK = 5.0
 
 _log = logs.get("manager")
 
@@ -55,35 +58,32 @@ class OwnSvid:
     async def run(self) -> None:
         """Raises RpcError when the agent is not welcome any more, Expired when it is too late."""
         backoff = Backoff(_FIRST_RETRY, ceiling=_LONGEST_WAIT)
-        wait = self._rotate_at - time.time()
         while True:
-            await self._wait(wait)
+            await self._wait_until_due()
             try:
                 await self._rotate()
             except SpireError as error:
-                what = "reattest agent" if self.current.reattestable else "rotate agent SVID"
-                _log.error(f"Could not {what}", error=error)
-                if time.time() >= self.current.expires:
-                    raise Expired(f"current SVID has already expired and {what} failed: {error}") from error
-                if must_reattest(error) or is_banned(error):
-                    raise
-                left = self.current.expires - time.time()
-                wait = max(0.1, min(backoff.next() or _LONGEST_WAIT, left / 4))
+                await asyncio.sleep(self._after_failure(error, backoff))
             else:
                 backoff.reset()
-                self._hurry.clear()
-                wait = self._rotate_at - time.time()
 
-    async def _wait(self, seconds: float) -> None:
-        if self._hurry.is_set():
-            # Tainted: again soon, but not without a pause.
-            await asyncio.sleep(min(max(0.0, seconds), _FIRST_RETRY))
-            return
-        try:
-            async with asyncio.timeout(max(0.0, seconds)):
-                await self._hurry.wait()
-        except TimeoutError:
-            pass
+    async def _wait_until_due(self) -> None:
+        """With a look at the clock now and then: machines sleep."""
+        while not self._hurry.is_set() and (left := self._rotate_at - time.time()) > 0:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(left, _LOOK)):
+                    await self._hurry.wait()
+
+    def _after_failure(self, error: SpireError, backoff: Backoff) -> float:
+        """How long to wait before the next try; raises when there is no point in it."""
+        what = "reattest agent" if self.current.reattestable else "rotate agent SVID"
+        _log.error(f"Could not {what}", error=error)
+        if must_reattest(error) or is_banned(error):
+            raise error
+        left = self.current.expires - time.time()
+        if left <= 0:
+            raise Expired(f"current SVID has already expired and {what} failed: {error}") from error
+        return max(_SHORTEST_WAIT, min(backoff.next() or _LONGEST_WAIT, left / 4))
 
     async def _rotate(self) -> None:
         if self.current.reattestable:
@@ -119,6 +119,7 @@ class OwnSvid:
 
     async def _use(self, svid: AgentSvid) -> None:
         await self._client.use(svid)
+        self._hurry.clear()
         self._next_key = None
         self._rotate_at = self._plan(svid, time.time())
 

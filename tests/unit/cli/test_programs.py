@@ -76,6 +76,45 @@ def test_a_missing_configuration(program: Program, prefix: str, capsys: pytest.C
     assert capsys.readouterr() == ("", f"SPIRE {prefix} configuration file is invalid: {reason}")
 
 
+CONFIGURATIONS = {
+    "server": """server { trust_domain = "example.org" data_dir = "." }
+plugins {
+    DataStore "sql" { plugin_data { database_type = "sqlite3" connection_string = "a.sqlite3" } }
+    KeyManager "memory" { plugin_data {} }
+}
+""",
+    "agent": """agent {
+    trust_domain = "example.org"
+    data_dir = "."
+    server_address = "localhost"
+    server_port = 1
+    insecure_bootstrap = true
+}
+plugins {
+    KeyManager "memory" { plugin_data {} }
+    NodeAttestor "join_token" { plugin_data {} }
+    WorkloadAttestor "unix" { plugin_data {} }
+}
+""",
+}
+
+
+@pytest.mark.parametrize(("program", "kind"), [(SERVER, "server"), (AGENT, "agent")], ids=["server", "agent"])
+def test_validate(program: Program, kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "spire.conf"
+    file.write_text(CONFIGURATIONS[kind])
+    assert program.run(["validate", "-config", str(file)]) == 0
+    assert capsys.readouterr() == (f"SPIRE {kind} configuration file is valid.\n", "")
+    file.write_text(CONFIGURATIONS[kind].replace('"memory"', '"memroy"'))
+    line = 1 + file.read_text().partition("memroy")[0].count("\n")
+    assert program.run(["validate", "-config", str(file)]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    reason = f'SPIRE {kind} configuration file is invalid: {file}:{line}: no built-in plugin "memroy"'
+    assert captured.err.startswith(reason)
+    assert captured.err.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("module", "command"),
     [

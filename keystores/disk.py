@@ -1,4 +1,7 @@
-"""KeyManager "disk": keys in one JSON file, `{"keys": {"<key id>": "<base64 of DER PKCS #8>"}}`, mode 0600."""
+"""KeyManager "disk": keys in one JSON file, `{"keys": {"<key id>": "<base64 of DER PKCS #8>"}}`, mode 0600.
+
+SPIRE 1.16 writes the same, so a server or an agent can be taken over with its keys.
+"""
 
 from __future__ import annotations
 

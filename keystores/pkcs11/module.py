@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import re
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,6 +103,27 @@ class _InitializeArguments(ctypes.Structure):
     ]
 
 
+_TakesArguments = ctypes.CFUNCTYPE(ctypes.c_ulong, ctypes.c_void_p)
+
+
+class _FunctionList(ctypes.Structure):
+    """The beginning of CK_FUNCTION_LIST (PKCS#11 2.40, 3.6): the version, C_Initialize, C_Finalize."""
+
+    _fields_ = [("version", ctypes.c_ubyte * 2), ("initialize", _TakesArguments), ("finalize", _TakesArguments)]
+
+    initialize: Callable[[object], int]
+    finalize: Callable[[object], int]
+
+
+def _function_list(library: ctypes.CDLL) -> _FunctionList:
+    """From C_GetFunctionList, the one function that a module must export. Raises AttributeError, OSError."""
+    functions = ctypes.POINTER(_FunctionList)()
+    code = library.C_GetFunctionList(ctypes.byref(functions))
+    if code != CKR_OK:
+        raise OSError(f"C_GetFunctionList gave {code:#x}")
+    return functions.contents
+
+
 def return_value(error: exceptions.PKCS11Error) -> str:
     """The standard's name of the code behind an error, such as CKR_PIN_INCORRECT."""
     if type(error) is exceptions.PKCS11Error:
@@ -143,9 +164,7 @@ class Module:
         self.generation = 0
         try:
             self._library = ctypes.CDLL(path)
-            self._library.C_Initialize.argtypes = [ctypes.c_void_p]
-            self._library.C_Finalize.argtypes = [ctypes.c_void_p]
-            self._library.C_Initialize.restype = self._library.C_Finalize.restype = ctypes.c_ulong
+            self._functions = _function_list(self._library)
             # __new__ loads the library; __init__ would initialise it, without locking.
             self.lib = _pkcs11.lib.__new__(_pkcs11.lib, path)
         except (OSError, AttributeError, exceptions.PKCS11Error) as error:
@@ -173,15 +192,18 @@ class Module:
         with Module._loading:
             self._users -= 1
             if not self._users:
-                self._library.C_Finalize(None)
+                self._functions.finalize(None)
 
     def _initialize(self) -> None:
         arguments = _InitializeArguments(flags=CKF_OS_LOCKING_OK)
-        code = self._library.C_Initialize(ctypes.byref(arguments))
+        code = self._functions.initialize(ctypes.byref(arguments))
         if code == CKR_CANT_LOCK:
-            code = self._library.C_Initialize(None)
+            code = self._functions.initialize(None)
         if code not in (CKR_OK, CKR_CRYPTOKI_ALREADY_INITIALIZED):
-            raise Gone(f"PKCS#11 module {self.path} does not start: C_Initialize gave {code:#x}")
+            raise Gone(
+                f"PKCS#11 module {self.path} does not start: C_Initialize gave {code:#x}; "
+                "check the module's own configuration and the device"
+            )
         self.generation += 1
 
     def reload(self, generation: int) -> None:
@@ -194,7 +216,7 @@ class Module:
                 return
             if not self._quiet.wait_for(lambda: not self._inside, RELOAD_PATIENCE):
                 raise Gone(f"a call into the PKCS#11 module {self.path} hangs; it cannot be initialised anew")
-            self._library.C_Finalize(None)
+            self._functions.finalize(None)
             self._initialize()
 
     @contextmanager

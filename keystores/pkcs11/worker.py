@@ -104,8 +104,9 @@ class Worker:
         self._waiting = 0
         self._closed = False
 
-    async def call(self, work: Work[T], *, patience: float = PATIENCE) -> T:
-        """Run the work in the thread. Raises what it raises, and TemporarilyUnavailable after the patience.
+    async def call(self, work: Work[T], *, patience: float | None = None) -> T:
+        """Run the work in the thread. Raises what it raises, and TemporarilyUnavailable after the patience,
+        which is PATIENCE when None.
 
         A caller that gives up before its turn takes the work with it; work that has begun goes on to its end.
         """
@@ -115,7 +116,7 @@ class Worker:
         self._waiting += 1
         try:
             thread.inbox.put(job)  # type: ignore[arg-type]  # a job delivers its own result: its type stays inside
-            self._watch(thread, job.future, patience)
+            self._watch(thread, job.future, PATIENCE if patience is None else patience)
             return await job.future
         finally:
             self._waiting -= 1

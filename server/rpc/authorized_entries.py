@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
 
 from generated.spire.api.server.entry.v1 import entry_pb2 as api
 from generated.spire.api.types import entry_pb2
@@ -25,11 +25,36 @@ _BREATH = 500
 # Protobuf's wire format: field number << 3 | 2, for length-delimited values.
 _FULL_TAG = api.GetAuthorizedEntriesResponse.ENTRIES_FIELD_NUMBER << 3 | 2
 _SYNC_TAG = api.SyncAuthorizedEntriesResponse.ENTRIES_FIELD_NUMBER << 3 | 2
+_REVISION_TAG = api.SyncAuthorizedEntriesResponse.ENTRY_REVISIONS_FIELD_NUMBER << 3 | 2
 _MORE = bytes((api.SyncAuthorizedEntriesResponse.MORE_FIELD_NUMBER << 3, 1))
 
 
-_Kept = tuple[bytes, bytes]
-"""A serialised entry, and what a mask leaves of it with its length before it."""
+class _Forms:
+    """One serialised form of each entry, with its length before it, made once and kept while the entry lasts."""
+
+    def __init__(self, make: Callable[[IndexedEntry], bytes]) -> None:
+        self._make = make
+        self._kept: dict[str, tuple[IndexedEntry, bytes]] = {}
+
+    async def of(self, entries: Sequence[IndexedEntry]) -> list[bytes]:
+        get = self._kept.get
+        forms = [kept[1] for entry in entries if (kept := get(entry.record.id)) is not None and kept[0] is entry]
+        return forms if len(forms) == len(entries) else await self._completed(entries)
+
+    def forget(self, entry_ids: Iterable[str]) -> None:
+        for entry_id in entry_ids:
+            self._kept.pop(entry_id, None)
+
+    async def _completed(self, entries: Sequence[IndexedEntry]) -> list[bytes]:
+        forms: list[bytes] = []
+        for number, entry in enumerate(entries):
+            kept = self._kept.get(entry.record.id)
+            if kept is None or kept[0] is not entry:
+                kept = self._kept[entry.record.id] = (entry, frame(self._make(entry)))
+            forms.append(kept[1])
+            if number % _BREATH == 0:
+                await asyncio.sleep(0)
+        return forms
 
 
 class EntryPages:
@@ -40,22 +65,22 @@ class EntryPages:
 
     def __init__(self, page_size: int = PAGE_SIZE) -> None:
         self._page_size = page_size
-        self._framed_by_mask: OrderedDict[bytes, dict[str, _Kept]] = OrderedDict()
+        self._revisions = _Forms(_revision)
+        self._masked: OrderedDict[bytes, _Forms] = OrderedDict()
 
     def apply(self, changes: Changes) -> None:
-        for framed in self._framed_by_mask.values():
-            for entry_id in changes.entries:
-                framed.pop(entry_id, None)
+        for forms in (self._revisions, *self._masked.values()):
+            forms.forget(changes.entries)
 
     async def response(self, entries: Sequence[IndexedEntry], mask: entry_pb2.EntryMask | None) -> bytes:
         """A serialised GetAuthorizedEntriesResponse."""
-        return _join(_FULL_TAG, await self._framed(entries, mask))
+        return _join(_FULL_TAG, await self._forms(mask).of(entries))
 
     async def sync(
         self,
         entries: Sequence[IndexedEntry],
         requests: AsyncIterator[api.SyncAuthorizedEntriesRequest],
-    ) -> AsyncGenerator[api.SyncAuthorizedEntriesResponse | bytes, None]:
+    ) -> AsyncGenerator[bytes, None]:
         """All entries where they fit a page; else their revisions, then what the agent asks for, page by page.
 
         Raises RpcError INVALID_ARGUMENT.
@@ -68,42 +93,36 @@ class EntryPages:
         mask = first.output_mask if first.HasField("output_mask") else None
         if mask is not None and not mask.revision_number:
             raise RpcError(Code.INVALID_ARGUMENT, "revision number cannot be masked")
+        forms = self._forms(mask)
         if len(entries) <= self._page_size:
-            yield _join(_SYNC_TAG, await self._framed(entries, mask))
+            yield _join(_SYNC_TAG, await forms.of(entries))
             return
-        for start in range(0, len(entries), self._page_size):
-            yield _revisions(entries[start : start + self._page_size], more=start + self._page_size < len(entries))
-        by_id = {entry.record.id: entry for entry in entries}
+        for page, more in self._paged(entries):
+            yield _page(_REVISION_TAG, await self._revisions.of(page), more=more)
+        by_id: dict[str, IndexedEntry] = {}
         async for request in requests:
+            by_id = by_id or {entry.record.id: entry for entry in entries}
             wanted = [by_id[entry_id] for entry_id in sorted(request.ids) if entry_id in by_id]
-            for start in range(0, max(len(wanted), 1), self._page_size):
-                page = _join(_SYNC_TAG, await self._framed(wanted[start : start + self._page_size], mask))
-                yield page + _MORE if start + self._page_size < len(wanted) else page
+            for page, more in self._paged(wanted):
+                yield _page(_SYNC_TAG, await forms.of(page), more=more)
 
-    async def _framed(self, entries: Sequence[IndexedEntry], mask: entry_pb2.EntryMask | None) -> list[bytes]:
-        """The entries, masked, each with its length before it."""
-        known = self._known(mask)
-        unwanted = () if mask is None else tuple(masks.missing(mask))
-        framed: list[bytes] = []
-        made = 0
-        for entry in entries:
-            kept = known.get(entry.record.id)
-            if kept is None or kept[0] is not entry.proto_bytes:
-                kept = (entry.proto_bytes, frame(_without(entry.proto_bytes, unwanted)))
-                known[entry.record.id] = kept
-                made += 1
-                if made % _BREATH == 0:
-                    await asyncio.sleep(0)
-            framed.append(kept[1])
-        return framed
+    def _paged(self, entries: Sequence[IndexedEntry]) -> Iterator[tuple[Sequence[IndexedEntry], bool]]:
+        """The entries page by page, and whether more follow; one empty page for none."""
+        for start in range(0, max(len(entries), 1), self._page_size):
+            end = start + self._page_size
+            yield entries[start:end], end < len(entries)
 
-    def _known(self, mask: entry_pb2.EntryMask | None) -> dict[str, _Kept]:
+    def _forms(self, mask: entry_pb2.EntryMask | None) -> _Forms:
+        """The forms that a mask leaves."""
         key = b"" if mask is None else b"m" + mask.SerializeToString(deterministic=True)
-        known = self._framed_by_mask.setdefault(key, {})
-        self._framed_by_mask.move_to_end(key)
-        if len(self._framed_by_mask) > MAX_MASKS:
-            self._framed_by_mask.popitem(last=False)
-        return known
+        forms = self._masked.get(key)
+        if forms is None:
+            unwanted = () if mask is None else tuple(masks.missing(mask))
+            forms = self._masked[key] = _Forms(lambda entry: _without(entry.proto_bytes, unwanted))
+            if len(self._masked) > MAX_MASKS:
+                self._masked.popitem(last=False)
+        self._masked.move_to_end(key)
+        return forms
 
 
 def _without(serialised: bytes, unwanted: Sequence[str]) -> bytes:
@@ -112,6 +131,13 @@ def _without(serialised: bytes, unwanted: Sequence[str]) -> bytes:
     message = entry_pb2.Entry.FromString(serialised)
     masks.clear(message, unwanted)
     return message.SerializeToString()
+
+
+def _revision(entry: IndexedEntry) -> bytes:
+    record = entry.record
+    return api.EntryRevision(
+        id=record.id, revision_number=record.revision_number, created_at=record.created_at
+    ).SerializeToString()
 
 
 def frame(message: bytes) -> bytes:
@@ -130,11 +156,5 @@ def _join(tag: int, framed: list[bytes]) -> bytes:
     return bytes((tag,)).join((b"", *framed))
 
 
-def _revisions(entries: Sequence[IndexedEntry], *, more: bool) -> api.SyncAuthorizedEntriesResponse:
-    return api.SyncAuthorizedEntriesResponse(
-        entry_revisions=[
-            api.EntryRevision(id=each.id, revision_number=each.revision_number, created_at=each.created_at)
-            for each in (entry.record for entry in entries)
-        ],
-        more=more,
-    )
+def _page(tag: int, framed: list[bytes], *, more: bool) -> bytes:
+    return _join(tag, framed) + _MORE if more else _join(tag, framed)

@@ -176,7 +176,7 @@ class EntryService:
 
     async def sync(
         self, requests: AsyncIterator[api.SyncAuthorizedEntriesRequest], _peer: Peer, context: Context
-    ) -> AsyncIterator[api.SyncAuthorizedEntriesResponse | bytes]:
+    ) -> AsyncIterator[bytes]:
         call = Call.of(context)
         entries = self._index.authorized_entries(str(call.agent_id()))
         async with aclosing(self._pages.sync(entries, requests)) as responses:

@@ -1,16 +1,15 @@
 """The PKCS#11 library: the only module that imports `pkcs11`. Everything here blocks; worker.py calls it.
 
 A module is loaded once per process and shared by all key managers that name its path. python-pkcs11 would call
-C_Initialize(NULL), after which SoftHSM answers threads with CKR_GENERAL_ERROR; so C_Initialize is called here, with
-CKF_OS_LOCKING_OK, on the same library, and python-pkcs11 is given the initialised module.
+C_Initialize(NULL), after which SoftHSM answers threads with CKR_GENERAL_ERROR; so cryptoki.py calls it, on the same
+library, and python-pkcs11 is given the initialised module.
 """
 
 from __future__ import annotations
 
-import ctypes
 import re
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +22,9 @@ from pkcs11.mechanisms import KeyType as TokenKeyType
 from keystores.errors import NotFound, PermanentlyUnusable, Refused, TemporarilyUnavailable, Unsupported
 from keystores.pkcs11 import encoding
 from keystores.pkcs11.configuration import TokenName
+from keystores.pkcs11.cryptoki import CKR_OK, Cryptoki
 from keystores.pkcs11.profiles import Profile
 from plugins.keymanager import Hash, KeyType, Scheme
-
-CKF_OS_LOCKING_OK = 2
-CKR_OK = 0
-CKR_CANT_LOCK = 0x0A
-CKR_CRYPTOKI_ALREADY_INITIALIZED = 0x191
 
 RELOAD_PATIENCE = 5.0
 """Seconds for other threads to leave the module before it is initialised anew."""
@@ -90,40 +85,6 @@ class TokenKey:
     public_key: bytes | None
 
 
-class _InitializeArguments(ctypes.Structure):
-    """CK_C_INITIALIZE_ARGS (PKCS#11 2.40, 3.7): four mutex callbacks, flags, reserved."""
-
-    _fields_ = [
-        ("create_mutex", ctypes.c_void_p),
-        ("destroy_mutex", ctypes.c_void_p),
-        ("lock_mutex", ctypes.c_void_p),
-        ("unlock_mutex", ctypes.c_void_p),
-        ("flags", ctypes.c_ulong),
-        ("reserved", ctypes.c_void_p),
-    ]
-
-
-_TakesArguments = ctypes.CFUNCTYPE(ctypes.c_ulong, ctypes.c_void_p)
-
-
-class _FunctionList(ctypes.Structure):
-    """The beginning of CK_FUNCTION_LIST (PKCS#11 2.40, 3.6): the version, C_Initialize, C_Finalize."""
-
-    _fields_ = [("version", ctypes.c_ubyte * 2), ("initialize", _TakesArguments), ("finalize", _TakesArguments)]
-
-    initialize: Callable[[object], int]
-    finalize: Callable[[object], int]
-
-
-def _function_list(library: ctypes.CDLL) -> _FunctionList:
-    """From C_GetFunctionList, the one function that a module must export. Raises AttributeError, OSError."""
-    functions = ctypes.POINTER(_FunctionList)()
-    code = library.C_GetFunctionList(ctypes.byref(functions))
-    if code != CKR_OK:
-        raise OSError(f"C_GetFunctionList gave {code:#x}")
-    return functions.contents
-
-
 def return_value(error: exceptions.PKCS11Error) -> str:
     """The standard's name of the code behind an error, such as CKR_PIN_INCORRECT."""
     if type(error) is exceptions.PKCS11Error:
@@ -163,8 +124,7 @@ class Module:
         self.path = path
         self.generation = 0
         try:
-            self._library = ctypes.CDLL(path)
-            self._functions = _function_list(self._library)
+            self._cryptoki = Cryptoki(path)
             # __new__ loads the library; __init__ would initialise it, without locking.
             self.lib = _pkcs11.lib.__new__(_pkcs11.lib, path)
         except (OSError, AttributeError, exceptions.PKCS11Error) as error:
@@ -192,14 +152,11 @@ class Module:
         with Module._loading:
             self._users -= 1
             if not self._users:
-                self._functions.finalize(None)
+                self._cryptoki.finalize()
 
     def _initialize(self) -> None:
-        arguments = _InitializeArguments(flags=CKF_OS_LOCKING_OK)
-        code = self._functions.initialize(ctypes.byref(arguments))
-        if code == CKR_CANT_LOCK:
-            code = self._functions.initialize(None)
-        if code not in (CKR_OK, CKR_CRYPTOKI_ALREADY_INITIALIZED):
+        code = self._cryptoki.initialize()
+        if code != CKR_OK:
             raise Gone(
                 f"PKCS#11 module {self.path} does not start: C_Initialize gave {code:#x}; "
                 "check the module's own configuration and the device"
@@ -216,7 +173,7 @@ class Module:
                 return
             if not self._quiet.wait_for(lambda: not self._inside, RELOAD_PATIENCE):
                 raise Gone(f"a call into the PKCS#11 module {self.path} hangs; it cannot be initialised anew")
-            self._functions.finalize(None)
+            self._cryptoki.finalize()
             self._initialize()
 
     @contextmanager

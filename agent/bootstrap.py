@@ -8,7 +8,7 @@ import socket
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode, urljoin, urlsplit
 
 from identity.bundles import Bundle
 from identity.spiffeid import TrustDomain
@@ -102,9 +102,10 @@ def _download(url: str, unix_socket: str) -> bytes:
         location, content = _get(url, unix_socket)
         if location is None:
             return content
-        if not unix_socket and urlsplit(location).scheme != "https":
-            raise TemporarilyUnavailable(f"error downloading trust bundle: {url} leads to {location}, without TLS")
-        url = location
+        target = urljoin(url, location)
+        if not unix_socket and urlsplit(target).scheme != "https":
+            raise TemporarilyUnavailable(f"error downloading trust bundle: {url} leads to {target}, without TLS")
+        url = target
     raise TemporarilyUnavailable(f"error downloading trust bundle: {url} redirects too often")
 
 

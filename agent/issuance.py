@@ -77,7 +77,8 @@ class Issuer:
         if not entries:
             return 0
         loop = asyncio.get_running_loop()
-        keys = await loop.run_in_executor(self._worker, self._make_keys, entries)
+        known = frozenset(self._cache.svids())
+        keys = await loop.run_in_executor(self._worker, self._make_keys, entries, known)
         try:
             chains = await self._client.new_x509_svids({entry_id: key.request for entry_id, key in keys.items()})
         except SpireError:
@@ -90,8 +91,13 @@ class Issuer:
         _log.debug("X509-SVIDs renewed", count=len(svids), asked=len(entries))
         return len(svids)
 
-    def _make_keys(self, entries: Sequence[Entry]) -> dict[str, WorkloadKey]:
-        return {entry.id: workload_request(self._key_type, entry.spiffe_id) for entry in entries}
+    def _make_keys(self, entries: Sequence[Entry], known: frozenset[str]) -> dict[str, WorkloadKey]:
+        keys: dict[str, WorkloadKey] = {}
+        for entry in entries:
+            what = "Renewing X509-SVID" if entry.id in known else "Creating X509-SVID"
+            _log.info(what, entry_id=entry.id, spiffe_id=entry.spiffe_id)
+            keys[entry.id] = workload_request(self._key_type, entry.spiffe_id)
+        return keys
 
     def _read(self, keys: Mapping[str, WorkloadKey], chains: Mapping[str, tuple[bytes, ...]]) -> dict[str, X509Svid]:
         now = time.time()

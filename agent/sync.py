@@ -52,6 +52,7 @@ class Synchroniser:
             for entry_id in changes.removed:
                 del entries[entry_id]
             federates_with = _federates_with(entries)
+            _log.debug("Entries changed", changed=len(changes.changed), removed=len(changes.removed))
         bundles = await self._client.bundles(federates_with)
         self._entries, self._federates_with = entries, federates_with
         self._cache.set_bundles(bundles)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -160,7 +161,10 @@ class WorkloadApi:
 
 
 def _no_identity(peer: Peer) -> RpcError:
-    _log.error("No identity issued", registered=False, pid=peer.process.pid if peer.process else 0)
+    pid = peer.process.pid if peer.process else 0
+    # The agent asks itself for its health, which is nothing to write down.
+    if pid != os.getpid():
+        _log.error("No identity issued", registered=False, pid=pid)
     return RpcError(Code.PERMISSION_DENIED, "no identity issued")
 
 

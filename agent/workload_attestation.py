@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Sequence
 
 from attestors import processes
@@ -39,7 +40,7 @@ class WorkloadAttestation:
         if self._attestors and not found:
             raise TemporarilyUnavailable("workload attestation failed")
         selectors = frozenset(selector for some in found for selector in some)
-        if _log.enabled("debug"):
+        if process.pid != os.getpid() and _log.enabled("debug"):
             _log.debug("PID attested to have selectors", pid=process.pid, selectors=sorted(map(str, selectors)))
         return selectors
 

@@ -17,7 +17,7 @@ from generated.grpc.health.v1 import health_pb2
 from generated.spiffe.workload import workload_pb2
 from generated.spire.api.types import bundle_pb2
 from tests.simulators import pki
-from tests.simulators.in_process_agent import PATIENCE, Home, RunningAgent
+from tests.simulators.in_process_agent import PATIENCE, Home, RunningAgent, until
 from transport.status import Code, RpcError
 
 X509 = ("FetchX509SVID", workload_pb2.X509SVIDRequest(), workload_pb2.X509SVIDResponse)
@@ -149,6 +149,16 @@ async def test_a_cached_jwt_svid_serves_while_the_server_is_away(agent: RunningA
     with pytest.raises(RpcError, match="could not fetch JWT-SVID") as caught:
         await agent.ask("FetchJWTSVID", request, workload_pb2.JWTSVIDResponse)
     assert caught.value.code is Code.UNAVAILABLE
+
+
+async def test_a_jwt_svid_is_asked_for_again_while_the_server_is_away(agent: RunningAgent, home: Home) -> None:
+    home.server.failing = RpcError(Code.UNAVAILABLE, "away")
+    request = workload_pb2.JWTSVIDRequest(audience=["x"])
+    asked = asyncio.ensure_future(agent.ask("FetchJWTSVID", request, workload_pb2.JWTSVIDResponse))
+    await until(lambda: home.server.calls["NewJWTSVID"])
+    home.server.failing = None
+    assert (await asked).svids
+    assert home.server.calls["NewJWTSVID"] == 2
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import http.server
+import ipaddress
+import socket
+import socketserver
+import ssl
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.x509.oid import NameOID
+
+from agent.bootstrap import TrustBundleSource, bootstrap_bundle
+from identity.bundles import Bundle, X509Authority
+from identity.spiffeid import TrustDomain
+from operations.errors import InvalidArgument, TemporarilyUnavailable
+from tests.simulators import pki
+from tests.simulators.fake_server import Authority
+
+TD = TrustDomain("example.org")
+
+
+@pytest.fixture(scope="module")
+def root() -> Authority:
+    return Authority(TD)
+
+
+def source(**more: str) -> TrustBundleSource:
+    return TrustBundleSource(TD, "server.example.org", 8081, **more)
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    pages: dict[str, tuple[int, str]] = {}
+    asked: list[str] = []
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        status, content = self.pages.get(urlsplit(self.path).path, (404, ""))
+        self.send_response(status)
+        if status == 302:
+            self.send_header("Location", content)
+        body = content.encode()
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        del format, args
+
+    def address_string(self) -> str:
+        return "test"
+
+
+@contextmanager
+def served(server: socketserver.BaseServer, pages: dict[str, tuple[int, str]]) -> Generator[list[str], None, None]:
+    _Handler.pages, _Handler.asked = pages, []
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield _Handler.asked
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def https(folder: Path) -> tuple[http.server.HTTPServer, str]:
+    """A server on 127.0.0.1, and the file with its certificate."""
+    key = pki.ec_key()
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
+        .sign(key, hashes.SHA256())
+    )
+    path = folder / "tls.pem"
+    encoding = serialization.Encoding.PEM
+    path.write_bytes(
+        certificate.public_bytes(encoding)
+        + key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(path)
+    server = http.server.HTTPServer(("127.0.0.1", 0), _Handler)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    return server, str(path)
+
+
+class _UnixServer(socketserver.UnixStreamServer):
+    def get_request(self) -> tuple[socket.socket, str]:
+        request, _ = super().get_request()
+        return request, "unix"
+
+
+async def test_pem_file(tmp_path: Path, root: Authority) -> None:
+    path = tmp_path / "bundle.pem"
+    path.write_text(root.pem)
+    assert await bootstrap_bundle(source(path=str(path))) == (root.der,)
+
+
+async def test_spiffe_file(tmp_path: Path, root: Authority) -> None:
+    path = tmp_path / "bundle.json"
+    path.write_text(Bundle(TD, (X509Authority(root.der),)).to_jwks())
+    assert await bootstrap_bundle(source(path=str(path), format="spiffe")) == (root.der,)
+
+
+async def test_no_source_is_insecure_bootstrap() -> None:
+    assert await bootstrap_bundle(source()) is None
+
+
+async def test_a_file_that_is_not_there_may_come_later(tmp_path: Path) -> None:
+    with pytest.raises(TemporarilyUnavailable, match="trust_bundle_path"):
+        await bootstrap_bundle(source(path=str(tmp_path / "absent")))
+
+
+@pytest.mark.parametrize("kind", ["pem", "spiffe"])
+@pytest.mark.parametrize("content", ["", "nonsense", '{"keys": []}', "-----BEGIN CERTIFICATE-----\n"])
+async def test_what_is_no_bundle_is_refused(tmp_path: Path, kind: str, content: str) -> None:
+    path = tmp_path / "bundle"
+    path.write_text(content)
+    with pytest.raises(InvalidArgument, match="bundle"):
+        await bootstrap_bundle(source(path=str(path), format=kind))
+
+
+async def test_url(tmp_path: Path, root: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
+    server, certificate = https(tmp_path)
+    port = server.server_address[1]
+    pages = {
+        "/bundle": (200, root.pem),
+        "/moved": (302, "/bundle"),
+        "/plain": (302, f"http://127.0.0.1:{port}/bundle"),
+        "/loop": (302, f"https://127.0.0.1:{port}/loop"),
+        "/gone": (500, ""),
+    }
+    with served(server, pages):
+        with pytest.raises(TemporarilyUnavailable, match="unable to fetch trust bundle URL"):
+            await bootstrap_bundle(source(url=f"https://127.0.0.1:{port}/bundle"))
+        monkeypatch.setenv("SSL_CERT_FILE", certificate)
+        assert await bootstrap_bundle(source(url=f"https://127.0.0.1:{port}/bundle")) == (root.der,)
+        assert await bootstrap_bundle(source(url=f"https://127.0.0.1:{port}/moved")) == (root.der,)
+        for page, text in (("plain", "without TLS"), ("loop", "too often"), ("gone", "500")):
+            with pytest.raises(TemporarilyUnavailable, match=text):
+                await bootstrap_bundle(source(url=f"https://127.0.0.1:{port}/{page}"))
+
+
+async def test_url_over_a_unix_socket_says_who_asks(tmp_path: Path, root: Authority) -> None:
+    path = str(tmp_path / "s")
+    with served(_UnixServer(path, _Handler), {"/bundle": (200, root.pem)}) as asked:
+        found = await bootstrap_bundle(source(url="http://localhost/bundle?more=1", unix_socket=path))
+    assert found == (root.der,)
+    assert parse_qs(urlsplit(asked[0]).query) == {
+        "more": ["1"],
+        "spire-attest-mode": ["bootstrap"],
+        "spire-server-address": ["server.example.org"],
+        "spire-server-port": ["8081"],
+        "spiffe-trust-domain": ["example.org"],
+    }
+
+
+async def test_an_unreachable_source_may_come_back(tmp_path: Path) -> None:
+    with pytest.raises(TemporarilyUnavailable, match="unable to fetch"):
+        await bootstrap_bundle(source(url="http://localhost/", unix_socket=str(tmp_path / "absent")))

@@ -36,7 +36,7 @@ from server.rpc.entry import EntryService
 from server.rpc.health import HealthService
 from server.rpc.services import Service, router
 from server.rpc.svid import SvidService
-from server.trust import TrustRoots
+from server.trust import TrustBundles
 from transport.limits import SERVER_LIMITS
 from transport.server import Server
 
@@ -144,13 +144,14 @@ class _House:
         await svid.rotate()
 
         nodes = AttestedNodes(store)
-        identities = PeerIdentities(trust_domain, config.admin_ids, TrustRoots(store).of)
+        bundles = TrustBundles(store)
+        identities = PeerIdentities(trust_domain, config.admin_ids, bundles.roots)
         authorizer = Authorizer(identities, store, nodes, config.admin_ids)
         limits = server_limits(attestation=config.ratelimit_attestation, signing=config.ratelimit_signing)
         gate = Gate(authorizer, limits, logs.get("api"), audit=config.audit_log_enabled)
 
         async def probe() -> str | None:
-            return "bundle is missing" if await store.get_bundle(trust_domain) is None else None
+            return "bundle is missing" if await bundles.get(trust_domain) is None else None
 
         return cls(
             config,
@@ -159,7 +160,7 @@ class _House:
             Housekeeping(store, logs.get("registration_manager")),
             remote=(
                 AgentService(trust_domain, store, nodes, authority, attestors),
-                BundleService(trust_domain, store),
+                BundleService(trust_domain, store, bundles),
                 EntryService(trust_domain, store, index),
                 SvidService(trust_domain, index, authority, jwt_disabled=config.disable_jwt_svids),
             ),

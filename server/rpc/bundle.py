@@ -9,6 +9,7 @@ from server.datastore.store import DataStore
 from server.rpc import masks
 from server.rpc.call import Call
 from server.rpc.failures import failing, failure
+from server.trust import TrustBundles
 from transport.peer import Peer
 from transport.router import Context, Handler
 from transport.status import Code
@@ -17,9 +18,10 @@ from transport.status import Code
 class BundleService:
     DESCRIPTOR = api.DESCRIPTOR.services_by_name["Bundle"]
 
-    def __init__(self, trust_domain: TrustDomain, store: DataStore) -> None:
+    def __init__(self, trust_domain: TrustDomain, store: DataStore, bundles: TrustBundles) -> None:
         self._trust_domain = trust_domain
         self._store = store
+        self._bundles = bundles
 
     def handlers(self) -> dict[str, Handler]:
         return {"GetBundle": self.get, "CountBundles": self.count}
@@ -28,7 +30,7 @@ class BundleService:
         call = Call.of(context)
         call.note(trust_domain_id=self._trust_domain.name)
         with failing(call.log, "failed to fetch bundle"):
-            bundle = await self._store.get_bundle(self._trust_domain)
+            bundle = await self._bundles.get(self._trust_domain)
         if bundle is None:
             raise failure(call.log, Code.NOT_FOUND, "bundle not found")
         message = bundle.to_proto()

@@ -25,7 +25,7 @@ from server.health import Health
 from server.housekeeping import Housekeeping
 from server.nodes import AttestedNodes
 from server.run import serve
-from server.trust import TrustRoots
+from server.trust import TrustBundles
 from tests.simulators.house import BUNDLE, CONFIG, TRUST_DOMAIN, House, running
 from tests.simulators.pki import Authority
 from tests.simulators.spire import free_port
@@ -89,18 +89,22 @@ async def test_expired_nodes_are_pruned_and_forgotten(store: DataStore) -> None:
 
 
 async def test_roots_are_the_same_until_the_bundle_changes(store: DataStore) -> None:
-    roots = TrustRoots(store)
+    bundles = TrustBundles(store)
+    assert await bundles.get(TRUST_DOMAIN) is None
     with pytest.raises(NotFound, match=r'no bundle found for trust domain "example.org"'):
-        await roots.of(TRUST_DOMAIN)
+        await bundles.roots(TRUST_DOMAIN)
     authorities = DatastoreAuthorities(store, TRUST_DOMAIN)
     first, second = Authority.root().der, Authority.root().der
     await authorities.append_x509_authority(first)
-    known = await roots.of(TRUST_DOMAIN)
+    known = await bundles.roots(TRUST_DOMAIN)
     assert list(known) == [first]
     await authorities.append_jwt_authority(JwtAuthority("key", b"", 10))
-    assert await roots.of(TRUST_DOMAIN) is known, "only keys of tokens changed"
+    assert await bundles.roots(TRUST_DOMAIN) is known, "only keys of tokens changed"
     await authorities.append_x509_authority(second)
-    assert list(await roots.of(TRUST_DOMAIN)) == [first, second]
+    assert list(await bundles.roots(TRUST_DOMAIN)) == [first, second]
+    bundle = await bundles.get(TRUST_DOMAIN)
+    assert bundle is not None
+    assert [authority.key_id for authority in bundle.jwt_authorities] == ["key"]
 
 
 async def test_what_has_expired_goes(store: DataStore) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from pathlib import Path
 
@@ -137,3 +138,22 @@ def test_a_workload_without_an_entry(make_server: MakeServer, make_agent: MakeAg
     assert denied.returncode == 1
     assert "PermissionDenied" in denied.stdout + denied.stderr
     assert "no identity issued" in denied.stdout + denied.stderr
+
+
+def test_a_damaged_journal_is_named_and_left_as_it_is(make_server: MakeServer) -> None:
+    server = make_server()
+    server.start()
+    bundle = server.bundle()
+    server.run.end()
+    database = sqlite3.connect(server.folder / "datastore.sqlite3")
+    ((journal,),) = database.execute("SELECT data FROM ca_journals").fetchall()
+    damaged = journal[:-8] + b"\0" * 8
+    with database:
+        database.execute("UPDATE ca_journals SET data = ?", (damaged,))
+    refusal(server, "journal")
+    assert database.execute("SELECT data FROM ca_journals").fetchall() == [(damaged,)]
+    with database:
+        database.execute("UPDATE ca_journals SET data = ?", (journal,))
+    database.close()
+    server.start()
+    assert server.bundle() == bundle

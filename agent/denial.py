@@ -7,6 +7,7 @@ from google.protobuf.message import DecodeError, Message
 
 from agent.identity import UnknownAuthority
 from generated.spire.api.types import status_pb2
+from operations.errors import Refused
 from transport.status import Code, RpcError
 
 _Reason = status_pb2.PermissionDeniedDetails
@@ -19,6 +20,14 @@ _REATTEST = frozenset(
         _Reason.AGENT_MUST_REATTEST,
     )
 )
+
+
+class Unwelcome(Refused):
+    """The server wants this agent no more, and nothing that the agent can do helps."""
+
+
+BANNED = "the server has banned this agent: evict it there to let it attest again"
+EVICTED = "the server does not know this agent any more: it must attest anew, for which a join token must be a new one"
 
 
 def must_reattest(error: BaseException) -> bool:

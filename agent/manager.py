@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from agent.attest import Attestation
 from agent.backoff import Backoff
 from agent.cache import X509Cache
-from agent.denial import is_banned, must_reattest
+from agent.denial import BANNED, EVICTED, Unwelcome, is_banned, must_reattest
 from agent.issuance import Issuer
 from agent.jwt_cache import JwtCache
 from agent.jwt_svids import JwtSvids
@@ -65,7 +65,7 @@ class Manager:
     async def initialise(self, version: str) -> None:
         """Store what the attestation gave and synchronise once, trying for a minute.
 
-        Raises RpcError and Refused. When the server does not know the agent any more, the stored SVID is gone then.
+        Raises RpcError and Refused. With Unwelcome the stored SVID is gone, so that the next start attests anew.
         """
         svid = self._own.current
         await asyncio.to_thread(self._storage.store_svid, svid.chain, reattestable=svid.reattestable)
@@ -80,7 +80,7 @@ class Manager:
                     state = "is banned" if is_banned(error) else "needs to re-attest"
                     _log.error(f"Agent {state}: removing SVID and shutting down", error=error)
                     await self._own.forget()
-                    raise
+                    raise Unwelcome(BANNED if is_banned(error) else EVICTED) from error
                 wait = backoff.next()
                 if wait is None:
                     raise
@@ -103,19 +103,19 @@ class Manager:
                 if is_banned(error):
                     _log.warning("Agent is banned: removing SVID and shutting down", error=error)
                     await self._own.forget()
-                    raise
+                    raise Unwelcome(BANNED) from error
                 if not must_reattest(error):
                     raise
                 _log.warning("Agent needs to re-attest; will attempt to re-attest", error=error)
-                await self._reattest(error)
+                await self._reattest()
 
-    async def _reattest(self, cause: SpireError) -> None:
+    async def _reattest(self) -> None:
         try:
             await self._own.reattest()
         except SpireError as error:
             _log.error("Agent failed re-attestation; removing SVID and shutting down", error=error)
             await self._own.forget()
-            raise cause from error
+            raise Unwelcome(EVICTED) from error
 
     async def close(self) -> None:
         self._issuer.close()

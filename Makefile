@@ -5,7 +5,7 @@ SHELL := /bin/bash
 # Debian's interpreter: every user of the machine can run it.
 PYTHON ?= /usr/bin/python3
 BIN := .venv/bin
-CODE := operations identity transport plugins keystores attestors server agent tests bench ci
+CODE := operations identity transport plugins keystores attestors server agent tests bench
 
 .PHONY: help install demo test interop lint types bench fresh generate lock clean
 
@@ -38,6 +38,7 @@ types: install ## mypy and basedpyright, both strict
 	$(BIN)/basedpyright $(CODE)
 
 bench: install ## figures for this server; beside a Go one when SPIRE_SERVER_BIN and SPIRE_AGENT_BIN name it
+	$(BIN)/python -m compileall -q $(CODE) generated
 	$(BIN)/python -m bench $(ARGS)
 
 fresh: ## both README commands on a minimal Debian 12 and 13, as a newcomer (root, mmdebstrap, systemd-nspawn)

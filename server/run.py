@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import sys
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import timedelta
@@ -61,7 +62,7 @@ async def run(config: ServerConfig) -> int:
     log = logs.get()
     for warning in config.warnings:
         log.warning(warning)
-    serving = asyncio.create_task(serve(config))
+    serving = asyncio.create_task(serve(config, _ready))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         # A second signal cuts short what the first let end in peace.
@@ -83,8 +84,14 @@ def _tell(error: SpireError) -> None:
         logs.get().error("Fatal run error", error=problem)
 
 
-async def serve(config: ServerConfig) -> None:
-    """Start, tell systemd, and serve until cancelled. Raises SpireError when the server cannot start or go on."""
+def _ready() -> None:
+    # What the start made stays: the collector need not look at it again.
+    gc.freeze()
+    sdnotify.notify("READY=1")
+
+
+async def serve(config: ServerConfig, ready: Callable[[], None] = lambda: None) -> None:
+    """Start, call `ready`, and serve until cancelled. Raises SpireError when the server cannot start or go on."""
     log = logs.get()
     log.info(
         "Configured",
@@ -102,7 +109,7 @@ async def serve(config: ServerConfig) -> None:
         house = await _House.build(config, stores)
         cleanup.push_async_callback(house.drain)
         await house.listen()
-        sdnotify.notify("READY=1")
+        ready()
         cleanup.callback(sdnotify.notify, "STOPPING=1")
         await _first_failure(house.tasks())
 

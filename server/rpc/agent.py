@@ -26,6 +26,7 @@ from server.rpc import convert, ids, masks
 from server.rpc.attest import AgentSigner, Attestation
 from server.rpc.call import Call, Clock, wall_clock
 from server.rpc.failures import failing, failure
+from server.rpc.pacing import paced
 from transport.peer import Peer
 from transport.router import Context, Handler
 from transport.status import Code, RpcError
@@ -88,9 +89,8 @@ class AgentService:
                 with_selectors=mask is None or mask.selectors,
             )
         call.succeeded()
-        return api.ListAgentsResponse(
-            agents=[_masked(node, mask) for node in page.items], next_page_token=page.next_token
-        )
+        agents = await paced(lambda node: _masked(node, mask), page.items)
+        return api.ListAgentsResponse(agents=agents, next_page_token=page.next_token)
 
     async def get(self, request: api.GetAgentRequest, _peer: Peer, context: Context) -> agent_pb2.Agent:
         call = Call.of(context)

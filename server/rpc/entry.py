@@ -20,6 +20,7 @@ from server.rpc import convert, ids, masks
 from server.rpc.authorized_entries import EntryPages
 from server.rpc.call import Call
 from server.rpc.failures import code_of, failed, failing, failure, ok
+from server.rpc.pacing import paced
 from transport.peer import Peer
 from transport.router import Context, Handler
 from transport.status import Code
@@ -68,9 +69,8 @@ class EntryService:
             )
         mask = request.output_mask if request.HasField("output_mask") else None
         call.succeeded()
-        return api.ListEntriesResponse(
-            entries=[_masked(entry, mask) for entry in page.items], next_page_token=page.next_token
-        )
+        entries = await paced(lambda entry: _masked(entry, mask), page.items)
+        return api.ListEntriesResponse(entries=entries, next_page_token=page.next_token)
 
     async def get(self, request: api.GetEntryRequest, _peer: Peer, context: Context) -> entry_pb2.Entry:
         call = Call.of(context)

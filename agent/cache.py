@@ -11,7 +11,7 @@ import asyncio
 import heapq
 import time
 from collections import OrderedDict, defaultdict
-from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from agent.entries import Entry, without_duplicate_hints
@@ -34,28 +34,33 @@ class _Group:
 
 
 class Subscription:
-    """The updates of one stream. Only the latest matters: what a slow stream has not taken is replaced."""
+    """The updates of one stream: the state as soon as every entry has its SVID, then after each change. It never ends.
+
+    Only the latest matters: what a slow stream has not taken is replaced.
+    """
 
     def __init__(self, cache: X509Cache, group: _Group) -> None:
         self._cache = cache
         self._group = group
+        self._started = False
         self._news = asyncio.Event()
         self._news.set()
 
     def wake(self) -> None:
         self._news.set()
 
-    async def updates(self) -> AsyncIterator[WorkloadUpdate]:
-        """The state now, as soon as every entry has its SVID, and after each change. Never ends by itself."""
-        started = False
+    def __aiter__(self) -> Subscription:
+        return self
+
+    async def __anext__(self) -> WorkloadUpdate:
         while True:
             await self._news.wait()
             self._news.clear()
             update = self._cache.update_of(self._group)
-            started = started or update.complete
+            self._started = self._started or update.complete
             # Entries whose SVIDs are still to come, or ran out, are no reason to turn the workload away.
-            if started and (update.identities or update.complete):
-                yield update
+            if self._started and (update.identities or update.complete):
+                return update
 
 
 class X509Cache:

@@ -66,28 +66,25 @@ class WorkloadApi:
             },
         )
 
-    async def fetch_x509_svid(
+    def fetch_x509_svid(
         self, request: workload_pb2.X509SVIDRequest, peer: Peer, context: Context
     ) -> AsyncIterator[bytes]:
         del request, context
-        async for response in self._stream(peer, lambda update: update.x509_svid_response, identity_needed=True):
-            yield response
+        return self._stream(peer, lambda update: update.x509_svid_response, identity_needed=True)
 
-    async def fetch_x509_bundles(
+    def fetch_x509_bundles(
         self, request: workload_pb2.X509BundlesRequest, peer: Peer, context: Context
     ) -> AsyncIterator[bytes]:
         del request, context
         needed = not self._settings.allow_unauthenticated_verifiers
-        async for response in self._stream(peer, lambda update: update.x509_bundles_response, identity_needed=needed):
-            yield response
+        return self._stream(peer, lambda update: update.x509_bundles_response, identity_needed=needed)
 
-    async def fetch_jwt_bundles(
+    def fetch_jwt_bundles(
         self, request: workload_pb2.JWTBundlesRequest, peer: Peer, context: Context
     ) -> AsyncIterator[bytes]:
         del request, context
         needed = not self._settings.allow_unauthenticated_verifiers
-        async for response in self._stream(peer, lambda update: update.jwt_bundles_response, identity_needed=needed):
-            yield response
+        return self._stream(peer, lambda update: update.jwt_bundles_response, identity_needed=needed)
 
     async def fetch_jwt_svid(
         self, request: workload_pb2.JWTSVIDRequest, peer: Peer, context: Context
@@ -151,7 +148,7 @@ class WorkloadApi:
         selectors = await self._attestation.attest(peer)
         sent: bytes | None = None
         with self._cache.subscribe(selectors) as subscription:
-            async for update in subscription.updates():
+            async for update in subscription:
                 if identity_needed and not update.identities:
                     raise _no_identity(peer)
                 response = response_of(update)

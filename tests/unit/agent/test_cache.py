@@ -61,11 +61,11 @@ def ids(entries: Iterable[Entry]) -> list[str]:
 
 async def take(subscription: Subscription) -> WorkloadUpdate:
     async with asyncio.timeout(10):
-        return await anext(aiter(subscription.updates()))
+        return await anext(subscription)
 
 
 async def nothing_comes(subscription: Subscription) -> bool:
-    waiting = asyncio.ensure_future(anext(aiter(subscription.updates())))
+    waiting = asyncio.ensure_future(anext(subscription))
     for _ in range(5):
         await asyncio.sleep(0)
     came = waiting.done()
@@ -145,8 +145,7 @@ def test_the_soonest_to_expire_comes_first() -> None:
 async def test_a_stream_waits_for_its_first_svids() -> None:
     made = cache(entry("a"), entry("b"))
     with made.subscribe(selectors("uid:1")) as subscription:
-        updates = aiter(subscription.updates())
-        first = asyncio.ensure_future(anext(updates))
+        first = asyncio.ensure_future(anext(subscription))
         made.store({"a": svid()})
         await asyncio.sleep(0)
         assert not first.done()
@@ -163,11 +162,10 @@ async def test_a_stream_gets_only_the_latest() -> None:
     made = cache(entry("a"))
     made.store({"a": svid("1")})
     with made.subscribe(selectors("uid:1")) as subscription:
-        updates = aiter(subscription.updates())
-        await anext(updates)
+        await anext(subscription)
         for number in range(2, 6):
             made.store({"a": svid(str(number))})
-        assert (await anext(updates)).identities[0].svid.chain == (b"5",)
+        assert (await anext(subscription)).identities[0].svid.chain == (b"5",)
         assert await nothing_comes(subscription)
 
 
@@ -193,10 +191,9 @@ async def test_a_stream_hears_that_its_entry_is_gone() -> None:
     made = cache(entry("a"))
     made.store({"a": svid()})
     with made.subscribe(selectors("uid:1")) as subscription:
-        updates = aiter(subscription.updates())
-        await anext(updates)
+        await anext(subscription)
         made.set_entries((), ["a"])
-        assert (await anext(updates)).identities == []
+        assert (await anext(subscription)).identities == []
 
 
 async def test_a_stream_is_not_turned_away_while_its_svids_are_renewed_too_late() -> None:
@@ -204,11 +201,10 @@ async def test_a_stream_is_not_turned_away_while_its_svids_are_renewed_too_late(
     made = cache(entry("a"), clock=clock)
     made.store({"a": svid("old", expires_at=2000)})
     with made.subscribe(selectors("uid:1")) as subscription:
-        updates = aiter(subscription.updates())
-        await anext(updates)
+        await anext(subscription)
         clock.now = 2500
         made.set_bundles({"example.org": Bundle(OWN.trust_domain, (X509Authority(b"new root"),))})
-        waiting = asyncio.ensure_future(anext(updates))
+        waiting = asyncio.ensure_future(anext(subscription))
         await asyncio.sleep(0)
         assert not waiting.done()
         made.store({"a": svid("new", expires_at=9000)})

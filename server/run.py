@@ -73,15 +73,17 @@ async def run(config: ServerConfig) -> int:
         log.info("Server stopped gracefully")
         return 0
     except SpireError as error:
-        _tell(error)
+        _tell(error, also_stderr=config.log_file is not None)
         return 1
     return 0
 
 
-def _tell(error: SpireError) -> None:
+def _tell(error: SpireError, *, also_stderr: bool) -> None:
     """One line for each thing that is wrong, and no traceback: the text says what to do."""
     for problem in error.problems if isinstance(error, ConfigurationErrors) else (error,):
         logs.get().error("Fatal run error", error=problem)
+        if also_stderr:
+            print(problem, file=sys.stderr)
 
 
 def _ready() -> None:

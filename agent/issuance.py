@@ -110,7 +110,6 @@ class Issuer:
                 continue
             expires = leaf.not_valid_after_utc.timestamp()
             # Certificates begin a little before they are issued, so that clocks may differ; that is no part of a life.
-            begins = max(now, leaf.not_valid_before_utc.timestamp())
-            rotate_at = self._strategy.rotate_at(begins, expires)
+            rotate_at = self._strategy.of_new(now, expires)
             svids[entry_id] = X509Svid(chain, keys[entry_id].private_key, expires, rotate_at)
         return svids

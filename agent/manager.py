@@ -67,9 +67,8 @@ class Manager:
 
         Raises RpcError and Refused. With Unwelcome the stored SVID is gone, so that the next start attests anew.
         """
-        svid = self._own.current
-        await asyncio.to_thread(self._storage.store_svid, svid.chain, reattestable=svid.reattestable)
-        await asyncio.to_thread(self._storage.store_bundle, self._authorities())
+        await self._own.store()
+        await self._store_bundle(self.cache.bundle)
         backoff = Backoff(_RETRY_INTERVAL, budget=_RETRY_BUDGET)
         while True:
             try:

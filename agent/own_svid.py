@@ -46,7 +46,7 @@ class OwnSvid:
         self._strategy = strategy
         self._next_key: Key | None = None
         self._hurry = asyncio.Event()
-        self._rotate_at = self._plan(client.svid, client.svid.begins)
+        self._rotate_at = strategy.rotate_at(client.svid.begins, client.svid.expires)
 
     @property
     def current(self) -> AgentSvid:
@@ -121,7 +121,11 @@ class OwnSvid:
         await self._client.use(svid)
         self._hurry.clear()
         self._next_key = None
-        self._rotate_at = self._plan(svid, time.time())
+        self._rotate_at = self._strategy.of_new(time.time(), svid.expires)
+
+    async def store(self) -> None:
+        """Keep the current SVID for the next start."""
+        await self._store(self.current)
 
     async def _store(self, svid: AgentSvid) -> None:
         try:
@@ -135,6 +139,3 @@ class OwnSvid:
             await asyncio.to_thread(self._start.storage.delete_svid)
         except OSError as error:
             _log.error("Failed to remove SVID", error=error)
-
-    def _plan(self, svid: AgentSvid, begins: float) -> float:
-        return self._strategy.rotate_at(max(begins, svid.begins), svid.expires)

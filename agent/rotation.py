@@ -8,6 +8,7 @@ from dataclasses import dataclass
 _HALF_LIFE_JITTER = 0.1
 _TARGET_JITTER = 600.0
 _SHORTEST_GRACE = 12 * 3600.0
+_SHORTEST_LIFE = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,10 @@ class RotationStrategy:
     """
 
     availability_target: float = 0.0
+
+    def of_new(self, now: float, expires: float) -> float:
+        """The moment to renew what was issued just now; never at once, though clocks may differ by its whole life."""
+        return max(self.rotate_at(now, expires), now + _SHORTEST_LIFE)
 
     def rotate_at(self, begins: float, expires: float) -> float:
         """The moment to renew what lives from `begins` to `expires`; all are Unix seconds.

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from agent import manager, workload_api
+from agent.attest import Attestation
 from agent.bootstrap import TrustBundleSource
 from agent.catalog import BUILTINS
 from agent.config import AgentConfig
@@ -84,7 +85,9 @@ async def serve(config: AgentConfig) -> None:
     async with AsyncExitStack() as stack:
         plugins = await stack.enter_async_context(_plugins(config))
         start = Start(address, _source(config), plugins.keys, plugins.node_attestor, storage)
-        managing = Manager(_settings(config), start, await attested(start))
+        found = await attested(start)
+        _warn_of_lost_key(config, found)
+        managing = Manager(_settings(config), start, found)
         stack.push_async_callback(managing.close)
         await managing.initialise(VERSION)
         await stack.enter_async_context(_endpoints(config, managing, plugins))
@@ -98,6 +101,15 @@ def _make_folder(path: str, setting: str, mode: int) -> None:
         Path(path).mkdir(mode, parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigurationError(f"cannot create {path}: {error.strerror}; check {setting}") from error
+
+
+def _warn_of_lost_key(config: AgentConfig, found: Attestation) -> None:
+    in_memory = any((block.type, block.name) == ("KeyManager", "memory") for block in config.plugins)
+    if in_memory and not found.svid.reattestable:
+        _log.warning(
+            "Node attestation is not reattestable and the 'memory' key manager is in use; if the agent process is "
+            "restarted, it will be unable to obtain a new SVID and will need to be given a new join token"
+        )
 
 
 def _source(config: AgentConfig) -> TrustBundleSource:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import time
 from dataclasses import replace
 
@@ -214,6 +216,19 @@ async def test_what_a_tainted_authority_signed_is_renewed(agent: RunningAgent, s
 async def test_the_bundle_is_stored_when_it_changes(agent: RunningAgent, server: FakeServer) -> None:
     server.rotate_authority()
     await until(lambda: server.authority.der in agent.storage.state.bundle)
+
+
+async def test_a_full_disk_does_not_end_the_agent(
+    home: Home, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    server.add_entry("a")
+    monkeypatch.setattr("operations.files.write_atomically", full)
+    async with home.running() as agent:
+        assert (await agent.first(*X509)).svids
+        assert agent.storage.state.svid == ()
 
 
 async def test_insecure_bootstrap_takes_any_server_of_the_right_name(home: Home, server: FakeServer) -> None:

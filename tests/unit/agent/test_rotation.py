@@ -27,6 +27,11 @@ def test_an_expired_certificate_is_due_at_once() -> None:
     assert RotationStrategy().rotate_at(100, 90) == 90
 
 
+def test_what_comes_expired_is_not_asked_for_again_at_once() -> None:
+    assert RotationStrategy().of_new(100, 90) == 101
+    assert RotationStrategy().of_new(100, 103) >= 101
+
+
 def test_waits_grow_to_the_ceiling_and_start_anew() -> None:
     backoff = Backoff(1, ceiling=4)
     waits = [backoff.next() or 0.0 for _ in range(8)]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -13,11 +14,11 @@ from generated.spire.api.server.agent.v1 import agent_pb2 as api
 from identity.selectors import Selector
 from keystores.memory import MemoryKeyManager
 from operations import logs
-from operations.errors import InvalidArgument, Refused
+from operations.errors import InvalidArgument, Refused, TemporarilyUnavailable
 from plugins.nodeattestor import AttestedNode, Challenge, ServerNodeAttestor
 from server.authority_store import DatastoreAuthorities
 from server.authorization import Caller
-from server.ca.certificate_authority import CaSettings, CertificateAuthority
+from server.ca.certificate_authority import ApprovedX509, CaSettings, CertificateAuthority, IssuedX509
 from server.datastore.store import DataStore
 from server.nodes import AttestedNodes
 from server.rpc.attest import AgentSigner, Attestation
@@ -148,6 +149,23 @@ async def test_a_caller_that_goes_away_ends_the_attestation(bench: Bench) -> Non
     assert (await anext(responses)).challenge == b"\x01"
     await responses.aclose()
     await asyncio.wait_for(asyncio.gather(*(asyncio.all_tasks() - before), return_exceptions=True), 30)
+
+
+class Away:
+    """An authority whose device is away."""
+
+    async def issue_x509(self, approved: Sequence[ApprovedX509]) -> list[IssuedX509]:
+        raise TemporarilyUnavailable("the token is away")
+
+
+async def test_a_device_that_is_away(bench: Bench) -> None:
+    """The agent may try again: nothing is written down, and the status says that it passes."""
+    away = Bench(bench.store, cast(CertificateAuthority, Away()))
+    with pytest.raises(RpcError) as error:
+        await away.attest(Sum(verdict()), b"\x01", [b"\x02"])
+    assert error.value.code is Code.UNAVAILABLE
+    assert error.value.message == "failed to sign X509 SVID: the token is away"
+    assert await bench.store.count_nodes() == 0
 
 
 class Tokens:

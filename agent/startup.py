@@ -14,7 +14,7 @@ from agent.server_client import ServerAddress
 from agent.storage import Storage
 from identity.bundles import Bundle, X509Authority
 from operations import logs
-from operations.errors import ConfigurationError, InvalidArgument, SpireError
+from operations.errors import ConfigurationError, InvalidArgument, PermanentlyUnusable, SpireError, Unsupported
 from plugins.keymanager import Key, KeyManager
 from plugins.nodeattestor import AgentNodeAttestor
 from transport.status import Code, RpcError
@@ -22,6 +22,9 @@ from transport.status import Code, RpcError
 _RETRY_INTERVAL = 5.0
 _RETRY_BUDGET = 60.0
 _CLOCK_SKEW = 1.0
+
+# Only somebody who mends the configuration or the device can help.
+_HOPELESS = (ConfigurationError, PermanentlyUnusable, Unsupported)
 
 _log = logs.get("attestor")
 
@@ -49,7 +52,7 @@ async def attested(start: Start) -> Attestation:
             return await _try(start)
         except SpireError as error:
             refused = isinstance(error, RpcError) and error.code is Code.PERMISSION_DENIED
-            wait = None if refused or isinstance(error, ConfigurationError) else backoff.next()
+            wait = None if refused or isinstance(error, _HOPELESS) else backoff.next()
             if wait is None:
                 raise
             _log.warning("Failed to retrieve attestation result", error=error, retry_interval=f"{wait:.1f}s")

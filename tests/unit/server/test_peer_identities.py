@@ -1,0 +1,100 @@
+"""The chains of peers: verified against the bundle of their trust domain, and again when it changes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import pytest
+
+from identity.spiffeid import SpiffeId, TrustDomain
+from operations.errors import NotFound
+from server.authorization import PeerIdentities
+from tests.simulators import pki
+from tests.simulators.house import TRUST_DOMAIN
+from transport.peer import Peer
+from transport.status import Code, RpcError
+
+OTHER = TrustDomain("other.org")
+ADMIN = SpiffeId(OTHER, "/admin")
+
+
+def authority(name: str) -> pki.Authority:
+    """A root that is good now."""
+    now = datetime.now(UTC)
+    content = pki.Certificate(
+        uris=(f"spiffe://{name}",),
+        subject=name,
+        ca=True,
+        usage=("key_cert_sign",),
+        not_before=now - pki.HOUR,
+        not_after=now + pki.HOUR,
+    )
+    return pki.Authority.root(f"spiffe://{name}").sub(content)
+
+
+def peer(root: pki.Authority, uri: str, *, ends_in: int = 600) -> Peer:
+    now = datetime.now(UTC)
+    content = pki.Certificate(uris=(uri,), not_before=now - pki.HOUR, not_after=now + ends_in * pki.HOUR / 3600)
+    return Peer("127.0.0.1:1", (root.sign(content),))
+
+
+class Roots:
+    def __init__(self, **roots: Sequence[bytes]) -> None:
+        self.known = {TrustDomain(name.replace("_", ".")): each for name, each in roots.items()}
+        self.asked = 0
+
+    async def of(self, trust_domain: TrustDomain) -> Sequence[bytes]:
+        self.asked += 1
+        if trust_domain not in self.known:
+            raise NotFound(f'no bundle found for trust domain "{trust_domain}"')
+        return self.known[trust_domain]
+
+
+async def refusal(identities: PeerIdentities, caller: Peer) -> str:
+    with pytest.raises(RpcError) as error:
+        await identities.of(caller)
+    assert error.value.code is Code.UNAUTHENTICATED
+    return error.value.message
+
+
+async def test_a_verdict_lasts_as_long_as_the_bundle() -> None:
+    root = authority("example.org")
+    roots = Roots(example_org=(root.der,))
+    identities = PeerIdentities(TRUST_DOMAIN, (), roots.of)
+    caller = peer(root, "spiffe://example.org/a")
+    first = await identities.of(caller)
+    assert first is not None
+    assert str(first.id) == "spiffe://example.org/a"
+    assert await identities.of(caller) is first, "the same verdict"
+
+    roots.known[TRUST_DOMAIN] = (authority("example.org").der,)
+    assert "could not verify leaf certificate" in await refusal(identities, caller)
+    roots.known[TRUST_DOMAIN] = (root.der,)
+    assert await identities.of(caller) == first
+
+
+async def test_no_certificate_is_nobody() -> None:
+    assert await PeerIdentities(TRUST_DOMAIN, (), Roots().of).of(Peer("127.0.0.1:1")) is None
+
+
+async def test_other_trust_domains_have_admins_only() -> None:
+    root = authority("other.org")
+    roots = Roots(other_org=(root.der,))
+    identities = PeerIdentities(TRUST_DOMAIN, (ADMIN,), roots.of)
+    admin = await identities.of(peer(root, str(ADMIN)))
+    assert admin is not None
+    assert admin.id == ADMIN
+    assert "unexpected trust domain" in await refusal(identities, peer(root, "spiffe://other.org/else"))
+    assert roots.asked == 1, "no bundle is looked for on behalf of others"
+    roots.known.clear()
+    assert "no bundle found" in await refusal(identities, peer(root, str(ADMIN)))
+
+
+async def test_what_is_no_svid() -> None:
+    root = authority("example.org")
+    identities = PeerIdentities(TRUST_DOMAIN, (), Roots(example_org=(root.der,)).of)
+    assert "expired" in await refusal(identities, peer(root, "spiffe://example.org/a", ends_in=-60))
+    assert "scheme" in await refusal(identities, peer(root, "https://example.org/a"))
+    assert await refusal(identities, Peer("127.0.0.1:1", (b"\x30\x00",)))
+    assert "CA flag" in await refusal(identities, Peer("127.0.0.1:1", (root.der,)))

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Mapping
 from itertools import count
-from types import TracebackType
-from typing import TYPE_CHECKING, Final, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Final, Self, TypeVar
 
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 
 from transport import dial
 from transport.client_connection import ClientCall, ClientConnection
+from transport.client_stream import Bidi, BidiOpener, deadline_exceeded, expire, parse
 from transport.engine import ProtocolError, pack
 from transport.limits import CLIENT_LIMITS, Limits
 from transport.sockets import SocketStream
@@ -21,6 +21,8 @@ from transport.wire import CONTENT_TYPE, format_timeout, frame, metadata_fields
 
 if TYPE_CHECKING:
     from transport.tls import TlsContext
+
+__all__ = ["Bidi", "Channel"]
 
 R = TypeVar("R", bound=Message)
 
@@ -91,7 +93,7 @@ class Channel:
             call = await self._finish(await self._start(path, body, metadata, deadline, end=True), deadline)
         if call.error is not None:
             raise call.error
-        return _parse(response, _only_message(call))
+        return parse(response, _only_message(call))
 
     async def server_stream(
         self,
@@ -159,15 +161,14 @@ class Channel:
         if self._connecting is not None:
             self._connecting.cancel()
             await asyncio.wait([self._connecting])
-        closing = RpcError(Code.CANCELLED, "grpc: the client connection is closing")
         for connection in list(self._open):
-            connection.shut(closing)
+            connection.shut(_closing())
         while self._open:
             await next(iter(self._open)).gone.wait()
 
     async def _finish(self, call: ClientCall, deadline: float | None) -> ClientCall:
         """Waits for the call's status."""
-        expiry = _expire(call, deadline)
+        expiry = expire(call, deadline)
         try:
             while not call.done:
                 await call.wait()
@@ -188,7 +189,7 @@ class Channel:
                 async with asyncio.timeout_at(deadline):
                     connection = await self._connect()
             except TimeoutError:
-                raise _deadline_exceeded(self._failure) from None
+                raise deadline_exceeded(self._failure) from None
         head = self._heads.get(path)
         if head is None:
             head = self._heads[path] = self._head(path)
@@ -198,7 +199,8 @@ class Channel:
             head += pack(metadata_fields(metadata))
         try:
             return connection.start(head, body, end=end)
-        except ProtocolError as error:
+        except ProtocolError as error:  # a connection ends with its stream ids
+            connection.retire()
             raise RpcError(Code.UNAVAILABLE, f"the call could not be started: {error}") from error
 
     def _head(self, path: str) -> bytes:
@@ -217,32 +219,35 @@ class Channel:
 
     async def _connect(self) -> ClientConnection:
         """The one connection; calls that come at the same time wait for the same attempt."""
-        while True:
-            if self._closed:
-                raise RpcError(Code.CANCELLED, "grpc: the client connection is closing")
-            if self._connection is not None and self._connection.usable:
-                return self._connection
-            if self._connecting is None:
-                loop = asyncio.get_running_loop()
-                if self._failure is not None and loop.time() < self._retry_at:
-                    raise RpcError(self._failure.code, self._failure.message)
-                self._connecting = loop.create_task(self._try_to_connect())
-                self._connecting.add_done_callback(self._connected)
-            done, _ = await asyncio.wait([self._connecting])
-            attempt = done.pop()
-            if attempt.cancelled():
-                raise RpcError(Code.CANCELLED, "grpc: the client connection is closing")
-            error = attempt.exception()
-            if isinstance(error, RpcError):
-                raise RpcError(error.code, error.message) from error
-            if error is not None:
-                raise error
+        if self._closed:
+            raise _closing()
+        if self._connecting is None:
+            loop = asyncio.get_running_loop()
+            if self._failure is not None and loop.time() < self._retry_at:
+                raise _again(self._failure)
+            self._connecting = loop.create_task(self._try_to_connect())
+            self._connecting.add_done_callback(self._connected)
+        attempt = self._connecting
+        await asyncio.wait([attempt])
+        if attempt.cancelled():
+            raise _closing()
+        error = attempt.exception()
+        if isinstance(error, RpcError):
+            raise _again(error) from error
+        if error is not None:
+            raise error
+        connection = attempt.result()
+        if not connection.usable:  # a second attempt would make a loop of a server that ends each connection at once
+            raise connection.unusable_because
+        return connection
 
     def _connected(self, attempt: asyncio.Task[ClientConnection]) -> None:
         self._connecting = None
         if attempt.cancelled():
             return
         error = attempt.exception()
+        if error is None and not attempt.result().usable:
+            error = attempt.result().unusable_because
         if error is None:
             self._connection = attempt.result()
             self._failure = None
@@ -253,32 +258,40 @@ class Channel:
             self._backoff = min(self._backoff * 1.6, _BACKOFF_LAST)
 
     async def _try_to_connect(self) -> ClientConnection:
+        """A connection on which the server has spoken HTTP/2.
+
+        In TLS 1.3 a client is done with the handshake before the server has judged its certificate: only the server's
+        SETTINGS (RFC 9113, section 3.4) tell that it lets us in.
+        """
         sock, link = await self._dialer.dial()
-        established: asyncio.Future[ClientConnection] = asyncio.get_running_loop().create_future()
+        made: asyncio.Future[ClientConnection] = asyncio.get_running_loop().create_future()
 
         def ready(stream: SocketStream) -> ClientConnection:
+            if made.done():
+                raise ConnectionAbortedError("nobody waits for the connection any more")
             if self._verify is not None:
                 self._verify(stream.link.peer_certificates)
             connection = ClientConnection(stream, self._limits, self._moved_on, self._ended)
             self._open.add(connection)
-            if established.cancelled():
-                connection.close()
-            else:
-                established.set_result(connection)
+            made.set_result(connection)
             return connection
 
         def failed(error: Exception) -> None:
-            if not established.done():
-                established.set_exception(error)
+            if not made.done():
+                made.set_exception(error)
 
         stream = SocketStream(sock, link, ready, failed, self._limits.handshake)
         try:
-            return await established
+            connection = await made
+            await connection.greeted()
+        except RpcError:
+            raise
         except asyncio.CancelledError:
             stream.abort()
             raise
         except Exception as error:  # a verifier may refuse with any error
             raise dial.connection_error(f"authentication handshake failed: {error}") from error
+        return connection
 
     def _moved_on(self, connection: ClientConnection) -> None:
         """The connection takes no new calls."""
@@ -290,99 +303,8 @@ class Channel:
         self._open.discard(connection)
 
 
-class Bidi(Generic[R]):
-    """A call with streams both ways. Leaving its `async with` cancels what has not ended."""
-
-    def __init__(self, call: ClientCall, response: type[R], deadline: float | None) -> None:
-        self._call = call
-        self._response = response
-        self._expiry = _expire(call, deadline)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._expiry is not None:
-            self._expiry.cancel()
-        if not self._call.done:
-            self._call.give_up(RpcError(Code.CANCELLED, "context canceled"))
-
-    @property
-    def done(self) -> bool:
-        """Whether the call has its status; nothing sent now is heard."""
-        return self._call.done
-
-    async def send(self, message: Message) -> None:
-        """Waits while the server is behind. Raises RpcError once the call has failed; `recv` tells why it ended."""
-        call = self._call
-        if call.done:
-            raise call.error or RpcError(Code.INTERNAL, "the server has ended the call")
-        call.put(message.SerializeToString(), headers=b"")
-        if call.crowded:
-            await call.drained()
-
-    async def close_send(self) -> None:
-        """Tells the server that no more messages follow."""
-        self._call.end(headers=b"")
-
-    async def recv(self) -> R | None:
-        """The next response, or None at the end of a call that succeeded."""
-        call = self._call
-        while True:
-            message = call.take()
-            if message is not None:
-                return _parse(self._response, message)
-            if call.done:
-                if call.error is not None:
-                    raise call.error
-                return None
-            await call.wait()
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> R:
-        message = await self.recv()
-        if message is None:
-            raise StopAsyncIteration
-        return message
-
-
-class BidiOpener(Generic[R]):
-    """Connects and starts the call when its `async with` is entered."""
-
-    def __init__(self, start: Callable[[], Awaitable[Bidi[R]]]) -> None:
-        self._start = start
-        self._stream: Bidi[R] | None = None
-
-    async def __aenter__(self) -> Bidi[R]:
-        self._stream = await self._start()
-        return self._stream
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._stream is not None:
-            await self._stream.__aexit__(kind, error, traceback)
-
-
 def _deadline(timeout: float | None) -> float | None:
     return None if timeout is None else asyncio.get_running_loop().time() + timeout
-
-
-def _expire(call: ClientCall, deadline: float | None) -> asyncio.TimerHandle | None:
-    if deadline is None:
-        return None
-    return call.connection.loop.call_at(deadline, call.give_up, _deadline_exceeded(None))
-
-
-def _deadline_exceeded(last: RpcError | None) -> RpcError:
-    text = "context deadline exceeded"
-    if last is not None:
-        text = f"{text} while waiting for connections to become ready; last error: {last.message}"
-    return RpcError(Code.DEADLINE_EXCEEDED, text)
 
 
 def _only_message(call: ClientCall) -> bytes:
@@ -392,8 +314,10 @@ def _only_message(call: ClientCall) -> bytes:
     return message
 
 
-def _parse(response: type[R], message: bytes) -> R:
-    try:
-        return response.FromString(message)
-    except DecodeError as error:
-        raise RpcError(Code.INTERNAL, f"grpc: failed to unmarshal the received message: {error}") from error
+def _closing() -> RpcError:
+    return RpcError(Code.CANCELLED, "grpc: the client connection is closing")
+
+
+def _again(error: RpcError) -> RpcError:
+    """An error of its own for each call: raising one adds to its traceback."""
+    return RpcError(error.code, error.message)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Final
@@ -32,6 +33,7 @@ _HTTP2_ERRORS: Final = {
     12: ("INADEQUATE_SECURITY", Code.PERMISSION_DENIED),
     13: ("HTTP_1_1_REQUIRED", Code.INTERNAL),
 }
+_DEBUG_DATA_SHOWN: Final = 256
 _HTTP_STATUSES: Final = {
     400: Code.INTERNAL,
     401: Code.UNAUTHENTICATED,
@@ -76,11 +78,14 @@ class ClientCall(Stream):
             self.on_end()
 
     def on_end(self) -> None:
+        super().on_end()
         if not self.done and not self.trailers:
             self.finish(RpcError(Code.INTERNAL, "server closed the stream without sending trailers"))
         elif not self.done:
-            self.finish(status_from(self.trailers))
-        super().on_end()
+            status = status_from(self.trailers)
+            if status is None and self.message_cut_off:
+                status = RpcError(Code.INTERNAL, "unexpected EOF")
+            self.finish(status)
 
     def on_closed(self, error: int) -> None:
         if not self.done:
@@ -116,13 +121,33 @@ class ClientConnection(Connection):
         super().__init__(stream, limits)
         self.lost: RpcError | None = None
         self.gone = asyncio.Event()
+        self._greeting: asyncio.Future[None] = self.loop.create_future()
         self._going_away = False
+        self._farewell = ""  # what the server's GOAWAY said
         self._on_unusable = on_unusable
         self._on_gone = on_gone
 
     @property
     def usable(self) -> bool:
         return not self.closed and not self._going_away
+
+    @property
+    def unusable_because(self) -> RpcError:
+        """An error to raise for a connection that is not `usable`."""
+        if self.lost is not None:
+            return RpcError(self.lost.code, self.lost.message)
+        return _unavailable(f"the server takes no calls, {self._farewell}")
+
+    async def greeted(self) -> None:
+        """Waits for the server's SETTINGS. Raises RpcError when the connection ends before."""
+        await self._greeting
+        if not self.usable:
+            raise self.unusable_because
+
+    def retire(self) -> None:
+        """Takes no more calls; those that it has go on."""
+        self._going_away = True
+        self._on_unusable(self)
 
     def start(self, headers: bytes, body: bytes, *, end: bool) -> ClientCall:
         """Sends a request's headers, and its only message or the first part. Raises ProtocolError."""
@@ -143,14 +168,24 @@ class ClientConnection(Connection):
         if isinstance(stream, ClientCall):
             stream.give_up(error)
 
+    def on_settings(self) -> None:
+        if not self._greeting.done():
+            self._greeting.set_result(None)
+
     def on_go_away(self, error: int, debug: bytes) -> None:
         """The server takes no more calls; those it works on go on, and nghttp2 ends the others as refused."""
-        self._going_away = True
-        self._on_unusable(self)
+        name, _ = _HTTP2_ERRORS.get(error, (str(error), Code.UNKNOWN))
+        said = json.dumps(debug[:_DEBUG_DATA_SHOWN].decode("utf-8", "replace"))
+        self._farewell = f"received prior goaway: code: {name}, debug data: {said}"
+        self.retire()
 
     def on_lost(self, reason: str) -> None:
         if self.lost is None:
-            self.lost = RpcError(Code.UNAVAILABLE, f'connection error: desc = "{reason}"')
+            if self._farewell:
+                reason = f"{reason}, {self._farewell}"
+            self.lost = _unavailable(reason)
+        if not self._greeting.done():
+            self._greeting.set_result(None)  # whoever waits looks at what became of the connection
         self._on_unusable(self)
 
     def shut(self, error: RpcError) -> None:
@@ -168,6 +203,10 @@ class ClientConnection(Connection):
         super().connection_lost(error)
         self._on_gone(self)
         self.gone.set()
+
+
+def _unavailable(reason: str) -> RpcError:
+    return RpcError(Code.UNAVAILABLE, f'connection error: desc = "{reason}"')
 
 
 def _reset_status(error: int) -> RpcError:

@@ -76,10 +76,11 @@ class Stream:
             return None
         message = self._messages.popleft()
         size = len(message) + 5
-        self._held -= size
-        self.connection.unread -= size
-        if not self._messages:
-            self._credit()
+        if not self.closed:
+            self._held -= size
+            self.connection.unread -= size
+            if not self._messages:
+                self._credit()
         return message
 
     async def wait(self) -> None:
@@ -151,6 +152,7 @@ class Stream:
             self.finished = True
             self.connection.engine.reset(self.id, error)
             self.connection.kick()
+            self.on_sent()  # nothing more goes out; who waits for room need not wait for the peer
 
     def on_closed(self, error: int) -> None:
         """The stream is gone. Overridden to end the call."""
@@ -188,6 +190,9 @@ class Connection:
 
     def on_headers(self, stream_id: int, block: bytes, *, end: bool) -> None:
         raise NotImplementedError
+
+    def on_settings(self) -> None:
+        """The peer's SETTINGS came: it speaks HTTP/2."""
 
     def on_go_away(self, error: int, debug: bytes) -> None:
         pass
@@ -302,6 +307,7 @@ class Connection:
     def _control(self, kind: int, value: int, payload: bytes) -> None:
         if kind == engine.SETTINGS:
             self._preface.cancel()
+            self.on_settings()
         elif kind == engine.GOAWAY:
             self.on_go_away(value, payload)
 

@@ -261,9 +261,14 @@ class SocketStream:
         except (WantRead, WantWrite):
             pass
         except OSError as error:
-            self._loop.call_soon(self._end, error)
+            self._loop.call_soon(self._last_words, error)
             return len(view)
         return sent
+
+    def _last_words(self, error: OSError) -> None:
+        """Writing has failed; what the peer said before it closed, an alert or a GOAWAY, tells more than that."""
+        self._on_readable()
+        self._end(error)
 
     def _want_write(self, *, wanted: bool) -> None:
         if wanted == self._writing or self._link is None:

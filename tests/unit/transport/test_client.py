@@ -81,6 +81,7 @@ async def test_a_silent_server_is_given_up(service: EchoService, tmp_path: Path)
     path = str(tmp_path / "silent.sock")
 
     async def swallow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"\0\0\0\x04\0\0\0\0\0")  # SETTINGS, and then no more
         await reader.read()
         writer.close()
 

@@ -34,13 +34,17 @@ NODE = "spiffe://example.org/node"
 
 @dataclass(frozen=True)
 class Target:
-    """A server and an agent to measure, and the key manager that the server is given."""
+    """A server and an agent to measure, and the key manager that the server is given; FOLDER in it is the run's."""
 
     name: str
     server: str
     agent: str
-    key_manager: str = spire.MEMORY
+    key_manager: str = 'KeyManager "disk" { plugin_data { keys_path = "FOLDER/keys.json" } }'
     environment: dict[str, str] = field(default_factory=dict[str, str])
+
+    def make_server(self, folder: Path) -> spire.Server:
+        key_manager = self.key_manager.replace("FOLDER", str(folder))
+        return spire.Server(folder, key_manager=key_manager, program=self.server, environment=self.environment)
 
 
 @dataclass(frozen=True)
@@ -61,22 +65,22 @@ def targets(folder: Path) -> list[Target]:
       token_label = "{token.label}"
       pin_file = "{token.pin_file}"
       namespace = "bench"
-      keys_path = "{folder}/pkcs11-keys.json"
+      keys_path = "FOLDER/pkcs11-keys.json"
     }} }}"""
     environment = {"SOFTHSM2_CONF": str(token.configuration)}
     found = [
-        Target("ours, memory", spire.SERVER, spire.AGENT),
+        Target("ours, disk", spire.SERVER, spire.AGENT),
         Target("ours, pkcs11", spire.SERVER, spire.AGENT, block, environment),
     ]
     others = os.environ.get("SPIRE_SERVER_BIN"), os.environ.get("SPIRE_AGENT_BIN")
     if others[0] and others[1]:
-        found.append(Target("other, memory", others[0], others[1]))
+        found.append(Target("other, disk", others[0], others[1]))
     return found
 
 
 async def svid(target: Target, folder: Path, seconds: float) -> list[Row]:
     """BatchNewX509SVID, one caller."""
-    server = spire.Server(folder, key_manager=target.key_manager, program=target.server, environment=target.environment)
+    server = target.make_server(folder)
     await asyncio.to_thread(server.start)
     assert server.run.process is not None
     pid = server.run.process.pid
@@ -131,7 +135,7 @@ def many_entries(server: spire.Server, folder: Path) -> list[str]:
 
 async def fetch(target: Target, folder: Path, seconds: float) -> list[Row]:
     """Workload API: FetchX509SVID on a new connection, one workload after another."""
-    server = spire.Server(folder, key_manager=target.key_manager, program=target.server, environment=target.environment)
+    server = target.make_server(folder)
     await asyncio.to_thread(server.start)
     agent: spire.Agent | None = None
     try:
@@ -165,37 +169,50 @@ async def fetch(target: Target, folder: Path, seconds: float) -> list[Row]:
 
 
 async def startup(target: Target, folder: Path, seconds: float) -> list[Row]:
-    """From exec to healthy, with keys and database in place; the median of a few."""
-    server = spire.Server(folder, key_manager=target.key_manager, program=target.server, environment=target.environment)
-    await asyncio.to_thread(server.start)
-    walls: list[float] = []
-    used: list[float] = []
+    """From exec to healthy, with keys, database and SVID in place; the median of a few."""
+    server = target.make_server(folder)
+    agent: spire.Agent | None = None
     try:
-        for _ in range(max(3, int(seconds))):
-            server.run.end()
-            start = time.perf_counter()
-            server.run.start()
-            await healthy(server.socket)
-            walls.append(time.perf_counter() - start)
-            assert server.run.process is not None
-            used.append(cpu_seconds(server.run.process.pid))
-        assert server.run.process is not None
-        await asyncio.sleep(1)
+        await asyncio.to_thread(server.start)
+        token = await asyncio.to_thread(server.join_token, NODE)
+        agent = await asyncio.to_thread(
+            lambda: spire.Agent(folder / "agent", server, token=token, program=target.agent)
+        )
+        await asyncio.to_thread(agent.start)
         return [
-            Row(
-                target.name,
-                "server restart, exec to healthy",
-                f"{statistics.median(walls) * 1000:.0f} ms",
-                statistics.median(used) * 1000,
-            ),
-            Row(target.name, "server memory, idle", f"{rss_mib(server.run.process.pid):.0f} MiB"),
+            *await restarts(target, "server", server.run, server.socket, seconds),
+            *await restarts(target, "agent", agent.run, agent.socket, seconds),
         ]
     finally:
-        server.run.end()
+        for program in (agent, server):
+            if program is not None and program.run.process is not None:
+                program.run.end()
+
+
+async def restarts(target: Target, name: str, program: spire.Program, socket: str, seconds: float) -> list[Row]:
+    """Ends and starts a program again and again, and looks at its memory a second after the last start."""
+    walls: list[float] = []
+    used: list[float] = []
+    pid = 0
+    for _ in range(max(3, int(seconds))):
+        await asyncio.to_thread(program.end)
+        start = time.perf_counter()
+        program.start()
+        await healthy(socket)
+        walls.append(time.perf_counter() - start)
+        assert program.process is not None
+        pid = program.process.pid
+        used.append(cpu_seconds(pid))
+    await asyncio.sleep(1)
+    wall, cpu = (statistics.median(times) * 1000 for times in (walls, used))
+    return [
+        Row(target.name, f"{name} restart, exec to healthy", f"{wall:.0f} ms", cpu),
+        Row(target.name, f"{name} memory, idle", f"{rss_mib(pid):.0f} MiB"),
+    ]
 
 
 async def healthy(socket: str) -> None:
-    """Returns when the server on an admin socket says SERVING."""
+    """Returns when the program behind the socket says SERVING."""
     from generated.grpc.health.v1 import health_pb2
     from operations.errors import SpireError
     from transport.client import Channel

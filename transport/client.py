@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Final, Self, TypeVar
 from google.protobuf.message import Message
 
 from transport import dial
-from transport.client_connection import ClientCall, ClientConnection
-from transport.client_stream import Bidi, BidiOpener, deadline_exceeded, expire, parse
+from transport.client_connection import ClientCall, ClientConnection, deadline_exceeded
+from transport.client_stream import Bidi, BidiOpener, expire, parse
 from transport.engine import ProtocolError, pack
 from transport.limits import CLIENT_LIMITS, Limits
 from transport.sockets import SocketStream
@@ -86,11 +86,11 @@ class Channel:
         """One request, one response. `path` is "/package.Service/Method", `timeout` in seconds over all."""
         body = frame(request.SerializeToString())
         deadline = _deadline(timeout)
-        call = await self._finish(await self._start(path, body, metadata, deadline, end=True), deadline)
+        call = await self._finish(await self._start(path, body, metadata, deadline, end=True))
         for _ in range(_RETRIES):
             if not call.refused:
                 break
-            call = await self._finish(await self._start(path, body, metadata, deadline, end=True), deadline)
+            call = await self._finish(await self._start(path, body, metadata, deadline, end=True))
         if call.error is not None:
             raise call.error
         return parse(response, _only_message(call))
@@ -109,7 +109,7 @@ class Channel:
         deadline = _deadline(timeout)
         for attempt in count():
             call = await self._start(path, body, metadata, deadline, end=True)
-            async with Bidi(call, response, deadline) as stream:
+            async with Bidi(call, response) as stream:
                 try:
                     while (message := await stream.recv()) is not None:
                         yield message
@@ -151,7 +151,7 @@ class Channel:
         deadline = _deadline(timeout)
 
         async def start() -> Bidi[R]:
-            return Bidi(await self._start(path, b"", metadata, deadline, end=False), response, deadline)
+            return Bidi(await self._start(path, b"", metadata, deadline, end=False), response)
 
         return BidiOpener(start)
 
@@ -166,9 +166,9 @@ class Channel:
         while self._open:
             await next(iter(self._open)).gone.wait()
 
-    async def _finish(self, call: ClientCall, deadline: float | None) -> ClientCall:
+    async def _finish(self, call: ClientCall) -> ClientCall:
         """Waits for the call's status."""
-        expiry = expire(call, deadline)
+        expiry = expire(call)
         try:
             while not call.done:
                 await call.wait()
@@ -198,7 +198,7 @@ class Channel:
         if metadata:
             head += pack(metadata_fields(metadata))
         try:
-            return connection.start(head, body, end=end)
+            return connection.start(head, body, deadline, end=end)
         except ProtocolError as error:  # a connection ends with its stream ids
             connection.retire()
             raise RpcError(Code.UNAVAILABLE, f"the call could not be started: {error}") from error

@@ -47,14 +47,15 @@ _HTTP_STATUSES: Final = {
 
 
 class ClientCall(Stream):
-    """One call at the client. `error` is its status once `done`; None is OK."""
+    """One call at the client. `error` is its status once `done`; None is OK. `deadline` is in the loop's time."""
 
-    __slots__ = ("done", "error", "headers", "refused", "trailers")
+    __slots__ = ("deadline", "done", "error", "headers", "refused", "trailers")
 
     connection: ClientConnection
 
-    def __init__(self, connection: ClientConnection, stream_id: int) -> None:
+    def __init__(self, connection: ClientConnection, stream_id: int, deadline: float | None) -> None:
         super().__init__(connection, stream_id)
+        self.deadline = deadline
         self.done = False
         self.refused = False  # the server has not worked on it: it may be sent again
         self.error: RpcError | None = None
@@ -90,9 +91,17 @@ class ClientCall(Stream):
     def on_closed(self, error: int) -> None:
         if not self.done:
             self.refused = error == engine.REFUSED_STREAM and self.headers is None
-            lost = self.connection.lost
-            self.finish(RpcError(lost.code, lost.message) if lost else _reset_status(error))
+            self.finish(self._closed_because(error))
         super().on_closed(error)
+
+    def _closed_because(self, error: int) -> RpcError:
+        lost = self.connection.lost
+        if lost is not None:
+            return RpcError(lost.code, lost.message)
+        # The server's clock may be quicker than ours to see that the time is up.
+        if error == engine.CANCEL and self.deadline is not None and self.connection.loop.time() >= self.deadline:
+            return deadline_exceeded(None)
+        return _reset_status(error)
 
     def finish(self, error: RpcError | None) -> None:
         if not self.done:
@@ -149,10 +158,10 @@ class ClientConnection(Connection):
         self._going_away = True
         self._on_unusable(self)
 
-    def start(self, headers: bytes, body: bytes, *, end: bool) -> ClientCall:
+    def start(self, headers: bytes, body: bytes, deadline: float | None, *, end: bool) -> ClientCall:
         """Sends a request's headers, and its only message or the first part. Raises ProtocolError."""
         stream_id = self.engine.start(0, headers, body, end=end)
-        call = ClientCall(self, stream_id)
+        call = ClientCall(self, stream_id, deadline)
         call.started = True
         call.finished = end
         self.streams[stream_id] = call
@@ -203,6 +212,14 @@ class ClientConnection(Connection):
         super().connection_lost(error)
         self._on_gone(self)
         self.gone.set()
+
+
+def deadline_exceeded(last: RpcError | None) -> RpcError:
+    """`last` is why there is no connection, if that was waited for."""
+    text = "context deadline exceeded"
+    if last is not None:
+        text = f"{text} while waiting for connections to become ready; last error: {last.message}"
+    return RpcError(Code.DEADLINE_EXCEEDED, text)
 
 
 def _unavailable(reason: str) -> RpcError:

@@ -9,7 +9,7 @@ from typing import Generic, Self, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
-from transport.client_connection import ClientCall
+from transport.client_connection import ClientCall, deadline_exceeded
 from transport.status import Code, RpcError
 
 R = TypeVar("R", bound=Message)
@@ -18,10 +18,10 @@ R = TypeVar("R", bound=Message)
 class Bidi(Generic[R]):
     """A call with streams both ways. Leaving its `async with` cancels what has not ended."""
 
-    def __init__(self, call: ClientCall, response: type[R], deadline: float | None) -> None:
+    def __init__(self, call: ClientCall, response: type[R]) -> None:
         self._call = call
         self._response = response
-        self._expiry = expire(call, deadline)
+        self._expiry = expire(call)
 
     async def __aenter__(self) -> Self:
         return self
@@ -103,17 +103,11 @@ class BidiOpener(Generic[R]):
             await self._stream.__aexit__(kind, error, traceback)
 
 
-def expire(call: ClientCall, deadline: float | None) -> asyncio.TimerHandle | None:
-    if deadline is None:
+def expire(call: ClientCall) -> asyncio.TimerHandle | None:
+    """Ends the call at its deadline, unless cancelled before."""
+    if call.deadline is None:
         return None
-    return call.connection.loop.call_at(deadline, call.give_up, deadline_exceeded(None))
-
-
-def deadline_exceeded(last: RpcError | None) -> RpcError:
-    text = "context deadline exceeded"
-    if last is not None:
-        text = f"{text} while waiting for connections to become ready; last error: {last.message}"
-    return RpcError(Code.DEADLINE_EXCEEDED, text)
+    return call.connection.loop.call_at(call.deadline, call.give_up, deadline_exceeded(None))
 
 
 def parse(response: type[R], message: bytes) -> R:

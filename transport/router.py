@@ -20,6 +20,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from transport.peer import Peer
 from transport.status import Code, RpcError
+from transport.wire import metadata_fields
 
 Response = Message | bytes
 # A handler's request type is its own business; the router knows it from the service's descriptor only.
@@ -46,18 +47,35 @@ class Context:
     `attributes` is for hooks to leave things for handlers.
     """
 
-    __slots__ = ("attributes", "deadline", "metadata", "method", "trailers")
+    __slots__ = ("attributes", "deadline", "headers", "metadata", "method", "trailers")
 
     def __init__(self, method: Method, metadata: Mapping[str, str], deadline: float | None) -> None:
         self.method: Final = method
         self.metadata: Final = metadata
         self.deadline: Final = deadline
         self.attributes: Final[dict[str, Any]] = {}
-        self.trailers: Final[dict[str, str]] = {}
+        self.headers: dict[str, str] = _NO_METADATA
+        self.trailers: dict[str, str] = _NO_METADATA
+
+    def set_header(self, name: str, value: str) -> None:
+        """A header of the response, before its first message; name in lower case, value in ASCII (base64 for -bin).
+
+        Raises ValueError for what no header may hold.
+        """
+        self.headers = {**self.headers, **_checked(name, value)}
 
     def set_trailer(self, name: str, value: str) -> None:
-        """A trailer besides the status; name in lower case, value in ASCII (base64 when the name ends in -bin)."""
-        self.trailers[name] = value
+        """As `set_header`, behind the last message."""
+        self.trailers = {**self.trailers, **_checked(name, value)}
+
+
+_NO_METADATA: Final[dict[str, str]] = {}
+
+
+def _checked(name: str, value: str) -> dict[str, str]:
+    made = {name: value}
+    list(metadata_fields(made))
+    return made
 
 
 Before = Callable[[Method, Peer, Context], Awaitable[None]]

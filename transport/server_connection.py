@@ -216,14 +216,18 @@ class ServerCall(Stream):
         answer = self._handler(requests, self.peer, self.context)
         if not method.server_streaming:
             response = await cast("Awaitable[Response]", answer)
-            self.put(_serialised(response), headers=RESPONSE_HEADERS, end=True, trailers=self._trailers())
+            self.put(_serialised(response), headers=self._headers(), end=True, trailers=self._trailers())
             return
         async with aclosing(cast("AsyncGenerator[Response, None]", answer)) as responses:
             async for response in responses:
-                self.put(_serialised(response), headers=RESPONSE_HEADERS)
+                self.put(_serialised(response), headers=b"" if self.started else self._headers())
                 if self.crowded:
                     await self.drained()
-        self.end(headers=RESPONSE_HEADERS, trailers=self._trailers())
+        self.end(headers=self._headers(), trailers=self._trailers())
+
+    def _headers(self) -> bytes:
+        custom = self.context.headers
+        return RESPONSE_HEADERS + pack(metadata_fields(custom)) if custom else RESPONSE_HEADERS
 
     def _trailers(self) -> bytes:
         custom = self.context.trailers

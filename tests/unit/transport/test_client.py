@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 
 import pytest
@@ -132,3 +133,24 @@ async def test_metadata_that_no_header_holds_is_refused(channel: Channel) -> Non
     for name, value in (("Upper", "x"), ("grpc-timeout", "1S"), (":path", "/"), ("ok", "ü")):
         with pytest.raises(ValueError, match="cannot be sent as a header"):
             await channel.unary(UNARY, echo(), Echo, metadata={name: value})
+
+
+async def test_a_server_that_sees_the_deadline_first_is_believed(tmp_path: Path) -> None:
+    """It resets the call with CANCEL, which is to be read as the deadline that has passed."""
+    reset = b"\0\0\x04\x03\0" + (1).to_bytes(4, "big") + (8).to_bytes(4, "big")
+
+    async def cancel(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"\0\0\0\x04\0\0\0\0\0")
+        await reader.readuntil(b"grpc-go-is-quicker")
+        time.sleep(0.2)  # noqa: ASYNC251 - the client's own timer is to be late
+        writer.write(reset)
+        await reader.read()
+        writer.close()
+
+    path = str(tmp_path / "quick.sock")
+    quick = await asyncio.start_unix_server(cancel, path)
+    async with Channel.unix(path) as channel:
+        with pytest.raises(RpcError) as caught:
+            await channel.unary(UNARY, echo("grpc-go-is-quicker"), Echo, timeout=0.1)
+    assert caught.value.code is Code.DEADLINE_EXCEEDED
+    quick.close()

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Generic, TypeVar
@@ -20,6 +21,10 @@ from operations.quoting import quote
 T = TypeVar("T")
 HELP_REQUESTED = "flag: help requested"
 UNKNOWN_COMMAND = 127
+COLUMNS = 80
+_INDENT = "\n    \t"
+_GLUE = "\0"
+"""A blank at which no line ends."""
 
 
 class FlagError(InvalidArgument):
@@ -48,14 +53,16 @@ class Flag(Generic[T]):
         self.given = True
 
     def help(self) -> str:
-        placeholder, usage = self._placeholder()
+        """Go's layout; a description that is wider than a terminal goes on below itself."""
+        placeholder, usage = self.described()
         line = f"  -{self.name}" + (f" {placeholder}" if placeholder else "")
-        line += "\t" if len(line) <= 4 else "\n    \t"
-        line += usage.replace("\n", "\n    \t")
-        return line + (f" (default {self.default})" if self.default else "")
+        line += "\t" if len(line) <= 4 else _INDENT
+        if self.default:
+            usage += " " + f"(default {self.default})".replace(" ", _GLUE)
+        return line + _INDENT.join(_wrapped(usage)).replace(_GLUE, " ")
 
-    def _placeholder(self) -> tuple[str, str]:
-        """A name in back quotes inside the usage stands for the value."""
+    def described(self) -> tuple[str, str]:
+        """What stands for the value, "" for a switch, and the usage. A name in back quotes inside the usage is it."""
         match = re.search(r"`([^`]*)`", self.usage)
         if match is None:
             return self.placeholder, self.usage
@@ -108,7 +115,11 @@ class FlagSet:
 
     def usage(self) -> str:
         head = f"Usage of {self.name}:" if self.name else "Usage:"
-        return "\n".join([head, *(self._flags[name].help() for name in sorted(self._flags))])
+        return "\n".join([head, *(flag.help() for flag in self)])
+
+    def __iter__(self) -> Iterator[Flag[Any]]:
+        """The flags in the order in which help shows them."""
+        return (self._flags[name] for name in sorted(self._flags))
 
     def _add(self, flag: Flag[T]) -> Flag[T]:
         if flag.name in self._flags:
@@ -173,11 +184,14 @@ class Command:
 
 
 class Program:
-    """A program made of commands, whose first words name groups."""
+    """A program made of commands, whose first words name groups. `groups` says what each of these is about."""
 
-    def __init__(self, name: str, version: str, commands: Sequence[Command]) -> None:
+    def __init__(
+        self, name: str, version: str, commands: Sequence[Command], groups: Mapping[str, str] | None = None
+    ) -> None:
         self.name = name
         self.version = version
+        self._synopses = {**(groups or {}), **{command.name: command.synopsis for command in commands}}
         self._commands: Mapping[str, Command] = {command.name: command for command in commands}
         self._groups = {
             " ".join(words[:length])
@@ -201,11 +215,7 @@ class Program:
             self._print_help(line.command)
             return 0
         if line.flags_before:
-            print(
-                "Invalid flags before the subcommand. If these flags are for\n"
-                "the subcommand, please put them after the subcommand.\n",
-                file=sys.stderr,
-            )
+            print(f"Flags go behind the command: {self.name} {line.command} -flag …\n", file=sys.stderr)
             self._print_help(line.command)
             return 1
         if line.command in self._groups:
@@ -231,9 +241,6 @@ class Program:
         names = (name for name in (*self._commands, *self._groups) if name.startswith(prefix))
         return sorted(name for name in names if " " not in name[len(prefix) :])
 
-    def _synopsis(self, name: str) -> str:
-        return self._commands[name].synopsis if name in self._commands else ""
-
     def _print_overview(self) -> None:
         print(f"Usage: {self.name} [--version] [--help] <command> [<args>]\n\nAvailable commands are:", file=sys.stderr)
         self._print_children("")
@@ -248,7 +255,7 @@ class Program:
         if name in self._commands:
             print(self._commands[name].help_note, file=sys.stderr)
         else:
-            print("This command is accessed by using one of the subcommands below.", file=sys.stderr)
+            print(f"{self.name} {name} is a group: add one of its commands.", file=sys.stderr)
         if children:
             print("\nSubcommands:", file=sys.stderr)
             self._print_children(name)
@@ -258,7 +265,7 @@ class Program:
         skip = len(group) + 1 if group else 0
         width = max((len(name) - skip for name in children), default=0)
         for name in children:
-            print(f"    {name[skip:]:{width}}    {self._synopsis(name)}", file=sys.stderr)
+            print(f"    {name[skip:]:{width}}    {self._synopses.get(name, '')}", file=sys.stderr)
 
 
 @dataclass(slots=True)
@@ -302,6 +309,12 @@ def _longest_name(args: Sequence[str], names: Sequence[str]) -> str:
         if (name := " ".join(words[:length])) in names:
             return name
     return args[0]
+
+
+def _wrapped(usage: str) -> list[str]:
+    """Lines that fit between the tab and the last column."""
+    wrapper = textwrap.TextWrapper(COLUMNS - 8, break_long_words=False, break_on_hyphens=False)
+    return [part for line in usage.split("\n") for part in wrapper.wrap(line) or [""]]
 
 
 def _boolean(text: str) -> bool:

@@ -62,7 +62,7 @@ def read(plugins: Body) -> Sequence[PluginBlock]:
             problems.append(error)
             continue
         if (type_, name) in blocks:
-            problems.append(position.error(f"plugin {quote(type_)}/{quote(name)} declared more than once"))
+            problems.append(position.error(f"{type_} {quote(name)} is configured twice: keep one block"))
         blocks[type_, name] = block
     raise_problems(problems)
     return tuple(blocks.values())
@@ -118,7 +118,9 @@ def _block(type_: str, name: str, body: Body, position: Position) -> PluginBlock
     settings = config.bind(_Settings, body, section=f"{type_} {quote(name)}")
     data = settings.plugin_data
     if data is not None and settings.plugin_data_file is not None:
-        raise body.find("plugin_data_file").error("only one of [plugin_data, plugin_data_file] can be used")
+        raise body.find("plugin_data_file").error(
+            f"{type_} {quote(name)}: plugin_data and plugin_data_file exclude each other: keep one"
+        )
     if settings.plugin_data_file is not None and settings.enabled:
         data = _load(settings.plugin_data_file, body.find("plugin_data_file"))
     return PluginBlock(

@@ -48,13 +48,13 @@ class Count:
     most: int | None = None
 
     def fault(self, number: int) -> str | None:
-        """What is wrong with a number of plugins, in SPIRE's words."""
+        """What is wrong with a number of plugins, and what to do."""
         if self.least == self.most and number != self.least:
-            return f"expected exactly {self.least} but got {number}"
+            return f"enable exactly {self.least}, not {number}"
         if number < self.least:
-            return f"expected at least {self.least} but got {number}"
+            return f"enable {self.least} or more, not {number}"
         if self.most is not None and number > self.most:
-            return f"expected at most {self.most} but got {number}"
+            return f"enable {self.most} or fewer, not {number}"
         return None
 
 
@@ -99,7 +99,7 @@ def check(blocks: Sequence[PluginBlock], types: Mapping[str, Count], builtins: B
         enabled = [block for block in blocks if block.type == name and block.enabled]
         if fault := count.fault(len(enabled)):
             line = enabled[-1].position.line if enabled else None
-            reason = f"plugin type {quote(name)} constraint not satisfied: {fault}"
+            reason = f"plugins of type {name}: {fault}"
             problems.append(ConfigurationError(reason, file=file, line=line))
     raise_problems(problems)
 

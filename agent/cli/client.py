@@ -38,9 +38,10 @@ class SocketFlags:
     instance: Flag[str]
 
     @classmethod
-    def declare(cls, flags: FlagSet, usage: str) -> SocketFlags:
-        instance = f"Instance name to substitute into socket templates (env {TEMPLATE})."
-        return cls(flags.string("socketPath", DEFAULT_SOCKET, usage), flags.string("instance", "", instance))
+    def declare(cls, flags: FlagSet) -> SocketFlags:
+        path = flags.string("socketPath", DEFAULT_SOCKET, "The agent's public socket")
+        usage = f"Take the socket path from ${TEMPLATE}, with this name for %i. -socketPath wins"
+        return cls(path, flags.string("instance", "", usage))
 
     def resolve(self) -> str:
         """An absolute path. -socketPath wins over -instance, which wins over the environment.
@@ -49,10 +50,11 @@ class SocketFlags:
         """
         template = os.environ.get(TEMPLATE, "")
         if self.instance.value and not template:
-            # SPIRE's own text begins with a space too.
-            raise InvalidArgument(f" {TEMPLATE} environment variable must be defined when using the instance flag")
+            raise InvalidArgument(
+                f"-instance needs {TEMPLATE} in the environment: set it to a socket path with %i in it"
+            )
         if self.instance.value and "%i" not in template:
-            raise InvalidArgument(f"failed to find %i in {TEMPLATE}")
+            raise InvalidArgument(f"{TEMPLATE} has no %i for the name that -instance gives")
         chosen = os.environ.get(SOCKET) or DEFAULT_SOCKET
         if self.path.value != DEFAULT_SOCKET:
             chosen = self.path.value
@@ -88,8 +90,8 @@ Act = Callable[[WorkloadApi], Coroutine[None, None, None]]
 
 def calling(flags: FlagSet, act: Act) -> Run:
     """Declare the flags that name the agent's socket and the timeout; the command then runs `act`."""
-    timeout = flags.duration("timeout", TIMEOUT, "Time to wait for a response")
-    socket = SocketFlags.declare(flags, "Path to the SPIRE Agent API Unix domain socket")
+    timeout = flags.duration("timeout", TIMEOUT, "How long to wait for the agent, e.g. 500ms; 0 means without end")
+    socket = SocketFlags.declare(flags)
 
     async def call() -> None:
         async with Channel.unix(socket.resolve()) as channel:

@@ -16,9 +16,9 @@ CHECK = "/grpc.health.v1.Health/Check"
 
 
 def healthcheck(flags: FlagSet) -> Run:
-    flags.boolean("shallow", "Perform a less stringent health check")
-    verbose = flags.boolean("verbose", "Print verbose information")
-    socket = SocketFlags.declare(flags, "Path to the SPIRE Agent API socket")
+    flags.boolean("shallow", "Accepted for the sake of old scripts; changes nothing")
+    verbose = flags.boolean("verbose", "Also print what is asked, and why a check failed")
+    socket = SocketFlags.declare(flags)
 
     def run(_: list[str]) -> int:
         if verbose.value:

@@ -14,10 +14,12 @@ from transport.status import Code, RpcError
 
 
 def fetch(flags: FlagSet) -> Run:
-    audience = flags.comma_strings("audience", "comma separated list of audience values")
-    spiffe_id = flags.string("spiffeID", "", "SPIFFE ID subject (optional)")
+    audience = flags.comma_strings(
+        "audience", "Who is to accept the token, e.g. db or db,backup: separate several by commas; required"
+    )
+    spiffe_id = flags.string("spiffeID", "", "Fetch only the token of this identity; without it, one token of each")
     form = output.add_flag(flags)
-    flags.custom("format", None, "deprecated; use -output", _setting(form))
+    flags.custom("format", None, "The older name of -output", _setting(form))
 
     async def act(api: WorkloadApi) -> None:
         if not audience.value:
@@ -32,8 +34,8 @@ def fetch(flags: FlagSet) -> Run:
 
 
 def validate(flags: FlagSet) -> Run:
-    audience = flags.string("audience", "", "expected audience value")
-    svid = flags.string("svid", "", "JWT SVID")
+    audience = flags.string("audience", "", "The audience that the token must name, usually yours; required")
+    svid = flags.string("svid", "", "The token to validate; required")
     form = output.add_flag(flags)
 
     async def act(api: WorkloadApi) -> None:

@@ -16,7 +16,7 @@ INTERRUPTED = 130
 
 def main() -> None:
     """Run the command that the process was started with, and end the process with its status."""
-    program = Program("spire-agent", VERSION, COMMANDS)
+    program = Program("spire-agent", VERSION, COMMANDS, GROUPS)
     try:
         status = program.run(sys.argv[1:])
         sys.stdout.flush()
@@ -42,30 +42,35 @@ def _api(name: str, synopsis: str, module: str, function: str, usage_name: str) 
     return Command(name, synopsis, build, usage_name=usage_name, help_note="", complaint="{}")
 
 
-FETCH_X509 = "Fetches X509 SVIDs from the Workload API"
-WATCH = "Attaches to the Workload API and prints updates as they're received"
+FETCH_X509 = "Print the X509-SVIDs of the calling process"
+WATCH = "Print X509-SVIDs whenever they change, until interrupted"
 
 COMMANDS = (
-    Command("run", "Runs the agent", _in("run", "run"), complaint="{}"),
+    Command("run", "Run the agent until it gets SIGTERM or SIGINT", _in("run", "run"), complaint="{}"),
     Command(
         "validate",
-        "Validates a SPIRE agent configuration file",
+        "Check a configuration without starting anything",
         _in("run", "validate"),
         complaint="SPIRE agent configuration file is invalid: {}",
     ),
     Command(
         "healthcheck",
-        "Determines agent health status",
+        "Ask a running agent whether it serves",
         _in("healthcheck", "healthcheck"),
         usage_name="health",
         help_note="",
     ),
     _api("api fetch", FETCH_X509, "x509", "fetch", "fetch x509"),
     _api("api fetch x509", FETCH_X509, "x509", "fetch", "fetch x509"),
-    _api("api fetch jwt", "Fetches a JWT SVID from the Workload API", "jwt", "fetch", "fetch jwt"),
-    _api("api validate jwt", "Validates a JWT SVID", "jwt", "validate", "validate jwt"),
+    _api("api fetch jwt", "Print JWT-SVIDs of the calling process, and the bundles", "jwt", "fetch", "fetch jwt"),
+    _api("api validate jwt", "Let the agent check a token, and print what it says", "jwt", "validate", "validate jwt"),
     Command("api watch", WATCH, _in("watch", "watch"), usage_name="watch", complaint="{}"),
 )
+
+GROUPS = {
+    "api": "Ask the Workload API, as a workload would",
+    "api validate": "Check what others present: jwt",
+}
 
 
 if __name__ == "__main__":

@@ -92,10 +92,10 @@ def _federated_bundle(trust_domain_id: str, data: bytes) -> list[bytes]:
     try:
         certificates = _parsed(data)
     except InvalidArgument as error:
-        reason = f"failed to parse bundle for federated domain {quote(trust_domain_id)}: {error}"
+        reason = f"the bundle of {quote(trust_domain_id)}, a federated trust domain, cannot be read: {error}"
         raise InvalidArgument(reason) from error
     if not certificates:
-        raise InvalidArgument(f"no certificates in bundle for federated domain {quote(trust_domain_id)}")
+        raise InvalidArgument(f"the bundle of {quote(trust_domain_id)}, a federated trust domain, is empty")
     return certificates
 
 
@@ -103,11 +103,11 @@ def _read_one(index: int, svid: workload_pb2.X509SVID, federated: Mapping[str, S
     try:
         chain = _parsed(svid.x509_svid)
         if not chain:
-            raise InvalidArgument("no certificates found")
+            raise InvalidArgument("it has no certificate")
         key = _key(svid.x509_svid_key)
         bundle = _bundle(svid.bundle)
     except InvalidArgument as error:
-        reason = f"failed to parse svid entry {index} for spiffe id {quote(svid.spiffe_id)}: {error}"
+        reason = f"SVID {index}, {quote(svid.spiffe_id)}, cannot be used: {error}"
         raise InvalidArgument(reason) from error
     return Svid(svid.spiffe_id, svid.hint, chain, key, bundle, federated)
 
@@ -116,9 +116,9 @@ def _bundle(data: bytes) -> list[bytes]:
     try:
         certificates = _parsed(data)
     except InvalidArgument as error:
-        raise InvalidArgument(f"failed to parse trust bundle: {error}") from error
+        raise InvalidArgument(f"its bundle cannot be read: {error}") from error
     if not certificates:
-        raise InvalidArgument("no certificates in trust bundle")
+        raise InvalidArgument("its bundle is empty")
     return certificates
 
 
@@ -133,7 +133,7 @@ def _key(data: bytes) -> str:
     try:
         key = serialization.load_der_private_key(data, None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise InvalidArgument(f"failed to parse private key: {error}") from error
+        raise InvalidArgument(f"its private key cannot be read: {error}") from error
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     return pem.decode()
 
@@ -143,7 +143,7 @@ def _verify(svid: Svid) -> None:
     try:
         x509svid.verify(svid.chain, {trust_domain: svid.bundle}, datetime.now(UTC))
     except SpireError as error:
-        raise Refused(f"{quote(svid.spiffe_id)} SVID failed verification against bundle: {error}") from error
+        raise Refused(f"the SVID of {quote(svid.spiffe_id)} does not verify against its bundle: {error}") from error
 
 
 def _print_validity(label: str, certificate: bytes) -> None:

@@ -21,7 +21,7 @@ LONGEST_PAUSE = 30.0
 
 
 def watch(flags: FlagSet) -> Run:
-    socket = SocketFlags.declare(flags, "Path to the SPIRE Agent API Unix domain socket")
+    socket = SocketFlags.declare(flags)
 
     async def act() -> None:
         async with Channel.unix(socket.resolve()) as channel:

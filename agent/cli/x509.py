@@ -23,8 +23,8 @@ PRIVATE = 0o600
 
 
 def fetch(flags: FlagSet) -> Run:
-    silent = flags.boolean("silent", "Suppress stdout")
-    usage = "Write SVID data to the specified path (optional; only available for pretty output format)"
+    silent = flags.boolean("silent", "Do not describe the SVIDs; what -write wrote is still told")
+    usage = "Write certificates, keys and bundles as PEM files into this folder. Without effect beside -output json"
     write = flags.string("write", "", usage)
     form = output.add_flag(flags)
 

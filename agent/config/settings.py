@@ -123,6 +123,8 @@ def load(path: str = "", overrides: Overrides | None = None, *, expand_env: bool
     checks.require(file.agent is not None, "agent section must be configured")
     if file.agent is not None:
         _check_section(agent, checks)
+        if agent.disable_workload_api and not file.agent.disable_workload_api:
+            checks.fault(f"-disableWorkloadAPI {sections.NOT_AVAILABLE}: leave the flag out")
     checks.note(*sections.unavailable(file, body, UNAVAILABLE))
     config = _checked(file, agent, checks, path or DEFAULT_PATH)
     checks.done()
@@ -136,9 +138,7 @@ def _merged(section: AgentSection, overrides: Overrides) -> AgentSection:
 
 def _check_section(agent: AgentSection, checks: Checks) -> None:
     both_tokens = agent.join_token and agent.join_token_file
-    checks.require(
-        not both_tokens, "only one of join_token or join_token_file can be specified, not both", "join_token_file"
-    )
+    checks.require(not both_tokens, "join_token and join_token_file exclude each other: keep one", "join_token_file")
     checks.require(agent.server_address, "server_address must be configured", "server_address")
     checks.require(agent.server_port, "server_port must be configured", "server_port")
     checks.require(agent.trust_domain, "trust_domain must be configured", "trust_domain")
@@ -148,9 +148,12 @@ def _check_section(agent: AgentSection, checks: Checks) -> None:
         advice = "use never, and start the agent anew with the new bundle"
         checks.fault(f"agent.rebootstrap_mode {quote(mode)} {sections.NOT_AVAILABLE}: {advice}", "rebootstrap_mode")
     else:
-        checks.require(mode in ("", "never"), f"unknown rebootstrap mode specified: {mode}", "rebootstrap_mode")
+        checks.require(
+            mode in ("", "never"), f"rebootstrap_mode {quote(mode)} is unknown: use never", "rebootstrap_mode"
+        )
     for key in ("x509_svid_cache_max_size", "jwt_svid_cache_max_size"):
-        checks.require(getattr(agent, key) >= 0, f"{key} should not be negative", key)
+        size: int = getattr(agent, key)
+        checks.require(size >= 0, f"{key} must not be negative: it is {size}", key)
 
 
 def _checked(file: AgentFile, agent: AgentSection, checks: Checks, path: str) -> AgentConfig:
@@ -161,7 +164,7 @@ def _checked(file: AgentFile, agent: AgentSection, checks: Checks, path: str) ->
             lambda: TrustDomain.parse(agent.trust_domain) if agent.trust_domain else _NO_TRUST_DOMAIN,
             _NO_TRUST_DOMAIN,
             "trust_domain",
-            f"could not parse trust_domain {quote(agent.trust_domain)}: ",
+            f"trust_domain {quote(agent.trust_domain)} cannot be used: ",
         ),
         data_dir=agent.data_dir or ".",
         server_address=agent.server_address,
@@ -191,7 +194,7 @@ def _checked(file: AgentFile, agent: AgentSection, checks: Checks, path: str) ->
             "experimental.sync_interval",
             experimental.sync_interval,
             timedelta(),
-            "could not parse synchronization interval: ",
+            f"experimental.sync_interval {quote(experimental.sync_interval)} is no duration such as 10s: ",
         )
         or None,
         use_sync_authorized_entries=experimental.use_sync_authorized_entries is not False,
@@ -210,10 +213,10 @@ def _join_token(agent: AgentSection) -> str | None:
     try:
         token = Path(agent.join_token_file).read_text(encoding="utf-8").strip()
     except OSError as error:
-        reason = f"unable to read join token file {quote(agent.join_token_file)}: {error.strerror}"
+        reason = f"join_token_file {quote(agent.join_token_file)} cannot be read: {error.strerror}"
         raise InvalidArgument(reason) from error
     if not token:
-        raise InvalidArgument(f"join token file is empty: {quote(agent.join_token_file)}")
+        raise InvalidArgument(f"join_token_file {quote(agent.join_token_file)} is empty: put the token into it")
     return token
 
 
@@ -221,7 +224,7 @@ def _workload_key_type(text: str) -> KeyType:
     for key_type in _WORKLOAD_KEY_TYPES:
         if key_type.value == (text.lower() or KeyType.EC_P256.value):
             return key_type
-    raise InvalidArgument(f"key type {quote(text)} is unknown; must be one of [rsa-2048, ec-p256, ec-p384]")
+    raise InvalidArgument(f"workload_x509_svid_key_type {quote(text)} is unknown: use ec-p256, ec-p384 or rsa-2048")
 
 
 def _availability_target(text: str) -> timedelta | None:
@@ -230,13 +233,15 @@ def _availability_target(text: str) -> timedelta | None:
     try:
         target = duration.parse(text)
     except ValueError as error:
-        raise InvalidArgument(f"unable to parse availability_target: {error}") from error
+        raise InvalidArgument(f"availability_target {quote(text)} is no duration such as 48h: {error}") from error
     if target < LEAST_AVAILABILITY_TARGET:
-        raise InvalidArgument(f"availability_target must be at least {duration.text(LEAST_AVAILABILITY_TARGET)}")
+        raise InvalidArgument(
+            f"availability_target {quote(text)} is too short: use {duration.text(LEAST_AVAILABILITY_TARGET)} or more"
+        )
     return target
 
 
 def _warnings(agent: AgentSection) -> tuple[str, ...]:
     if agent.experimental.use_sync_authorized_entries is None:
         return ()
-    return ("The 'use_sync_authorized_entries' configuration is deprecated.",)
+    return ("experimental.use_sync_authorized_entries is deprecated and will go: remove the key",)

@@ -54,7 +54,7 @@ def count(flags: FlagSet) -> Run:
 
 
 def show(flags: FlagSet) -> Run:
-    spiffe_id = flags.string("spiffeID", "", "The SPIFFE ID of the agent to show (agent identity)")
+    spiffe_id = flags.string("spiffeID", "", "SPIFFE ID of the agent, as agent list prints it; required")
     form = output.add_flag(flags)
 
     async def act(server: Channel) -> None:
@@ -66,7 +66,7 @@ def show(flags: FlagSet) -> Run:
 
 
 def evict(flags: FlagSet) -> Run:
-    spiffe_id = flags.string("spiffeID", "", "The SPIFFE ID of the agent to evict (agent identity)")
+    spiffe_id = flags.string("spiffeID", "", "SPIFFE ID of the agent to forget, as agent list prints it; required")
     form = output.add_flag(flags)
 
     async def act(server: Channel) -> None:
@@ -78,7 +78,7 @@ def evict(flags: FlagSet) -> Run:
 
 
 def ban(flags: FlagSet) -> Run:
-    spiffe_id = flags.string("spiffeID", "", "The SPIFFE ID of the agent to ban (agent identity)")
+    spiffe_id = flags.string("spiffeID", "", "SPIFFE ID of the agent to shut out, as agent list prints it; required")
     form = output.add_flag(flags)
 
     async def act(server: Channel) -> None:

@@ -14,33 +14,34 @@ from operations.flags import FlagSet
 from operations.quoting import quote
 from server.cli import values
 
-TIME = "2006-01-02 15:04:05 -0700 -07"
-"""The form of -expiresBefore, as Go writes such a form."""
+EXAMPLE = "2026-11-22 06:43:42 +0000 +00"
+"""A time as -expiresBefore takes it: the offset from UTC stands there twice."""
 
 Filter = TypeVar("Filter", agent_pb2.ListAgentsRequest.Filter, agent_pb2.CountAgentsRequest.Filter)
 
 
 class AgentFilter:
     def __init__(self, flags: FlagSet) -> None:
-        self._selectors = flags.strings("selector", "A colon-delimited type:value selector. Can be used more than once")
-        self._type = flags.string("attestationType", "", "Filter by attestation type, like join_token or x509pop.")
+        self._selectors = flags.strings(
+            "selector", "Only agents with this selector, as type:value; repeatable, see -matchSelectorsOn"
+        )
+        self._type = flags.string("attestationType", "", "Only agents attested by this node attestor, e.g. join_token")
         self._can_reattest = flags.custom(
             "canReattest",
             None,
-            "Filter based on string received, 'true': agents that can reattest, 'false': agents that can't reattest, "
-            "other value will return all.",
+            "true: only agents that can attest again by themselves; false: only those that cannot; "
+            "any other value: both",
             _true_false_or_all,
         )
         self._banned = flags.custom(
             "banned",
             None,
-            "Filter based on string received, 'true': banned agents, 'false': not banned agents, "
-            "other value will return all.",
+            "true: only agents that are banned; false: only those that are not; any other value: both",
             _true_false_or_all,
         )
-        usage = f"Filter by expiration time (format: {quote(TIME)})"
+        usage = f"Only agents whose SVID expires before this time, written like\n{quote(EXAMPLE)}"
         self._expires_before = flags.string("expiresBefore", "", usage)
-        self._match = flags.string("matchSelectorsOn", "superset", values.MATCH_SELECTORS_USAGE)
+        self._match = flags.string("matchSelectorsOn", "superset", values.match_usage("-selector"))
 
     def to_list(self) -> agent_pb2.ListAgentsRequest.Filter:
         """Raises InvalidArgument."""
@@ -76,5 +77,4 @@ def _check_time(text: str) -> None:
             raise ValueError("zone")
         datetime.strptime(text.rpartition(" ")[0], "%Y-%m-%d %H:%M:%S %z")
     except ValueError:
-        example = "2026-11-22 06:43:42 +0000 +00"
-        raise InvalidArgument(f"date is not valid: {quote(text)} is not of the form {quote(example)}") from None
+        raise InvalidArgument(f"date is not valid: {quote(text)} is not of the form {quote(EXAMPLE)}") from None

@@ -39,14 +39,10 @@ def purge(flags: FlagSet) -> Run:
     expired_for = flags.duration(
         "expiredFor",
         timedelta(days=30),
-        "Amount of time that has passed since the agent's SVID has expired. It is used to determine which agents to "
-        "purge.",
+        "Purge agents whose SVID expired longer ago than this, e.g. 12h30m",
         placeholder="duration",
     )
-    dry_run = flags.boolean(
-        "dryRun",
-        "Indicates that the command will not perform any action, but will print the agents that would be purged.",
-    )
+    dry_run = flags.boolean("dryRun", "Print the agents that would be purged, and evict none")
     form = output.add_flag(flags)
 
     async def act(server: Channel) -> None:

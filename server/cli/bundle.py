@@ -18,7 +18,7 @@ SPIFFE = "spiffe"
 
 
 def show(flags: FlagSet) -> Run:
-    usage = 'The format to show the bundle (only pretty output format supports this flag). Either "pem" or "spiffe".'
+    usage = "Form of the bundle: pem (X.509 only) or spiffe (JWKS). Without effect beside -output json"
     bundle_format = flags.string("format", PEM, usage)
     form = output.add_flag(flags)
 

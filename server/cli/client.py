@@ -20,8 +20,9 @@ Act = Callable[[Channel], Coroutine[None, None, None]]
 
 def calling(flags: FlagSet, act: Act) -> Run:
     """Declare the flags that name the server's socket; the command then runs `act` with a channel to it."""
-    path = flags.string("socketPath", DEFAULT_SOCKET, "Path to the SPIRE Server API socket")
-    instance = flags.string("instance", "", f"Instance name to substitute into socket templates (env {TEMPLATE}).")
+    path = flags.string("socketPath", DEFAULT_SOCKET, "The server's admin socket")
+    usage = f"Take the socket path from ${TEMPLATE}, with this name for %i. -socketPath wins"
+    instance = flags.string("instance", "", usage)
 
     def run(_: list[str]) -> int:
         asyncio.run(_with_channel(socket_path(path.value, instance.value), act))
@@ -34,9 +35,9 @@ def socket_path(path: str, instance: str) -> str:
     """The flag -socketPath wins over -instance, which wins over the environment. Raises InvalidArgument."""
     template = os.environ.get(TEMPLATE, "")
     if instance and not template:
-        raise InvalidArgument(f"you must define {TEMPLATE} to use the instance flag")
+        raise InvalidArgument(f"-instance needs {TEMPLATE} in the environment: set it to a socket path with %i in it")
     if instance and "%i" not in template:
-        raise InvalidArgument(f"failed to find %i in {TEMPLATE}")
+        raise InvalidArgument(f"{TEMPLATE} has no %i for the name that -instance gives")
     if path != DEFAULT_SOCKET:
         return path
     if instance:

@@ -26,9 +26,16 @@ Changes = TypeVar("Changes", entry_pb2.BatchCreateEntryResponse, entry_pb2.Batch
 
 def create(flags: FlagSet) -> Run:
     fields = EntryFlags(
-        flags, "A custom ID for this registration entry (optional). If not set, a new entry ID will be generated"
+        flags,
+        entry_id="ID of the new entry; the server makes one when unset",
+        parent_id="SPIFFE ID of the agent, or group of agents, that may hand the SVID out. Required, but "
+        "ignored beside -node",
     )
-    of_node = flags.boolean("node", "If set, this entry will be applied to matching nodes rather than workloads")
+    of_node = flags.boolean(
+        "node",
+        "Register agents rather than workloads: every agent with these selectors gets -spiffeID as a second name, "
+        "and the server is the parent. Excludes -federatesWith",
+    )
     form = output.add_flag(flags)
 
     def entries() -> list[types.Entry]:
@@ -36,7 +43,9 @@ def create(flags: FlagSet) -> Run:
             return _from_file(fields.data.value)
         if of_node.value and fields.selectors.value and fields.federates_with.value:
             raise InvalidArgument("node entries can not federate")
-        fields.require(parent=None if of_node.value else "a parent ID is required if the node flag is not set")
+        fields.require(
+            parent=None if of_node.value else "a parent ID is required: give -parentID, or -node for an entry of agents"
+        )
         return [fields.to_entry(of_node=of_node.value)]
 
     async def act(server: Channel) -> None:
@@ -49,7 +58,11 @@ def create(flags: FlagSet) -> Run:
 
 
 def update(flags: FlagSet) -> Run:
-    fields = EntryFlags(flags, "The Registration Entry ID of the record to update")
+    fields = EntryFlags(
+        flags,
+        entry_id="ID of the entry to update, as entry show prints it; required",
+        parent_id="SPIFFE ID of the agent, or group of agents, that may hand the SVID out; required",
+    )
     form = output.add_flag(flags)
 
     async def entries(server: Channel) -> list[types.Entry]:
@@ -73,11 +86,12 @@ def update(flags: FlagSet) -> Run:
 
 
 def delete(flags: FlagSet) -> Run:
-    entry_id = flags.string("entryID", "", "The Registration Entry ID of the record to delete.")
+    entry_id = flags.string("entryID", "", "ID of the entry to delete, as entry show prints it")
     file = flags.string(
         "file",
         "",
-        "Path to a file containing a JSON structure for batch deletion (optional). If set to '-', read from stdin.",
+        'JSON file with the entries to delete, {"ids": ["...", "..."]}; - reads standard input. -entryID is then '
+        "ignored",
     )
     form = output.add_flag(flags)
 
@@ -109,7 +123,7 @@ async def _keep_other_attributes(server: Channel, entry: types.Entry, fields: En
     try:
         existing = await server.unary(f"{SERVICE}/GetEntry", entry_pb2.GetEntryRequest(id=entry.id), types.Entry)
     except SpireError as error:
-        raise Refused(f"failed to fetch existing entry to merge additional attributes: {error}") from error
+        raise Refused(f"cannot read the entry that is to be updated: {error}") from error
     entry.additional_attributes.CopyFrom(existing.additional_attributes)
     for flag, name in (
         (fields.disable_x509_svid_prefetch, "disable_x509_svid_prefetch"),

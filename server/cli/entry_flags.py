@@ -14,50 +14,42 @@ Entry = entry_pb2.Entry
 class EntryFlags:
     """`to_entry` gives the entry and raises InvalidArgument for what is missing or malformed."""
 
-    def __init__(self, flags: FlagSet, entry_id_usage: str) -> None:
-        ttl = "The lifetime, in seconds, for {}-SVIDs issued based on this registration entry."
-        when_set = "A boolean value that, when set, "
-        self.entry_id = flags.string("entryID", "", entry_id_usage)
-        self.parent_id = flags.string("parentID", "", "The SPIFFE ID of this record's parent")
-        self.spiffe_id = flags.string("spiffeID", "", "The SPIFFE ID that this record represents")
-        self.x509_svid_ttl = flags.integer("x509SVIDTTL", 0, ttl.format("x509"))
-        self.jwt_svid_ttl = flags.integer("jwtSVIDTTL", 0, ttl.format("JWT"))
+    def __init__(self, flags: FlagSet, *, entry_id: str, parent_id: str) -> None:
+        """`entry_id` and `parent_id` describe the two flags whose meaning differs between the commands."""
+        lifetime = "Lifetime of {} in seconds; 0 means the server's default_{}_svid_ttl"
+        self.entry_id = flags.string("entryID", "", entry_id)
+        self.parent_id = flags.string("parentID", "", parent_id)
+        self.spiffe_id = flags.string("spiffeID", "", "SPIFFE ID to issue, e.g. spiffe://example.org/web; required")
+        self.x509_svid_ttl = flags.integer("x509SVIDTTL", 0, lifetime.format("X509-SVIDs", "x509"))
+        self.jwt_svid_ttl = flags.integer("jwtSVIDTTL", 0, lifetime.format("JWT-SVIDs", "jwt"))
         self.data = flags.string(
             "data",
             "",
-            "Path to a file containing registration JSON (optional). If set to '-', read the JSON from stdin.",
+            'JSON file with whole entries, {"entries": [{...}, {...}]}; - reads standard input. The flags that '
+            "describe one entry are then ignored",
         )
-        self.selectors = flags.strings("selector", "A colon-delimited type:value selector. Can be used more than once")
+        self.selectors = flags.strings(
+            "selector", "Selector as type:value, e.g. unix:uid:1000. Repeatable, and all must match; at least one"
+        )
         self.federates_with = flags.strings(
-            "federatesWith", "SPIFFE ID of a trust domain to federate with. Can be used more than once"
+            "federatesWith", "Trust domain whose bundle is handed out too, e.g. spiffe://other.test; repeatable"
         )
-        self.admin = flags.boolean(
-            "admin", "If set, the SPIFFE ID in this entry will be granted access to the SPIRE Server's management APIs"
-        )
-        self.store_svid = flags.boolean(
-            "storeSVID",
-            f"{when_set}indicates that the resulting issued SVID from this entry must be stored through an SVIDStore "
-            "plugin",
-        )
+        self.admin = flags.boolean("admin", "Let the holder of the SVID use the server's admin APIs over TCP")
+        self.store_svid = flags.boolean("storeSVID", "Let an SVIDStore plugin of the agent keep the SVID")
         self.downstream = flags.boolean(
-            "downstream", f"{when_set}indicates that the entry describes a downstream SPIRE server"
+            "downstream", "The workload is another server, which may get a CA from this one"
         )
         self.entry_expiry = flags.integer(
-            "entryExpiry", 0, "An expiry, from epoch in seconds, for the resulting registration entry to be pruned"
+            "entryExpiry", 0, "When the server drops the entry, in seconds since 1970 (Unix time); 0 means never"
         )
-        self.dns_names = flags.strings(
-            "dns",
-            "A DNS name that will be included in SVIDs issued based on this entry, where appropriate. Can be used more "
-            "than once",
-        )
-        self.hint = flags.string("hint", "", "The entry hint, used to disambiguate entries with the same SPIFFE ID")
+        self.dns_names = flags.strings("dns", "DNS name to put into X509-SVIDs, e.g. web.example.org; repeatable")
+        self.hint = flags.string("hint", "", "Word by which a workload tells its identities apart, e.g. internal")
         self.disable_x509_svid_prefetch = flags.boolean(
-            "disableX509SVIDPrefetch", f"{when_set}disables prefetching X509 SVID for this entry"
+            "disableX509SVIDPrefetch", "Agents get the X509-SVID when a workload first asks, not in advance"
         )
         self.jwt_svid_include_jti = flags.boolean(
             "jwtSVIDIncludeJTI",
-            f"{when_set}includes a unique 'jti' claim in JWT-SVIDs issued for this entry and bypasses the agent "
-            "JWT-SVID cache",
+            "Give each JWT-SVID a jti claim of its own. Agents then ask the server for every token and cache none",
         )
 
     def require(self, *, parent: str | None) -> None:
@@ -69,9 +61,9 @@ class EntryFlags:
         if not self.spiffe_id.value:
             raise InvalidArgument("a SPIFFE ID is required")
         if self.x509_svid_ttl.value < 0:
-            raise InvalidArgument("a positive x509-SVID TTL is required")
+            raise InvalidArgument(f"-x509SVIDTTL must not be negative: it is {self.x509_svid_ttl.value}")
         if self.jwt_svid_ttl.value < 0:
-            raise InvalidArgument("a positive JWT-SVID TTL is required")
+            raise InvalidArgument(f"-jwtSVIDTTL must not be negative: it is {self.jwt_svid_ttl.value}")
 
     def to_entry(self, *, of_node: bool = False) -> Entry:
         """The entry; `of_node` makes the server its parent."""

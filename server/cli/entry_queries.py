@@ -27,24 +27,28 @@ Filter = TypeVar("Filter", entry_pb2.ListEntriesRequest.Filter, entry_pb2.CountE
 class EntryFilter:
     """The flags that select entries. `fill` raises InvalidArgument."""
 
-    def __init__(self, flags: FlagSet, purpose: str) -> None:
-        self.parent_id = flags.string("parentID", "", f"The Parent ID of the records to {purpose}")
-        self.spiffe_id = flags.string("spiffeID", "", f"The SPIFFE ID of the records to {purpose}")
-        self.selectors = flags.strings("selector", "A colon-delimited type:value selector. Can be used more than once")
+    def __init__(self, flags: FlagSet) -> None:
+        self.parent_id = flags.string("parentID", "", "Only entries with this parent, e.g. an agent's SPIFFE ID")
+        self.spiffe_id = flags.string("spiffeID", "", "Only entries that issue this SPIFFE ID")
+        self.selectors = flags.strings(
+            "selector", "Only entries with this selector, as type:value; repeatable, see -matchSelectorsOn"
+        )
         self._downstream = flags.boolean(
             "downstream",
-            "A boolean value that, when set, indicates that the entry describes a downstream SPIRE server",
+            "Only entries of downstream servers. Without the flag these are left out",
         )
         self._federates_with = flags.strings(
-            "federatesWith", "SPIFFE ID of a trust domain an entry is federate with. Can be used more than once"
+            "federatesWith",
+            "Only entries that federate with this trust domain, e.g. spiffe://other.test; repeatable, see "
+            "-matchFederatesWithOn",
         )
         self._match_federates_with = flags.string(
             "matchFederatesWithOn",
             "superset",
-            "The match mode used when filtering by federates with. Options: exact, any, superset and subset",
+            values.match_usage("-federatesWith"),
         )
-        self._match_selectors = flags.string("matchSelectorsOn", "superset", values.MATCH_SELECTORS_USAGE)
-        self._hint = flags.string("hint", "", f"The Hint of the records to {purpose} (optional)")
+        self._match_selectors = flags.string("matchSelectorsOn", "superset", values.match_usage("-selector"))
+        self._hint = flags.string("hint", "", "Only entries with this hint")
 
     def fill(self, wanted: Filter) -> Filter:
         if self.parent_id.value:
@@ -70,13 +74,15 @@ class EntryFilter:
 
 
 def show(flags: FlagSet) -> Run:
-    entry_id = flags.string("entryID", "", "The Entry ID of the records to show")
-    wanted = EntryFilter(flags, "show")
+    entry_id = flags.string(
+        "entryID", "", "Show the one entry with this ID. Excludes -parentID, -selector and -spiffeID"
+    )
+    wanted = EntryFilter(flags)
     form = output.add_flag(flags)
 
     async def act(server: Channel) -> None:
         if entry_id.value and (wanted.parent_id.value or wanted.spiffe_id.value or wanted.selectors.value):
-            raise InvalidArgument("the -entryID flag can't be combined with others")
+            raise InvalidArgument("-entryID names one entry: leave out -parentID, -selector and -spiffeID")
         entries = [await _get(server, entry_id.value)] if entry_id.value else await _list(server, wanted)
         for entry in entries:
             entry.selectors.sort(key=_selector_order)
@@ -88,7 +94,7 @@ def show(flags: FlagSet) -> Run:
 
 
 def count(flags: FlagSet) -> Run:
-    wanted = EntryFilter(flags, "count")
+    wanted = EntryFilter(flags)
     form = output.add_flag(flags)
 
     async def act(server: Channel) -> None:

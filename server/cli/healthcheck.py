@@ -15,8 +15,8 @@ CHECK = "/grpc.health.v1.Health/Check"
 
 
 def healthcheck(flags: FlagSet) -> Run:
-    flags.boolean("shallow", "Perform a less stringent health check")
-    verbose = flags.boolean("verbose", "Print verbose information")
+    flags.boolean("shallow", "Accepted for the sake of old scripts; changes nothing")
+    verbose = flags.boolean("verbose", "Also print what is asked, and why a check failed")
 
     async def act(server: Channel) -> None:
         if verbose.value:

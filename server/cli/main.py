@@ -16,7 +16,7 @@ INTERRUPTED = 130
 
 def main() -> None:
     """Run the command that the process was started with, and end the process with its status."""
-    program = Program("spire-server", VERSION, COMMANDS)
+    program = Program("spire-server", VERSION, COMMANDS, GROUPS)
     try:
         status = program.run(sys.argv[1:])
         sys.stdout.flush()
@@ -38,34 +38,48 @@ def _in(module: str, function: str) -> Callable[[FlagSet], Run]:
 
 
 COMMANDS = (
-    Command("run", "Runs the server", _in("run", "run"), complaint="{}"),
+    Command("run", "Run the server until it gets SIGTERM or SIGINT", _in("run", "run"), complaint="{}"),
     Command(
         "validate",
-        "Validates a SPIRE server configuration file",
+        "Check a configuration without starting anything",
         _in("run", "validate"),
         complaint="SPIRE server configuration file is invalid: {}",
     ),
-    Command("healthcheck", "Determines server health status", _in("healthcheck", "healthcheck")),
-    Command("token generate", "Generates a join token", _in("token", "generate"), usage_name="generate"),
-    Command("entry create", "Creates registration entries", _in("entry", "create")),
-    Command("entry update", "Updates registration entries", _in("entry", "update")),
-    Command("entry delete", "Deletes registration entries", _in("entry", "delete")),
-    Command("entry show", "Displays configured registration entries", _in("entry_queries", "show")),
-    Command("entry count", "Count registration entries", _in("entry_queries", "count")),
-    Command("bundle show", "Prints server CA bundle to stdout", _in("bundle", "show")),
-    Command("agent list", "Lists attested agents and their SPIFFE IDs", _in("agent", "list_all")),
-    Command("agent count", "Count attested agents", _in("agent", "count")),
-    Command("agent show", "Shows the details of an attested agent given its SPIFFE ID", _in("agent", "show")),
-    Command("agent evict", "Evicts an attested agent given its SPIFFE ID", _in("agent", "evict")),
-    Command("agent ban", "Ban an attested agent given its SPIFFE ID", _in("agent", "ban")),
+    Command("healthcheck", "Ask a running server whether it serves", _in("healthcheck", "healthcheck")),
+    Command(
+        "token generate",
+        "Make a join token, with which one agent attests once",
+        _in("token", "generate"),
+        usage_name="generate",
+    ),
+    Command("entry create", "Add entries: which workload gets which identity", _in("entry", "create")),
+    Command("entry update", "Give existing entries new contents", _in("entry", "update")),
+    Command("entry delete", "Remove entries by their IDs", _in("entry", "delete")),
+    Command("entry show", "Print one entry, or all that match", _in("entry_queries", "show")),
+    Command("entry count", "Print how many entries match", _in("entry_queries", "count")),
+    Command("bundle show", "Print the bundle by which others trust this server", _in("bundle", "show")),
+    Command("agent list", "Print all attested agents that match", _in("agent", "list_all")),
+    Command("agent count", "Print how many attested agents match", _in("agent", "count")),
+    Command("agent show", "Print one agent, with its selectors", _in("agent", "show")),
+    Command("agent evict", "Forget an agent, which must then attest anew", _in("agent", "evict")),
+    Command("agent ban", "Shut an agent out until it is evicted", _in("agent", "ban")),
     Command(
         "agent purge",
-        "Purge expired agents that were attested using a non-TOFU security model based on a given time",
+        "Evict long expired agents that can attest again by themselves",
         _in("agent_purge", "purge"),
     ),
-    Command("x509 mint", "Mints an X509-SVID", _in("mint", "x509")),
-    Command("jwt mint", "Mints a JWT-SVID", _in("mint", "jwt")),
+    Command("x509 mint", "Sign an X509-SVID for a new key, without an entry", _in("mint", "x509")),
+    Command("jwt mint", "Sign a JWT-SVID, without an entry", _in("mint", "jwt")),
 )
+
+GROUPS = {
+    "agent": "Attested agents: list, show, evict, ban",
+    "bundle": "The trust bundle",
+    "entry": "Registration entries: create, show, update, delete",
+    "jwt": "JWT-SVIDs by hand",
+    "token": "Join tokens",
+    "x509": "X509-SVIDs by hand",
+}
 
 
 if __name__ == "__main__":

@@ -29,10 +29,12 @@ PRIVATE = 0o600
 
 
 def x509(flags: FlagSet) -> Run:
-    spiffe_id = flags.string("spiffeID", "", "SPIFFE ID of the X509-SVID")
-    ttl = flags.duration("ttl", timedelta(), "TTL of the X509-SVID", placeholder="duration")
-    dns_names = flags.strings("dns", "DNS name that will be included in SVID. Can be used more than once.")
-    write = flags.string("write", "", "Directory to write output to instead of stdout")
+    spiffe_id = flags.string("spiffeID", "", "SPIFFE ID to issue, e.g. spiffe://example.org/admin; required")
+    ttl = flags.duration(
+        "ttl", timedelta(), "Lifetime, e.g. 30m; 0 means the server's default_x509_svid_ttl", placeholder="duration"
+    )
+    dns_names = flags.strings("dns", "DNS name to put into the SVID, e.g. web.example.org; repeatable")
+    write = flags.string("write", "", "Write svid.pem, key.pem and bundle.pem into this folder; print only where")
     form = output.add_flag(flags)
 
     async def act(server: Channel) -> None:
@@ -59,16 +61,17 @@ def x509(flags: FlagSet) -> Run:
 
 
 def jwt(flags: FlagSet) -> Run:
-    spiffe_id = flags.string("spiffeID", "", "SPIFFE ID of the JWT-SVID")
-    ttl = flags.duration("ttl", timedelta(), "TTL of the JWT-SVID", placeholder="duration")
-    usage = "Audience claim that will be included in the SVID. Can be used more than once."
-    audience = flags.strings("audience", usage)
-    write = flags.string("write", "", "File to write token to instead of stdout")
+    spiffe_id = flags.string("spiffeID", "", "SPIFFE ID to issue, e.g. spiffe://example.org/admin; required")
+    ttl = flags.duration(
+        "ttl", timedelta(), "Lifetime, e.g. 5m; 0 means the server's default_jwt_svid_ttl", placeholder="duration"
+    )
+    audience = flags.strings("audience", "Who is to accept the token, its claim aud; repeatable, at least one")
+    write = flags.string("write", "", "Write the token to this file (mode 0600) instead of printing it")
     form = output.add_flag(flags)
 
     async def act(server: Channel) -> None:
         if spiffe_id.value and not audience.value:
-            raise InvalidArgument("at least one audience must be specified")
+            raise InvalidArgument("no -audience was given: name who is to accept the token")
         wanted = _required_id(spiffe_id)
         request = svid_pb2.MintJWTSVIDRequest(id=wanted.to_proto(), ttl=values.ttl(ttl.value), audience=audience.value)
         try:
@@ -129,7 +132,7 @@ def _expiry(token: str) -> int | None:
 def _tell_if_capped(what: str, expires_at: int | None, ttl: timedelta) -> None:
     if expires_at is not None and expires_at - time.time() < ttl.total_seconds():
         expiry = quote(times.rfc3339(expires_at))
-        print(f"{what} lifetime was capped shorter than specified ttl; expires {expiry}", file=sys.stderr)
+        print(f"The {what} lives shorter than -ttl asked for: it ends at {expiry}", file=sys.stderr)
 
 
 def _write(folder: Path, chain: list[bytes], key: bytes, authorities: list[bytes]) -> None:

@@ -14,8 +14,13 @@ CREATE = "/spire.api.server.agent.v1.Agent/CreateJoinToken"
 
 
 def generate(flags: FlagSet) -> Run:
-    ttl = flags.integer("ttl", 600, "Token TTL in seconds")
-    spiffe_id = flags.string("spiffeID", "", "Additional SPIFFE ID to assign the token owner (optional)")
+    ttl = flags.integer("ttl", 600, "Seconds until the token expires if no agent uses it")
+    spiffe_id = flags.string(
+        "spiffeID",
+        "",
+        "Second SPIFFE ID for the agent that uses the token, which entries can name as their parent, e.g. "
+        "spiffe://example.org/rack1",
+    )
     form = output.add_flag(flags)
 
     async def act(server: Channel) -> None:

@@ -15,8 +15,6 @@ Selector = selector_pb2.Selector
 SelectorMatch = selector_pb2.SelectorMatch
 Behavior = SelectorMatch.MatchBehavior
 
-MATCH_SELECTORS_USAGE = "The match mode used when filtering by selectors. Options: exact, any, superset and subset"
-
 T = TypeVar("T")
 
 BEHAVIORS = {
@@ -25,6 +23,14 @@ BEHAVIORS = {
     "superset": SelectorMatch.MATCH_SUPERSET,
     "subset": SelectorMatch.MATCH_SUBSET,
 }
+
+
+def match_usage(flag: str) -> str:
+    """Describes the flag beside `flag` whose value `behavior` reads."""
+    return (
+        f"How {flag} matches: superset (all of them, maybe more), exact (all of them, no more), subset (none but "
+        "them), any (at least one of them)"
+    )
 
 
 def spiffe_id(text: str) -> spiffeid_pb2.SPIFFEID:

@@ -5,22 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from operations.flags import FlagSet
-from server.config.settings import Overrides, ServerConfig, load
+from server.config.settings import DEFAULT_PATH, Overrides, ServerConfig, load
 
 
 def declare_flags(flags: FlagSet) -> Callable[[], ServerConfig]:
     """Declare the flags; after they were parsed, the result loads the configuration they ask for."""
-    bind_address = flags.string("bindAddress", "", "IP address or DNS name of the SPIRE server")
-    bind_port = flags.integer("serverPort", 0, "Port number of the SPIRE server")
-    path = flags.string("config", "", "Path to a SPIRE config file")
-    data_dir = flags.string("dataDir", "", "Directory to store runtime data to")
-    log_file = flags.string("logFile", "", "File to write logs to")
-    log_format = flags.string("logFormat", "", "'text' or 'json'")
-    log_source = flags.boolean("logSourceLocation", "Include source file, line number and function name in log lines")
-    log_level = flags.string("logLevel", "", "'debug', 'info', 'warn', or 'error'")
-    trust_domain = flags.string("trustDomain", "", "The trust domain that this server belongs to")
-    expand_env = flags.boolean("expandEnv", "Expand environment variables in SPIRE config file")
-    socket_path = flags.string("socketPath", "", "Path to bind the SPIRE Server API socket to")
+    bind_address = flags.string("bindAddress", "", "Address on which agents are served, e.g. 0.0.0.0")
+    bind_port = flags.integer("serverPort", 0, "TCP port on which agents are served, e.g. 8081 (bind_port in the file)")
+    usage = f"Configuration file, {DEFAULT_PATH} when unset; the other flags win over what it says"
+    path = flags.string("config", "", usage)
+    data_dir = flags.string("dataDir", "", "Folder for what must outlast a restart")
+    log_file = flags.string("logFile", "", "Append the log to this file; SIGUSR2 opens it anew")
+    log_format = flags.string("logFormat", "", "text or json")
+    log_source = flags.boolean("logSourceLocation", "Add file, line and function to each line of the log")
+    log_level = flags.string("logLevel", "", "error, warn, info or debug")
+    trust_domain = flags.string("trustDomain", "", "Trust domain of every identity issued here, e.g. example.org")
+    expand_env = flags.boolean(
+        "expandEnv", "Put environment variables in for $NAME and ${NAME} in the file; $$ is a dollar"
+    )
+    socket_path = flags.string(
+        "socketPath", "", "Where commands connect: the path of the admin socket that the server makes"
+    )
 
     def read() -> ServerConfig:
         overrides = Overrides(

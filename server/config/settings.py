@@ -116,7 +116,7 @@ def _checked(file: ServerFile, server: ServerSection, checks: Checks, path: str)
             lambda: TrustDomain.parse(server.trust_domain) if server.trust_domain else _NO_TRUST_DOMAIN,
             _NO_TRUST_DOMAIN,
             "trust_domain",
-            f"could not parse trust_domain {quote(server.trust_domain)}: ",
+            f"trust_domain {quote(server.trust_domain)} cannot be used: ",
         ),
         bind_address=(server.bind_address or "0.0.0.0").strip("[]"),  # noqa: S104 SPIRE's default
         bind_port=checks.port("bind_port", server.bind_port or DEFAULT_PORT),
@@ -127,16 +127,14 @@ def _checked(file: ServerFile, server: ServerSection, checks: Checks, path: str)
         log_file=server.log_file or None,
         log_source_location=server.log_source_location,
         audit_log_enabled=server.audit_log_enabled,
-        ca_ttl=_ttl(checks, server, "ca_ttl", "default CA ttl", DEFAULT_CA_TTL),
+        ca_ttl=_ttl(checks, server, "ca_ttl", DEFAULT_CA_TTL),
         ca_key_type=ca_key_type,
         ca_subject=subject if subject is not None and subject != CaSubject() else DEFAULT_CA_SUBJECT,
         jwt_key_type=_key_type(checks, "jwt_key_type", server.jwt_key_type, ca_key_type),
         jwt_issuer=server.jwt_issuer,
-        default_x509_svid_ttl=_ttl(
-            checks, server, "default_x509_svid_ttl", "default X509 SVID ttl", DEFAULT_X509_SVID_TTL
-        ),
-        default_jwt_svid_ttl=_ttl(checks, server, "default_jwt_svid_ttl", "default JWT SVID ttl", DEFAULT_JWT_SVID_TTL),
-        agent_ttl=_ttl(checks, server, "agent_ttl", "agent ttl", timedelta()) or None,
+        default_x509_svid_ttl=_ttl(checks, server, "default_x509_svid_ttl", DEFAULT_X509_SVID_TTL),
+        default_jwt_svid_ttl=_ttl(checks, server, "default_jwt_svid_ttl", DEFAULT_JWT_SVID_TTL),
+        agent_ttl=_ttl(checks, server, "agent_ttl", timedelta()) or None,
         admin_ids=_admin_ids(checks, server.admin_ids),
         ratelimit_attestation=server.ratelimit.attestation is not False,
         ratelimit_signing=server.ratelimit.signing is not False,
@@ -147,24 +145,23 @@ def _checked(file: ServerFile, server: ServerSection, checks: Checks, path: str)
     )
 
 
-def _ttl(checks: Checks, server: ServerSection, key: str, words: str, default: timedelta) -> timedelta:
+def _ttl(checks: Checks, server: ServerSection, key: str, default: timedelta) -> timedelta:
     text: str = getattr(server, key)
-    return checks.period(key, text, default, f"could not parse {words} {quote(text)}: ")
+    return checks.period(key, text, default, f"{key} {quote(text)} is no duration such as 1h30m: ")
 
 
 def _key_type(checks: Checks, key: str, text: str, default: KeyType) -> KeyType:
     try:
         return KeyType(text.lower()) if text else default
     except ValueError:
-        known = "must be one of [rsa-2048, rsa-4096, ec-p256, ec-p384]"
-        checks.fault(f"error parsing {key}: key type {quote(text)} is unknown; {known}", key)
+        checks.fault(f"{key} {quote(text)} is unknown: use ec-p256, ec-p384, rsa-2048 or rsa-4096", key)
         return default
 
 
 def _admin_ids(checks: Checks, texts: Sequence[str]) -> tuple[SpiffeId, ...]:
     def read(text: str) -> SpiffeId | None:
         return checks.attempt(
-            lambda: SpiffeId.parse(text), None, "admin_ids", f"could not parse admin ID {quote(text)}: "
+            lambda: SpiffeId.parse(text), None, "admin_ids", f"admin_ids: {quote(text)} is no SPIFFE ID: "
         )
 
     return tuple(spiffe_id for spiffe_id in map(read, texts) if spiffe_id is not None)
@@ -184,5 +181,5 @@ def _warnings(file: ServerFile, config: ServerConfig) -> tuple[str, ...]:
     )
     lines.extend(line for name, ttl in ttls if ttl and (line := ttl_warning(name, ttl, config.ca_ttl)))
     if file.server is not None and file.server.ca_subject == CaSubject():
-        lines.append("ca_subject configurable is set but empty; the default will be used")
+        lines.append("ca_subject is empty, so the CA is named C=US, O=SPIFFE: fill the block or remove it")
     return tuple(lines)

@@ -15,22 +15,12 @@ def ttl_warning(name: str, ttl: timedelta, ca_ttl: timedelta) -> str | None:
     """Why SVIDs may live shorter than the setting `name` says, and what to set instead."""
     if ttl <= min(ca_ttl / _SHARE, _CAP):
         return None
-    guarantee = f"to guarantee the full {name} lifetime when CA rotations are scheduled."
+    shortened = f"{name} is {_text(ttl)}, but an SVID ends with its CA and may get less of it: "
     if ttl < _CAP:
-        return (
-            f"{name} is too high for the configured ca_ttl value. SVIDs with shorter lifetimes may be issued. "
-            f"Please set {name} to {_text(min(ca_ttl / _SHARE, _CAP))} or less, or the ca_ttl to "
-            f"{_text(ttl * _SHARE)} or more, {guarantee}"
-        )
+        return f"{shortened}lower {name} to {_text(ca_ttl / _SHARE)}, or raise ca_ttl to {_text(ttl * _SHARE)}"
     if ca_ttl < _CAP * _SHARE:
-        return (
-            f"{name} is too high and the ca_ttl is too low. SVIDs with shorter lifetimes may be issued. "
-            f"Please set {name} to {_text(_CAP)} or less, and the ca_ttl to {_text(_CAP * _SHARE)} or more, {guarantee}"
-        )
-    return (
-        f"{name} is too high. SVIDs with shorter lifetimes may be issued. "
-        f"Please set {name} to {_text(_CAP)} or less {guarantee}"
-    )
+        return f"{shortened}lower {name} to {_text(_CAP)}, and raise ca_ttl to {_text(_CAP * _SHARE)}"
+    return f"{shortened}lower {name} to {_text(_CAP)}"
 
 
 def _text(value: timedelta) -> str:

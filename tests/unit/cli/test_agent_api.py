@@ -123,27 +123,27 @@ def broken(**fields: bytes | str) -> workload_pb2.X509SVIDResponse:
     return workload_pb2.X509SVIDResponse(svids=[svid])
 
 
-ENTRY = 'failed to parse svid entry 0 for spiffe id "spiffe://example.org/one": '
+ENTRY = 'SVID 0, "spiffe://example.org/one", cannot be used: '
 
 
 @pytest.mark.parametrize(
     ("response", "reason"),
     [
         (workload_pb2.X509SVIDResponse(), "workload response contains no svids"),
-        (broken(x509_svid=b""), f"{ENTRY}no certificates found"),
+        (broken(x509_svid=b""), f"{ENTRY}it has no certificate"),
         (broken(x509_svid=b"\x30"), f"{ENTRY}malformed certificate"),
         (broken(x509_svid=CA.der[:-1]), f"{ENTRY}malformed certificate"),
-        (broken(bundle=b""), f"{ENTRY}no certificates in trust bundle"),
-        (broken(bundle=b"\x31\x00"), f"{ENTRY}failed to parse trust bundle: malformed certificate"),
+        (broken(bundle=b""), f"{ENTRY}its bundle is empty"),
+        (broken(bundle=b"\x31\x00"), f"{ENTRY}its bundle cannot be read: malformed certificate"),
         (broken(spiffe_id="spiffe://other.org/one"), None),
         (broken(bundle=pki.Authority.root().der), None),
         (
             workload_pb2.X509SVIDResponse(svids=[workload_svid("one")], federated_bundles={"spiffe://a.test": b""}),
-            'no certificates in bundle for federated domain "spiffe://a.test"',
+            'the bundle of "spiffe://a.test", a federated trust domain, is empty',
         ),
         (
             workload_pb2.X509SVIDResponse(svids=[workload_svid("one")], federated_bundles={"spiffe://a.test": b"00"}),
-            'failed to parse bundle for federated domain "spiffe://a.test": malformed certificate',
+            'the bundle of "spiffe://a.test", a federated trust domain, cannot be read: malformed certificate',
         ),
     ],
 )
@@ -154,7 +154,7 @@ async def test_a_response_that_does_not_verify_is_refused(
     result = await spire_agent("api fetch", "-write", str(tmp_path))
     assert (result.out, result.status) == ("", 1)
     if reason is None:
-        prefix = f'"{response.svids[0].spiffe_id}" SVID failed verification against bundle: '
+        prefix = f'the SVID of "{response.svids[0].spiffe_id}" does not verify against its bundle: '
         assert re.fullmatch(re.escape(prefix) + ".+\n", result.err)
     else:
         assert result.err == f"{reason}\n"
@@ -164,7 +164,7 @@ async def test_a_response_that_does_not_verify_is_refused(
 async def test_a_key_that_cannot_be_read_is_refused(spire_agent: Run, canned: Canned) -> None:
     canned.answers["FetchX509SVID"] = [broken(x509_svid_key=b"not a key")]
     result = await spire_agent("api fetch")
-    assert result.err.startswith(f"{ENTRY}failed to parse private key: ")
+    assert result.err.startswith(f"{ENTRY}its private key cannot be read: ")
     assert (result.out, result.status) == ("", 1)
 
 
@@ -342,7 +342,7 @@ def test_where_the_agent_is(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     flags = FlagSet("")
-    socket = client.SocketFlags.declare(flags, "")
+    socket = client.SocketFlags.declare(flags)
     flags.parse(args)
     assert socket.resolve() == found
 
@@ -350,7 +350,9 @@ def test_where_the_agent_is(
 async def test_an_instance_needs_a_template(spire_agent: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(client.TEMPLATE, raising=False)
     result = await spire_agent("api fetch", "-instance", "a")
-    reason = f" {client.TEMPLATE} environment variable must be defined when using the instance flag\n"
+    reason = f"-instance needs {client.TEMPLATE} in the environment: set it to a socket path with %i in it\n"
     assert (result.out, result.err, result.status) == ("", reason, 1)
     monkeypatch.setenv(client.TEMPLATE, "/run/api")
-    assert (await spire_agent("api watch", "-instance", "a")).err == f"failed to find %i in {client.TEMPLATE}\n"
+    assert (
+        await spire_agent("api watch", "-instance", "a")
+    ).err == f"{client.TEMPLATE} has no %i for the name that -instance gives\n"

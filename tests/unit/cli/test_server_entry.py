@@ -138,11 +138,14 @@ async def test_create_as_json_ends_well_and_says_what_failed(spire_server: Run, 
     ("args", "reason"),
     [
         (WORKLOAD, "at least one selector is required"),
-        (("-selector", "a:b", "-spiffeID", "x"), "a parent ID is required if the node flag is not set"),
+        (
+            ("-selector", "a:b", "-spiffeID", "x"),
+            "a parent ID is required: give -parentID, or -node for an entry of agents",
+        ),
         (("-selector", "a:b", "-parentID", "x"), "a SPIFFE ID is required"),
         (("-selector", "a:b", "-node", "-federatesWith", "x"), "node entries can not federate"),
-        ((*SELECTED, "-x509SVIDTTL", "-1"), "a positive x509-SVID TTL is required"),
-        ((*SELECTED, "-jwtSVIDTTL", "-1"), "a positive JWT-SVID TTL is required"),
+        ((*SELECTED, "-x509SVIDTTL", "-1"), "-x509SVIDTTL must not be negative: it is -1"),
+        ((*SELECTED, "-jwtSVIDTTL", "-1"), "-jwtSVIDTTL must not be negative: it is -1"),
         (
             (*SELECTED, "-x509SVIDTTL", "99999999999"),
             "invalid value for X509 SVID TTL: overflow converting int(99999999999) to int32",
@@ -403,7 +406,10 @@ async def test_show_by_id(spire_server: Run, canned: Canned) -> None:
 @pytest.mark.parametrize(
     ("args", "reason"),
     [
-        (("-entryID", "a", "-selector", "a:b"), "the -entryID flag can't be combined with others"),
+        (
+            ("-entryID", "a", "-selector", "a:b"),
+            "-entryID names one entry: leave out -parentID, -selector and -spiffeID",
+        ),
         (("-selector", "a:b", "-matchSelectorsOn", "x"), 'match behavior "x" unknown'),
         (("-federatesWith", "a", "-matchFederatesWithOn", "x"), 'match behavior "x" unknown'),
         (("-selector", "a"), 'error parsing selectors: selector "a" must be formatted as type:value'),

@@ -149,7 +149,10 @@ def test_where_the_server_is(
 async def test_an_instance_needs_a_template(spire_server: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(client.TEMPLATE, raising=False)
     result = await spire_server("healthcheck", "-instance", "a")
-    assert result.err == f"Error: you must define {client.TEMPLATE} to use the instance flag\n"
+    assert (
+        result.err
+        == f"Error: -instance needs {client.TEMPLATE} in the environment: set it to a socket path with %i in it\n"
+    )
     monkeypatch.setenv(client.TEMPLATE, "/run/api")
     result = await spire_server("healthcheck", "-instance", "a")
-    assert result.err == f"Error: failed to find %i in {client.TEMPLATE}\n"
+    assert result.err == f"Error: {client.TEMPLATE} has no %i for the name that -instance gives\n"

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.config import AgentConfig, declare_flags, load
+from agent.config import AgentConfig, Overrides, declare_flags, load
 from operations.errors import ConfigurationError, ConfigurationErrors
 from operations.flags import FlagSet
 from plugins.keymanager import KeyType
@@ -59,7 +59,7 @@ def test_every_supported_setting(tmp_path: Path) -> None:
     assert (config.x509_svid_cache_max_size, config.jwt_svid_cache_max_size) == (5, 6)
     assert not config.use_sync_authorized_entries
     assert config.require_pq_kem
-    assert config.warnings == ("The 'use_sync_authorized_entries' configuration is deprecated.",)
+    assert config.warnings == ("experimental.use_sync_authorized_entries is deprecated and will go: remove the key",)
 
 
 @pytest.mark.parametrize(
@@ -68,21 +68,21 @@ def test_every_supported_setting(tmp_path: Path) -> None:
         ('trust_domian = "x"', 'unknown key "trust_domian" in agent: did you mean "trust_domain"?'),
         (
             'join_token = "a"  join_token_file = "b"',
-            "only one of join_token or join_token_file can be specified, not both",
+            "join_token and join_token_file exclude each other: keep one",
         ),
-        ('join_token_file = "/none"', 'unable to read join token file "/none": No such file or directory'),
+        ('join_token_file = "/none"', 'join_token_file "/none" cannot be read: No such file or directory'),
         (
             'workload_x509_svid_key_type = "rsa-4096"',
-            'key type "rsa-4096" is unknown; must be one of [rsa-2048, ec-p256, ec-p384]',
+            'workload_x509_svid_key_type "rsa-4096" is unknown: use ec-p256, ec-p384 or rsa-2048',
         ),
-        ('availability_target = "1h"', "availability_target must be at least 24h0m0s"),
-        ('availability_target = "x"', 'unable to parse availability_target: time: invalid duration "x"'),
-        ("x509_svid_cache_max_size = -1", "x509_svid_cache_max_size should not be negative"),
+        ('availability_target = "1h"', 'availability_target "1h" is too short: use 24h0m0s or more'),
+        ('availability_target = "x"', 'availability_target "x" is no duration such as 48h: time: invalid duration "x"'),
+        ("x509_svid_cache_max_size = -1", "x509_svid_cache_max_size must not be negative: it is -1"),
         (
             'experimental { sync_interval = "x" }',
-            'could not parse synchronization interval: time: invalid duration "x"',
+            'experimental.sync_interval "x" is no duration such as 10s: time: invalid duration "x"',
         ),
-        ('rebootstrap_mode = "sometimes"', "unknown rebootstrap mode specified: sometimes"),
+        ('rebootstrap_mode = "sometimes"', 'rebootstrap_mode "sometimes" is unknown: use never'),
         (
             'rebootstrap_mode = "auto"',
             (
@@ -99,9 +99,9 @@ def test_every_supported_setting(tmp_path: Path) -> None:
             "experimental { ratelimit { fetch_jwt_svid = 5 } }",
             "agent.experimental.ratelimit.fetch_jwt_svid is not available in this version: remove the key",
         ),
-        ('trust_bundle_unix_socket = "/s"', "if trust_bundle_unix_socket is specified, so must be trust_bundle_url"),
-        ('trust_bundle_format = "der"', 'invalid value for trust_bundle_format, expected "pem" or "spiffe"'),
-        ("insecure_bootstrap = true", "only one of insecure_bootstrap or trust_bundle_path can be specified, not both"),
+        ('trust_bundle_unix_socket = "/s"', "trust_bundle_unix_socket needs trust_bundle_url too: set both"),
+        ('trust_bundle_format = "der"', 'trust_bundle_format "der" is unknown: use pem or spiffe'),
+        ("insecure_bootstrap = true", "insecure_bootstrap and trust_bundle_path exclude each other: keep one"),
     ],
 )
 def test_faults(tmp_path: Path, settings: str, reason: str) -> None:
@@ -114,30 +114,27 @@ def test_faults(tmp_path: Path, settings: str, reason: str) -> None:
 @pytest.mark.parametrize(
     ("bundle", "reason"),
     [
-        ("", "trust_bundle_path or trust_bundle_url must be configured unless insecure_bootstrap is set"),
-        ('trust_bundle_url = "http://x"', "trust bundle URL must start with https://"),
+        ("", "nothing says which server to trust: set trust_bundle_path or trust_bundle_url"),
+        ('trust_bundle_url = "http://x"', "trust_bundle_url must begin with https://"),
         (
             'trust_bundle_url = "https://x"  trust_bundle_unix_socket = "/s"',
-            "trust bundle URL must start with http:// when used with trust bundle unix socket",
+            "trust_bundle_url must begin with http:// beside trust_bundle_unix_socket",
         ),
         (
             'trust_bundle_url = "http://x?spire-a=1"  trust_bundle_unix_socket = "/s"',
-            "trust_bundle_url query params can not start with spire-",
+            'trust_bundle_url has the query parameter "spire-a": names with spire- are reserved',
         ),
         (
             'trust_bundle_url = "https://x"  trust_bundle_path = "/b"',
-            "only one of trust_bundle_url or trust_bundle_path can be specified, not both",
+            "trust_bundle_url and trust_bundle_path exclude each other: keep one",
         ),
         (
             'insecure_bootstrap = true  trust_bundle_url = "https://x"',
-            "only one of insecure_bootstrap or trust_bundle_url can be specified, not both",
+            "insecure_bootstrap and trust_bundle_url exclude each other: keep one",
         ),
         (
             'insecure_bootstrap = true  trust_bundle_url = "https://x"  trust_bundle_path = "/b"',
-            (
-                "only one of insecure_bootstrap, trust_bundle_url, or trust_bundle_path can be specified, not "
-                "the three options"
-            ),
+            "insecure_bootstrap, trust_bundle_url and trust_bundle_path exclude each other: keep one",
         ),
         (
             'trust_bundle_spiffe_workload_api = "unix:///s"',
@@ -156,7 +153,9 @@ def test_exactly_one_source_of_trust(tmp_path: Path, bundle: str, reason: str) -
 
 def test_an_empty_join_token_file(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("\n")
-    with pytest.raises(ConfigurationError, match=r"agent\.conf:4: join token file is empty"):
+    with pytest.raises(
+        ConfigurationError, match=r'agent\.conf:4: join_token_file ".*" is empty: put the token into it'
+    ):
         loaded(tmp_path, f'join_token_file = "{tmp_path}/token"')
 
 
@@ -183,6 +182,13 @@ def test_the_command_line_wins(tmp_path: Path) -> None:
     config = read()
     assert config.insecure_bootstrap
     assert (config.join_token, config.server_port, config.data_dir) == ("t", 9, "/d")
+
+
+def test_a_flag_without_effect_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"-disableWorkloadAPI is not available in this version: leave the "):
+        load(configured(tmp_path), Overrides(disable_workload_api=True))
+    with pytest.raises(ConfigurationError, match=r":4: agent\.disable_workload_api is not available"):
+        load(configured(tmp_path, "disable_workload_api = true"), Overrides(disable_workload_api=True))
 
 
 def test_the_example_is_valid() -> None:

@@ -1,4 +1,4 @@
-"""Command lines as operators know them; the expected texts are what SPIRE 1.16 prints for the same input."""
+"""Command lines as operators know them: the layout, streams and statuses are those of SPIRE 1.16."""
 
 from datetime import timedelta
 
@@ -16,8 +16,8 @@ class Recorder:
         self.seen: list[object] = []
 
     def build(self, flags: FlagSet) -> Run:
-        names = flags.strings("dns", "A name. Can be used more than once")
-        ttl = flags.integer("ttl", 600, "Token TTL in seconds")
+        names = flags.strings("dns", "A name; repeatable")
+        ttl = flags.integer("ttl", 600, "Seconds until it ends")
         admin = flags.boolean("admin", "If set, it is an admin")
         path = flags.string("socketPath", "/tmp/api.sock", "Path to the socket")
 
@@ -33,11 +33,11 @@ Usage of entry create:
   -admin
     \tIf set, it is an admin
   -dns value
-    \tA name. Can be used more than once
+    \tA name; repeatable
   -socketPath string
     \tPath to the socket (default "/tmp/api.sock")
   -ttl int
-    \tToken TTL in seconds (default 600)
+    \tSeconds until it ends (default 600)
 """
 
 OVERVIEW = """\
@@ -45,7 +45,7 @@ Usage: spire-server [--version] [--help] <command> [<args>]
 
 Available commands are:
     entry          
-    healthcheck    Determines server health status
+    healthcheck    Ask whether it serves
     local          
 
 """  # noqa: W291 the blanks are part of it
@@ -69,8 +69,8 @@ def program(recorder: Recorder) -> Program:
         "spire-server",
         "1.16.0",
         [
-            Command("entry create", "Creates registration entries", recorder.build),
-            Command("healthcheck", "Determines server health status", _fail, help_note=""),
+            Command("entry create", "Add entries", recorder.build),
+            Command("healthcheck", "Ask whether it serves", _fail, help_note=""),
             Command("local x509 show", "Shows", _fail),
         ],
     )
@@ -133,10 +133,7 @@ def test_group_prints_the_usage_of_its_commands(
     program: Program, capsys: pytest.CaptureFixture[str], args: list[str], status: int
 ) -> None:
     assert program.run(args) == status
-    summary = (
-        "This command is accessed by using one of the subcommands below.\n\n"
-        "Subcommands:\n    create    Creates registration entries\n"
-    )
+    summary = "spire-server entry is a group: add one of its commands.\n\nSubcommands:\n    create    Add entries\n"
     assert capsys.readouterr() == ("", USAGE + summary)
 
 
@@ -147,10 +144,7 @@ def test_group_of_groups(program: Program, capsys: pytest.CaptureFixture[str]) -
 
 def test_flags_before_the_command(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
     assert program.run(["-ttl", "entry", "create"]) == 1
-    reason = (
-        "Invalid flags before the subcommand. If these flags are for\n"
-        "the subcommand, please put them after the subcommand.\n\n"
-    )
+    reason = "Flags go behind the command: spire-server entry create -flag …\n\n"
     assert capsys.readouterr().err == reason + USAGE + "flag: help requested\n"
 
 
@@ -162,7 +156,7 @@ def test_expected_errors_are_one_line(program: Program, capsys: pytest.CaptureFi
 def test_flag_set_alone(capsys: pytest.CaptureFixture[str]) -> None:
     flags = FlagSet("fetch x509")
     timeout = flags.duration("timeout", timedelta(seconds=5), "Time to wait")
-    audience = flags.comma_strings("audience", "comma separated list")
+    audience = flags.comma_strings("audience", "names, by commas")
     named = flags.string("write", "", "Write to `path`\nwhen given")
     short = flags.boolean("q", "be quiet", default=True)
     assert flags.parse(["-timeout", "1m", "-audience", "a,b", "rest"]) == ["rest"]
@@ -171,7 +165,7 @@ def test_flag_set_alone(capsys: pytest.CaptureFixture[str]) -> None:
     assert flags.usage().splitlines() == [
         "Usage of fetch x509:",
         "  -audience value",
-        "    \tcomma separated list",
+        "    \tnames, by commas",
         "  -q\tbe quiet (default true)",
         "  -timeout value",
         "    \tTime to wait (default 5s)",
@@ -218,3 +212,28 @@ def test_output_flag(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(FlagError, match='bad formatter flag: unknown format option: "foo"'):
         flags.parse(["-output", "foo"])
     assert "Desired output format (pretty, json); default: pretty." in capsys.readouterr().err
+
+
+def test_a_long_description_fits_a_terminal() -> None:
+    flags = FlagSet("")
+    flags.string(
+        "path",
+        "/a folder/api.sock",
+        f"First line, {'word ' * 13}then more\n- second line, long enough to leave some room",
+    )
+    assert flags.usage().splitlines() == [
+        "Usage:",
+        "  -path string",
+        f"    \tFirst line, {'word ' * 11}word",
+        "    \tword then more",
+        "    \t- second line, long enough to leave some room",
+        '    \t(default "/a folder/api.sock")',
+    ]
+
+
+def test_groups_have_a_line_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
+    program = Program("p", "1", [Command("a b c", "See", _fail)], {"a": "First", "a b": "Second"})
+    assert program.run(["-h"]) == 0
+    assert capsys.readouterr().err.endswith("\n    a    First\n\n")
+    assert program.run(["a", "-h"]) == 0
+    assert capsys.readouterr().err.endswith("Subcommands:\n    b    Second\n")

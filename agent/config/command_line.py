@@ -28,7 +28,7 @@ _TEXTS = {
         "rebootstrapMode",
         "Whether to fetch the bundle anew from a server that is no longer known: this version takes never only",
     ),
-    "server_address": ("serverAddress", "IP address or DNS name of the server"),
+    "server_address": ("serverAddress", "Where the server is: an IP address or a DNS name"),
     "socket_path": ("socketPath", "Where workloads connect: the path of the Unix socket that the agent makes"),
     "trust_bundle_format": ("trustBundleFormat", "Form of the first bundle: pem or spiffe (JWKS)"),
     "trust_bundle_path": (
@@ -62,7 +62,7 @@ def declare_flags(flags: FlagSet) -> Callable[[], AgentConfig]:
     expand_env = flags.boolean(
         "expandEnv", "Put environment variables in for $NAME and ${NAME} in the file; $$ is a dollar"
     )
-    server_port = flags.integer("serverPort", 0, "TCP port of the server")
+    server_port = flags.integer("serverPort", 0, "TCP port of the server, e.g. 8081")
     texts: dict[str, Flag[Any]] = {key: flags.string(name, "", usage) for key, (name, usage) in _TEXTS.items()}
     switches: dict[str, Flag[Any]] = {key: flags.boolean(name, usage) for key, (name, usage) in _SWITCHES.items()}
 

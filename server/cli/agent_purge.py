@@ -42,7 +42,7 @@ def purge(flags: FlagSet) -> Run:
         "Purge agents whose SVID expired longer ago than this, e.g. 12h30m",
         placeholder="duration",
     )
-    dry_run = flags.boolean("dryRun", "Print the agents that would be purged, and evict none")
+    dry_run = flags.boolean("dryRun", "Show which agents would go, and evict none")
     form = output.add_flag(flags)
 
     async def act(server: Channel) -> None:

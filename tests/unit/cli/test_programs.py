@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -10,13 +11,15 @@ from pathlib import Path
 import pytest
 
 from agent.cli.main import COMMANDS as AGENT_COMMANDS
+from agent.cli.main import GROUPS as AGENT_GROUPS
 from operations.flags import Program
 from operations.version import VERSION
 from server.cli.main import COMMANDS as SERVER_COMMANDS
+from server.cli.main import GROUPS as SERVER_GROUPS
 
 ROOT = Path(__file__).parents[3]
-SERVER = Program("spire-server", VERSION, SERVER_COMMANDS)
-AGENT = Program("spire-agent", VERSION, AGENT_COMMANDS)
+SERVER = Program("spire-server", VERSION, SERVER_COMMANDS, SERVER_GROUPS)
+AGENT = Program("spire-agent", VERSION, AGENT_COMMANDS, AGENT_GROUPS)
 HEAVY = ("cryptography", "OpenSSL", "sqlalchemy", "hcl2", "lark", "pkcs11", "msgspec")
 
 
@@ -31,6 +34,23 @@ def test_every_command_has_help(program: Program, capsys: pytest.CaptureFixture[
         captured = capsys.readouterr()
         assert captured.out == ""
         assert captured.err.startswith(f"Usage of {command.usage_name or command.name}:\n  -")
+        _assert_readable(captured.err)
+
+
+@pytest.mark.parametrize("program", [SERVER, AGENT], ids=["server", "agent"])
+def test_every_line_of_the_overviews_says_something(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
+    commands = SERVER_COMMANDS if program is SERVER else AGENT_COMMANDS
+    groups = {" ".join(words[:size]) for command in commands for words in [command.name.split()] for size in (1, 2)}
+    for group in sorted(groups):
+        assert program.run([*group.split(), "-h"]) == 0
+    assert program.run(["-h"]) == 0
+    shown = capsys.readouterr().err
+    _assert_readable(shown)
+    assert not [line for line in shown.splitlines() if re.fullmatch(r"    [a-z0-9]+ *", line)]
+
+
+def _assert_readable(text: str) -> None:
+    assert [line for line in text.splitlines() if len(line.expandtabs()) > 80] == []
 
 
 @pytest.mark.parametrize("program", [SERVER, AGENT], ids=["server", "agent"])

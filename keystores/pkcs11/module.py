@@ -286,6 +286,8 @@ class TokenSession:
         private_template: dict[Attribute, object] = {Attribute.PRIVATE: True, Attribute.SENSITIVE: True}
         if profile.states_extractable:
             private_template[Attribute.EXTRACTABLE] = False
+        if profile.states_sign_recover:
+            private_template[Attribute.SIGN_RECOVER] = False
         capabilities = MechanismFlag.SIGN | MechanismFlag.VERIFY
         with self._calling(f"generating a key of type {key_type.value}"):
             try:

@@ -12,9 +12,11 @@ class Profile:
 
     `states_extractable`: CKA_EXTRACTABLE = false stands in the template of a new key; some devices refuse the
     attribute there. What the key became is read back in either case.
+    `states_sign_recover`: likewise CKA_SIGN_RECOVER = false, which SoftHSM takes for true when it is left out.
     """
 
     states_extractable: bool = True
+    states_sign_recover: bool = True
 
 
 class ProfileName(Enum):
@@ -31,7 +33,7 @@ class ProfileName(Enum):
     GENERIC = "generic"
 
 
-_PROFILES = {ProfileName.NETHSM: Profile(states_extractable=False)}
+_PROFILES = {ProfileName.NETHSM: Profile(states_extractable=False, states_sign_recover=False)}
 
 
 def profile(name: ProfileName) -> Profile:

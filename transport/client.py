@@ -29,6 +29,7 @@ R = TypeVar("R", bound=Message)
 _BACKOFF_FIRST: Final = 0.05
 _BACKOFF_LAST: Final = 5.0
 _RETRIES: Final = 2  # for a call that the server has not worked on
+_LARGEST_HEAD: Final = 60 * 1024  # libnghttp2 drops a request with more than 64 KiB of headers without a word
 _NO_METADATA: Final[Mapping[str, str]] = {}
 
 Verify = Callable[[tuple[bytes, ...]], None]
@@ -197,6 +198,8 @@ class Channel:
             head += pack([(b"grpc-timeout", format_timeout(deadline - connection.loop.time()))])
         if metadata:
             head += pack(metadata_fields(metadata))
+            if len(head) > _LARGEST_HEAD:
+                raise ValueError(f"metadata of {len(head)} bytes does not fit into a request's headers")
         try:
             return connection.start(head, body, deadline, end=end)
         except ProtocolError as error:  # a connection ends with its stream ids

@@ -17,6 +17,8 @@ from transport.sockets import SocketStream
 from transport.status import Code, RpcError
 from transport.wire import Deframer, frame
 
+_OVERHEAD: Final = 64  # what an unread message costs besides its bytes: many small ones are to count as what they are
+
 
 class Stream:
     """One call: messages in, messages out, both with flow control.
@@ -48,14 +50,15 @@ class Stream:
 
     def on_data(self, data: bytes) -> None:
         """Raises RpcError for a message that is refused."""
-        size = len(data)
         connection = self.connection
-        self._uncredited += size
+        self._uncredited += len(data)
+        before = len(self._messages)
+        self._messages.extend(self._deframer.feed(data))
+        size = len(data) + _OVERHEAD * (len(self._messages) - before)
         self._held += size
         connection.unread += size
         if connection.unread > connection.limits.unread:
             raise RpcError(Code.RESOURCE_EXHAUSTED, "too much unread data on the connection")
-        self._messages.extend(self._deframer.feed(data))
         if self._messages:
             self.wake()
         else:
@@ -75,8 +78,8 @@ class Stream:
         if not self._messages:
             return None
         message = self._messages.popleft()
-        size = len(message) + 5
         if not self.closed:
+            size = len(message) + 5 + _OVERHEAD
             self._held -= size
             self.connection.unread -= size
             if not self._messages:

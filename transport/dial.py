@@ -55,6 +55,8 @@ class TcpDialer:
             found = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
         except OSError as error:
             raise connection_error(f"Error while dialing: dial tcp: lookup {self._host}: {error.strerror}") from error
+        except UnicodeError as error:  # IDNA takes no empty and no overlong labels
+            raise connection_error(f"Error while dialing: dial tcp: lookup {self._host}: no such host") from error
         failure: RpcError | None = None
         for family, _, _, _, address in found:
             try:

@@ -13,7 +13,7 @@
 #include <string.h>
 
 enum { H2_HEADERS = 1, H2_DATA, H2_END, H2_CLOSED, H2_GOAWAY, H2_SENT, H2_SETTINGS, H2_PONG };
-enum { H2_SLICE = 4096, H2_EVENTS_HIGH = 262144, H2_KEEP = 32768 };
+enum { H2_SLICE = 4096, H2_EVENTS_HIGH = 262144, H2_KEEP = 4096 };
 
 typedef struct { uint8_t *bytes; size_t length, capacity; } h2_buffer;
 

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import logging
 import os
+import resource
 import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 _log: Final = logging.getLogger("transport")
 _ACCEPT_BURST: Final = 64
 _ACCEPT_PAUSE: Final = 0.5
+_SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_OTHER_DESCRIPTORS: Final = 1000  # for files, /proc, the datastore and connections of our own
 
 # Gives the link over a socket just accepted, and what is known of its peer before a handshake.
 _Opener = Callable[[socket.socket], tuple[Link, Peer]]
@@ -38,8 +41,9 @@ class _Listener:
         self._router = router
         self._limits = limits
         self._loop = asyncio.get_running_loop()
-        self._handshakes = 0
+        self._shaking: set[SocketStream] = set()
         self._accepting = False
+        self._short = False  # of descriptors, or at the limit; said once
         self._resume: asyncio.TimerHandle | None = None
         self.connections: set[ServerConnection] = set()
         self.gone = asyncio.Event()
@@ -51,6 +55,13 @@ class _Listener:
             self._resume.cancel()
         self._socket.close()
         self._note()
+
+    def cut_off(self) -> None:
+        """Ends what is still there after `close`."""
+        for stream in list(self._shaking):
+            stream.abort()
+        for connection in list(self.connections):
+            connection.abort("the server has stopped")
 
     def _listen(self) -> None:
         self._resume = None
@@ -65,46 +76,61 @@ class _Listener:
 
     def _accept(self) -> None:
         for _ in range(_ACCEPT_BURST):
-            if self._handshakes + len(self.connections) >= self._limits.connections:
-                _log.warning("no more connections are accepted: %d are open", self._limits.connections)
+            if len(self._shaking) + len(self.connections) >= self._limits.connections:
+                self._complain(f"{self._limits.connections} connections are open")
                 self._pause()  # until one of them ends
                 return
             try:
                 sock, _ = self._socket.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                self._short = False
                 return
             except OSError as error:
-                _log.error("cannot accept connections for now: %s", error)
-                self._pause()
-                self._resume = self._loop.call_later(_ACCEPT_PAUSE, self._listen)
+                self._wait(error)
                 return
-            self._start(sock)
+            try:
+                self._start(sock)
+            except OSError as error:
+                sock.close()
+                if error.errno in _SHORTAGES:
+                    self._wait(error)
+                    return
+                _log.debug("a connection was refused: %s", error)  # who connects and goes must not fill the log
+            except SpireError as error:
+                sock.close()
+                _log.warning("a connection was refused: %s", error)
+
+    def _wait(self, error: OSError) -> None:
+        """Without descriptors, accept fails at once and the socket stays readable: asking again has to wait."""
+        self._complain(error.strerror or str(error))
+        self._pause()
+        self._resume = self._loop.call_later(_ACCEPT_PAUSE, self._listen)
+
+    def _complain(self, reason: str) -> None:
+        if not self._short:
+            self._short = True
+            _log.error("no more connections are accepted for now: %s", reason)
 
     def _start(self, sock: socket.socket) -> None:
         sock.setblocking(False)
-        try:
-            link, peer = self._open_link(sock)
-        except (SpireError, OSError) as error:
-            _log.warning("a connection was refused: %s", error)
-            sock.close()
-            return
+        link, peer = self._open_link(sock)
 
         def ready(stream: SocketStream) -> ServerConnection:
-            self._handshakes -= 1
             known = Peer(peer.address, stream.link.peer_certificates, peer.process)
             connection = ServerConnection(stream, self._limits, self._router, known, self._ended)
+            self._shaking.discard(stream)
             self.connections.add(connection)
             if self._socket.fileno() == -1:
                 connection.drain()
             return connection
 
         def failed(error: Exception) -> None:
-            self._handshakes -= 1
+            self._shaking.discard(stream)
             _log.debug("the handshake with %s failed: %s", peer.address, error)
             self._note()
 
-        self._handshakes += 1
-        SocketStream(sock, link, ready, failed, self._limits.handshake)
+        stream = SocketStream(sock, link, ready, failed, self._limits.handshake)
+        self._shaking.add(stream)
 
     def _ended(self, connection: ServerConnection) -> None:
         self.connections.discard(connection)
@@ -112,7 +138,7 @@ class _Listener:
 
     def _note(self) -> None:
         if self._socket.fileno() == -1:
-            if not self.connections and not self._handshakes:
+            if not self.connections and not self._shaking:
                 self.gone.set()
         elif self._resume is None:
             self._listen()
@@ -190,9 +216,20 @@ class Server:
             await asyncio.wait_for(waiting, grace)
         except TimeoutError:
             for listener in listeners:
-                for connection in list(listener.connections):
-                    connection.abort("the server has stopped")
+                listener.cut_off()
             await asyncio.gather(*(listener.gone.wait() for listener in listeners))
 
     def _add(self, sock: socket.socket, open_link: _Opener) -> None:
+        _allow_descriptors(self._limits.connections + _OTHER_DESCRIPTORS)
         self._listeners.append(_Listener(sock, open_link, self._router, self._limits))
+
+
+def _allow_descriptors(count: int) -> None:
+    """Raises the process's soft limit on open files to `count`, as far as the hard limit lets (getrlimit(2)).
+
+    Programs in Go do so at their start, and their operators never had to.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

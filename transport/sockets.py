@@ -128,8 +128,8 @@ class SocketStream:
         self._user: StreamUser | None = None
         self._buffer = bytearray()
         self._closing = self._paused = self._writing = False
-        self._timer = self._loop.call_later(timeout, self._time_out)
         self._loop.add_reader(self._fd, self._on_readable)
+        self._timer = self._loop.call_later(timeout, self._time_out)
         self._loop.call_soon(self._handshake)
 
     @property

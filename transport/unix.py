@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import socket
 import stat
 import struct
@@ -15,16 +16,30 @@ from operations.errors import ConfigurationError, TemporarilyUnavailable
 from transport.peer import Process
 
 _CREDENTIALS: Final = struct.Struct("3i")
+_SO_PEERPIDFD: Final = 77  # asm-generic/socket.h
+_LONGEST_PATH: Final = 107  # sun_path without its final NUL (unix(7))
 _STARTED: Final = 22 - 3  # field 22 of /proc/PID/stat (proc(5)), counted behind the name, which is field 2
 
 
 def caller(sock: socket.socket) -> Process:
-    """The process at the other end, as it was when it connected. Raises ConnectionError when it is gone already."""
+    """The process at the other end, as it was when it connected.
+
+    Raises ConnectionError when it is gone already or cannot be told, and other OSErrors when we lack the means, file
+    descriptors say.
+    """
     pid, uid, gid = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    if not pid:
+        raise ConnectionError("a process of another PID namespace connected, which cannot be told from others")
+    process = _pidfd(sock, pid)
     try:
         status = Path(f"/proc/{pid}/stat").read_bytes()
-    except OSError as error:
-        raise ConnectionError(f"process {pid} connected and is gone") from error
+        if process is not None and _has_ended(process):  # then what was read may be of another with the same pid
+            raise _gone(pid)
+    except (FileNotFoundError, ProcessLookupError) as error:
+        raise _gone(pid) from error
+    finally:
+        if process is not None:
+            os.close(process)
     return Process(pid=pid, uid=uid, gid=gid, started=int(status.rpartition(b")")[2].split()[_STARTED]))
 
 
@@ -37,6 +52,7 @@ def bind(path: str, mode: int) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         listener.setblocking(False)
+        _check(path)
         _clear(path)
         # Linux gives the name in the file system the mode of the socket, less the umask; what that took is given back.
         os.fchmod(listener.fileno(), mode)
@@ -61,6 +77,44 @@ def remove(path: str, made: int) -> None:
     with suppress(OSError):
         if inode(path) == made:
             Path(path).unlink()
+
+
+def _pidfd(sock: socket.socket, pid: int) -> int | None:
+    """A descriptor of the very process that connected; None where the kernel has none (before Linux 6.5)."""
+    try:
+        return sock.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
+    except OSError as error:
+        if error.errno == errno.ENOPROTOOPT:
+            return None
+        if error.errno in (errno.ESRCH, errno.EINVAL, errno.ENODATA):
+            raise _gone(pid) from error
+        raise
+
+
+def _has_ended(pidfd: int) -> bool:
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _gone(pid: int) -> ConnectionError:
+    return ConnectionError(f"process {pid} connected and is gone")
+
+
+def _check(path: str) -> None:
+    """Refuses what is no path of a socket, with what to do."""
+    if path.startswith(("@", "\0")):
+        raise ConfigurationError(
+            f"cannot listen on {path!r}: an abstract socket has no permissions; give the path of a file"
+        )
+    if not path or "\0" in path:
+        raise ConfigurationError(f"cannot listen on {path!r}: this is no path; give the path of a file")
+    length = len(os.fsencode(path))
+    if length > _LONGEST_PATH:
+        raise ConfigurationError(
+            f"cannot listen on {path}: the path has {length} bytes, of which a Unix socket's may have {_LONGEST_PATH};"
+            " choose a shorter one"
+        )
 
 
 def _clear(path: str) -> None:

@@ -18,6 +18,8 @@ from transport.status import Code, RpcError
 CONTENT_TYPE: Final = b"application/grpc"
 _TIMEOUT_UNITS: Final = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _LONGEST_TIMEOUT: Final = 1e8 * 3600.0
+_LONGEST_MESSAGE: Final = 6 * 1024
+_LARGEST_DETAILS: Final = 6 * 1024
 _PLAIN: Final = frozenset(range(0x20, 0x7F)) - {ord("%")}
 
 _CODES: Final = {int(code): code for code in Code}
@@ -136,11 +138,18 @@ def decode_binary(text: str) -> bytes:
 
 
 def status_fields(error: RpcError) -> list[tuple[bytes, bytes]]:
-    """The trailers of a failed call."""
-    fields = [(b"grpc-status", b"%d" % error.code), (b"grpc-message", encode_message(error.message))]
+    """The trailers of a failed call. They have to fit into one header list: a long message is cut, and details that
+    are too large are left out."""
+    message = encode_message(error.message)
+    if len(message) > _LONGEST_MESSAGE:
+        head, percent, cut = message[:_LONGEST_MESSAGE].rpartition(b"%")
+        message = (head if percent and len(cut) < 2 else head + percent + cut) + b" ..."
+    fields = [(b"grpc-status", b"%d" % error.code), (b"grpc-message", message)]
     if error.details:
         status = Status(code=int(error.code), message=error.message, details=[_packed(each) for each in error.details])
-        fields.append((b"grpc-status-details-bin", encode_binary(status.SerializeToString())))
+        packed = status.SerializeToString()
+        if len(packed) <= _LARGEST_DETAILS:
+            fields.append((b"grpc-status-details-bin", encode_binary(packed)))
     return fields
 
 

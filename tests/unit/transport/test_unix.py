@@ -1,0 +1,108 @@
+"""Unix sockets: paths that are refused, and callers that are gone."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from operations.errors import ConfigurationError
+from transport import unix
+
+CONNECT = "import socket, sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])"
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("", "cannot listen on '': this is no path; give the path of a file"),
+        ("@spire", "cannot listen on '@spire': an abstract socket has no permissions; give the path of a file"),
+        ("\0spire", "cannot listen on '\\x00spire': an abstract socket has no permissions; give the path of a file"),
+        ("/tmp/a\0b", "cannot listen on '/tmp/a\\x00b': this is no path; give the path of a file"),
+    ],
+)
+def test_what_is_no_path_is_refused(path: str, reason: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        unix.bind(path, 0o700)
+    assert str(caught.value) == reason
+
+
+def test_a_path_that_is_too_long_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    unix.bind("ö" * 53 + "x", 0o700).close()  # 107 bytes
+    path = "ö" * 54
+    with pytest.raises(ConfigurationError) as caught:
+        unix.bind(path, 0o700)
+    assert str(caught.value) == (
+        f"cannot listen on {path}: the path has 108 bytes, of which a Unix socket's may have 107; choose a shorter one"
+    )
+    assert [each.name for each in tmp_path.iterdir()] == ["ö" * 53 + "x"]
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "absent" / "api.sock"
+    with pytest.raises(ConfigurationError) as caught:
+        unix.bind(str(path), 0o700)
+    assert str(caught.value) == (f"cannot listen on {path}: no such file or directory; check the path and its folder")
+
+
+def test_a_caller_is_known(tmp_path: Path) -> None:
+    with unix.bind(str(tmp_path / "api.sock"), 0o700) as listener, socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(tmp_path / "api.sock"))
+        accepted, _ = listener.accept()
+        with accepted:
+            process = unix.caller(accepted)
+    assert (process.pid, process.uid, process.gid) == (os.getpid(), os.getuid(), os.getgid())
+    assert process.started > 0
+
+
+def test_a_caller_that_is_gone_is_told_apart(tmp_path: Path) -> None:
+    path = str(tmp_path / "api.sock")
+    with unix.bind(path, 0o700) as listener:
+        caller = subprocess.Popen([sys.executable, "-c", CONNECT, path])
+        caller.wait(30)
+        accepted, _ = listener.accept()
+        with accepted, pytest.raises(ConnectionError, match=rf"^process {caller.pid} connected and is gone$"):
+            unix.caller(accepted)
+
+
+def test_a_caller_that_has_ended_but_is_still_listed_is_gone_too(tmp_path: Path) -> None:
+    """A zombie: /proc still has it, and after it is reaped its pid may be another's."""
+    path = str(tmp_path / "api.sock")
+    with unix.bind(path, 0o700) as listener:
+        caller = subprocess.Popen([sys.executable, "-c", CONNECT, path])
+        os.waitid(os.P_PID, caller.pid, os.WEXITED | os.WNOWAIT)
+        accepted, _ = listener.accept()
+        with accepted:
+            if kernel_knows_pidfds(accepted):
+                with pytest.raises(ConnectionError, match="is gone"):
+                    unix.caller(accepted)
+            else:
+                assert unix.caller(accepted).pid == caller.pid
+        caller.wait(30)
+
+
+def kernel_knows_pidfds(sock: socket.socket) -> bool:
+    try:
+        os.close(sock.getsockopt(socket.SOL_SOCKET, 77))
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def test_looking_at_callers_leaves_no_descriptor_behind(tmp_path: Path) -> None:
+    path = str(tmp_path / "api.sock")
+    with unix.bind(path, 0o700) as listener, socket.socket(socket.AF_UNIX) as client:
+        client.connect(path)
+        accepted, _ = listener.accept()
+        with accepted:
+            before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - counts
+            for _ in range(10):
+                unix.caller(accepted)
+            assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208 - counts

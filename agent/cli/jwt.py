@@ -23,7 +23,7 @@ def fetch(flags: FlagSet) -> Run:
 
     async def act(api: WorkloadApi) -> None:
         if not audience.value:
-            raise InvalidArgument("audience must be specified")
+            raise InvalidArgument("-audience is required")
         bundles_request = workload_pb2.JWTBundlesRequest()
         bundles = await api.first("FetchJWTBundles", bundles_request, workload_pb2.JWTBundlesResponse)
         request = workload_pb2.JWTSVIDRequest(audience=audience.value, spiffe_id=spiffe_id.value)
@@ -40,9 +40,9 @@ def validate(flags: FlagSet) -> Run:
 
     async def act(api: WorkloadApi) -> None:
         if not audience.value:
-            raise InvalidArgument("audience must be specified")
+            raise InvalidArgument("-audience is required")
         if not svid.value:
-            raise InvalidArgument("svid must be specified")
+            raise InvalidArgument("-svid is required")
         request = workload_pb2.ValidateJWTSVIDRequest(audience=audience.value, svid=svid.value)
         try:
             valid = await api.unary("ValidateJWTSVID", request, workload_pb2.ValidateJWTSVIDResponse)

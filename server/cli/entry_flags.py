@@ -55,11 +55,11 @@ class EntryFlags:
     def require(self, *, parent: str | None) -> None:
         """Raises InvalidArgument for what is not there; `parent` is the complaint about a missing parent, if any."""
         if not self.selectors.value:
-            raise InvalidArgument("at least one selector is required")
+            raise InvalidArgument("-selector is required, once or more often")
         if parent and not self.parent_id.value:
             raise InvalidArgument(parent)
         if not self.spiffe_id.value:
-            raise InvalidArgument("a SPIFFE ID is required")
+            raise InvalidArgument("-spiffeID is required")
         if self.x509_svid_ttl.value < 0:
             raise InvalidArgument(f"-x509SVIDTTL must not be negative: it is {self.x509_svid_ttl.value}")
         if self.jwt_svid_ttl.value < 0:

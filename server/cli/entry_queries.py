@@ -19,7 +19,6 @@ from transport.client import Channel
 
 SERVICE = "/spire.api.server.entry.v1.Entry"
 PAGE = 500
-UNKNOWN_MATCH = "match behavior %s unknown"
 
 Filter = TypeVar("Filter", entry_pb2.ListEntriesRequest.Filter, entry_pb2.CountEntriesRequest.Filter)
 
@@ -58,12 +57,12 @@ class EntryFilter:
             found = values.explained("error parsing SPIFFE ID %s", values.spiffe_id, [self.spiffe_id.value])
             wanted.by_spiffe_id.CopyFrom(found[0])
         if self.selectors.value:
-            wanted.by_selectors.match = values.behavior(self._match_selectors.value, UNKNOWN_MATCH)
+            wanted.by_selectors.match = values.behavior(self._match_selectors)
             selectors = values.explained("error parsing selectors", values.selector, self.selectors.value)
             wanted.by_selectors.selectors.extend(selectors)
         if self._federates_with.value:
             # The two enumerations have the same numbers.
-            match = values.behavior(self._match_federates_with.value, UNKNOWN_MATCH)
+            match = values.behavior(self._match_federates_with)
             wanted.by_federates_with.match = federateswith_pb2.FederatesWithMatch.MatchBehavior.ValueType(match)
             wanted.by_federates_with.trust_domains.extend(self._federates_with.value)
         if self._hint.value:

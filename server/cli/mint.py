@@ -71,7 +71,7 @@ def jwt(flags: FlagSet) -> Run:
 
     async def act(server: Channel) -> None:
         if spiffe_id.value and not audience.value:
-            raise InvalidArgument("no -audience was given: name who is to accept the token")
+            raise InvalidArgument("-audience is required: name who is to accept the token")
         wanted = _required_id(spiffe_id)
         request = svid_pb2.MintJWTSVIDRequest(id=wanted.to_proto(), ttl=values.ttl(ttl.value), audience=audience.value)
         try:
@@ -93,7 +93,7 @@ def jwt(flags: FlagSet) -> Run:
 
 def _required_id(spiffe_id: Flag[str]) -> SpiffeId:
     if not spiffe_id.value:
-        raise InvalidArgument("spiffeID must be specified")
+        raise InvalidArgument("-spiffeID is required")
     return SpiffeId.parse(spiffe_id.value)
 
 

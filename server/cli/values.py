@@ -9,6 +9,7 @@ from typing import TypeVar
 from generated.spire.api.types import selector_pb2, spiffeid_pb2
 from identity.spiffeid import SpiffeId
 from operations.errors import InvalidArgument
+from operations.flags import Flag
 from operations.quoting import quote
 
 Selector = selector_pb2.Selector
@@ -41,20 +42,19 @@ def selector(text: str) -> Selector:
     """`type:value`; the value may hold colons, and be empty."""
     kind, colon, value = text.partition(":")
     if not colon:
-        raise InvalidArgument(f'selector "{text}" must be formatted as type:value')
+        raise InvalidArgument(f"selector {quote(text)} has no colon: write type:value")
     return Selector(type=kind, value=value)
 
 
-def behavior(text: str, complaint: str) -> Behavior.ValueType:
-    """`complaint` is said of an unknown one; %s in it is the text in quotes."""
-    if text not in BEHAVIORS:
-        raise InvalidArgument(complaint.replace("%s", quote(text)))
-    return BEHAVIORS[text]
+def behavior(flag: Flag[str]) -> Behavior.ValueType:
+    if flag.value not in BEHAVIORS:
+        raise InvalidArgument(f"-{flag.name} {quote(flag.value)} is unknown: use {', '.join(BEHAVIORS)}")
+    return BEHAVIORS[flag.value]
 
 
 def int32(value: int, what: str) -> int:
     if not -(2**31) <= value < 2**31:
-        raise InvalidArgument(f"invalid value for {what}: overflow converting int({value}) to int32")
+        raise InvalidArgument(f"{what} {value} is out of range: use at most {2**31 - 1}")
     return value
 
 

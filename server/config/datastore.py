@@ -30,13 +30,13 @@ class DataStoreConfiguration(Section, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         if not self.database_type:
-            raise ConfigurationError("database_type must be set")
+            raise ConfigurationError("database_type must be set: use sqlite3")
         if self.database_type != "sqlite3":
             kind = self.database_type
             name = kind if isinstance(kind, str) else ", ".join(block.type for block in kind.blocks)
             raise ConfigurationError(f"database_type {quote(name)} {NOT_AVAILABLE}: use sqlite3")
         if not self.connection_string:
-            raise ConfigurationError("connection_string must be set")
+            raise ConfigurationError("connection_string must be set: it is the path of the database file")
         unavailable: Mapping[str, object] = {
             "ro_connection_string": self.ro_connection_string,
             "disable_migration": self.disable_migration,

@@ -228,7 +228,7 @@ async def test_fetch_jwt_as_json(spire_agent: Run, canned: Canned, flag: str) ->
 
 async def test_fetch_jwt_needs_an_audience(spire_agent: Run) -> None:
     result = await spire_agent("api fetch jwt")
-    assert (result.out, result.err, result.status) == ("", "audience must be specified\n", 1)
+    assert (result.out, result.err, result.status) == ("", "-audience is required\n", 1)
 
 
 async def test_validate_jwt(spire_agent: Run, canned: Canned) -> None:
@@ -251,8 +251,8 @@ async def test_validate_jwt(spire_agent: Run, canned: Canned) -> None:
 @pytest.mark.parametrize(
     ("args", "reason"),
     [
-        ((), "audience must be specified"),
-        (("-audience", "a"), "svid must be specified"),
+        ((), "-audience is required"),
+        (("-audience", "a"), "-svid is required"),
         (("-audience", "a", "-svid", "t"), "SVID is not valid: expired"),
     ],
 )

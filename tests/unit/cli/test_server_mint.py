@@ -94,7 +94,7 @@ async def test_x509_fails_in_one_line(spire_server: Run, minting: Canned, tmp_pa
         assert (result.out, result.status) == ("", 1)
         return result.err
 
-    assert await reason() == "Error: spiffeID must be specified\n"
+    assert await reason() == "Error: -spiffeID is required\n"
     assert await reason("-spiffeID", "x") == "Error: scheme is missing or invalid\n"
     gone = tmp_path / "gone"
     expected = f"Error: unable to write SVID: open {gone}/svid.pem: no such file or directory\n"
@@ -167,9 +167,9 @@ async def test_jwt_fails_in_one_line(spire_server: Run, canned: Canned) -> None:
         assert (result.out, result.status) == ("", 1)
         return result.err
 
-    assert await reason() == "Error: spiffeID must be specified\n"
-    assert await reason("-audience", "a") == "Error: spiffeID must be specified\n"
-    assert await reason(*ID) == "Error: no -audience was given: name who is to accept the token\n"
+    assert await reason() == "Error: -spiffeID is required\n"
+    assert await reason("-audience", "a") == "Error: -spiffeID is required\n"
+    assert await reason(*ID) == "Error: -audience is required: name who is to accept the token\n"
     assert await reason("-spiffeID", "x", "-audience", "a") == "Error: scheme is missing or invalid\n"
     canned.answers["MintJWTSVID"] = svid_pb2.MintJWTSVIDResponse()
     assert await reason(*ID, "-audience", "a") == "Error: server response missing token\n"

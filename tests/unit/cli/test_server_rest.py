@@ -67,7 +67,7 @@ async def test_generate_without_an_id(spire_server: Run, canned: Canned) -> None
     ("args", "reason"),
     [
         (("-spiffeID", "x"), "scheme is missing or invalid"),
-        (("-ttl", "99999999999"), "invalid value for TTL: overflow converting int(99999999999) to int32"),
+        (("-ttl", "99999999999"), "TTL 99999999999 is out of range: use at most 2147483647"),
         ((), "rpc error: code = InvalidArgument desc = ttl is required, you must provide one"),
     ],
 )

@@ -216,8 +216,8 @@ def test_datastore(connection: str) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("", "database_type must be set"),
-        ('database_type = "sqlite3"', "connection_string must be set"),
+        ("", "database_type must be set: use sqlite3"),
+        ('database_type = "sqlite3"', "connection_string must be set: it is the path of the database file"),
         (
             'database_type = "mysql" connection_string = "x"',
             'database_type "mysql" is not available in this version: use sqlite3',

@@ -44,8 +44,9 @@ bench: install ## figures for this server; beside a Go one when SPIRE_SERVER_BIN
 fresh: ## both README commands on a minimal Debian 12 and 13, as a newcomer (root, mmdebstrap, systemd-nspawn)
 	ci/fresh
 
-generate: install ## generated/ from protos/
+generate: install ## generated/ from protos/, manual pages from the commands
 	ci/generate
+	ci/manpages
 
 lock: ## requirements*.lock from pyproject.toml
 	ci/lock

@@ -70,8 +70,8 @@ class Checks:
     def log_level(self, text: str) -> str:
         """The level; INFO for an empty text."""
         level = text or "INFO"
-        self.attempt(lambda: logs.level_number(level), 0, "log_level", "could not start logger: ")
+        self.attempt(lambda: logs.level_number(level), 0, "log_level", "cannot log as configured: ")
         return level
 
     def log_format(self, text: str) -> str:
-        return self.attempt(lambda: logs.known_format(text), "text", "log_format", "could not start logger: ")
+        return self.attempt(lambda: logs.known_format(text), "text", "log_format", "cannot log as configured: ")

@@ -23,7 +23,7 @@ JSON = "json"
 
 def add_flag(flags: FlagSet) -> Flag[str]:
     """Declare -output; its value is PRETTY or JSON."""
-    return flags.custom("output", PRETTY, "Desired output format (pretty, json); default: pretty.", _Selection().read)
+    return flags.custom("output", PRETTY, "pretty, for people, or json, one line for programs", _Selection().read)
 
 
 class _Selection:
@@ -32,7 +32,7 @@ class _Selection:
 
     def read(self, text: str, earlier: str) -> str:
         if self._given and text != earlier:
-            raise ValueError(f"the output format has already been set to {quote(earlier)}")
+            raise ValueError(f"one output format at a time: {quote(earlier)} was asked for before")
         form = {"json": JSON, "pretty": PRETTY, "prettyprint": PRETTY}.get(text.lower())
         if form is None:
             raise ValueError(f"bad formatter flag: unknown format option: {quote(text)}")

@@ -90,7 +90,7 @@ def read(model: type[T], path: str, default_path: str, *, expand_env: bool) -> t
     """Read and bind a configuration file. Raises ConfigurationError; SPIRE's own words when the file is missing."""
     path = path or default_path
     if not Path(path).exists():
-        reason = f"could not find config file {Path(path).absolute()}: please use the -config flag"
+        reason = f"there is no configuration file {Path(path).absolute()}: name it with -config"
         raise ConfigurationError(reason)
     body = hcl.load(path, expand_env=expand_env)
     return config.bind(model, body), body

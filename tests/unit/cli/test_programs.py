@@ -89,7 +89,7 @@ def test_a_wrong_flag_is_repeated_where_spire_does(
 
 @pytest.mark.parametrize(("program", "prefix"), [(SERVER, "server"), (AGENT, "agent")], ids=["server", "agent"])
 def test_a_missing_configuration(program: Program, prefix: str, capsys: pytest.CaptureFixture[str]) -> None:
-    reason = "could not find config file /nonexistent: please use the -config flag\n"
+    reason = "there is no configuration file /nonexistent: name it with -config\n"
     assert program.run(["run", "-config", "/nonexistent"]) == 1
     assert capsys.readouterr() == ("", reason)
     assert program.run(["validate", "-config", "/nonexistent"]) == 1

@@ -95,11 +95,11 @@ def test_jwt_keys_follow_the_ca(tmp_path: Path) -> None:
         (
             'log_level = "loud"',
             (
-                'could not start logger: not a valid logrus Level: "loud": use panic, fatal, error, warn, info, '
+                'cannot log as configured: not a valid logrus Level: "loud": use panic, fatal, error, warn, info, '
                 "debug or trace"
             ),
         ),
-        ('log_format = "xml"', 'could not start logger: unknown logger format: "xml": use text or json'),
+        ('log_format = "xml"', 'cannot log as configured: unknown logger format: "xml": use text or json'),
         (
             'trust_domain = "A b"',
             (
@@ -164,7 +164,7 @@ def test_a_missing_file_is_told_as_in_spire(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(ConfigurationError) as error:
         load()
     place = tmp_path / "conf" / "server" / "server.conf"
-    assert str(error.value) == f"could not find config file {place}: please use the -config flag"
+    assert str(error.value) == f"there is no configuration file {place}: name it with -config"
 
 
 def test_the_command_line_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -205,13 +205,13 @@ def test_output_flag(capsys: pytest.CaptureFixture[str]) -> None:
     assert form.value == output.PRETTY
     flags.parse(["-output", "JSON", "-output", "json"])
     assert form.value == output.JSON
-    with pytest.raises(FlagError, match='the output format has already been set to "json"'):
+    with pytest.raises(FlagError, match='one output format at a time: "json" was asked for before'):
         flags.parse(["-output", "pretty"])
     flags = FlagSet("x")
     output.add_flag(flags)
     with pytest.raises(FlagError, match='bad formatter flag: unknown format option: "foo"'):
         flags.parse(["-output", "foo"])
-    assert "Desired output format (pretty, json); default: pretty." in capsys.readouterr().err
+    assert "pretty, for people, or json, one line for programs" in capsys.readouterr().err
 
 
 def test_a_long_description_fits_a_terminal() -> None:

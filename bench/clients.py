@@ -10,8 +10,6 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
-from transport.client import Channel
-from transport.tls import InProcessIdentity, TlsContext, client_context
 
 from generated.spiffe.workload import workload_pb2
 from generated.spire.api.server.agent.v1 import agent_pb2
@@ -20,6 +18,8 @@ from generated.spire.api.types import attestation_pb2
 from identity.spiffeid import TrustDomain
 from identity.x509svid import verify
 from tests.simulators.spire import Server
+from transport.client import Channel
+from transport.tls import InProcessIdentity, TlsContext, client_context
 
 AGENT = "/spire.api.server.agent.v1.Agent/"
 SVID = "/spire.api.server.svid.v1.SVID/"

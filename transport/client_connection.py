@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable
-from http import HTTPStatus
 from typing import Final
 
 from transport import engine
@@ -184,8 +182,10 @@ class ClientConnection(Connection):
     def on_go_away(self, error: int, debug: bytes) -> None:
         """The server takes no more calls; those it works on go on, and nghttp2 ends the others as refused."""
         name, _ = _HTTP2_ERRORS.get(error, (str(error), Code.UNKNOWN))
-        said = json.dumps(debug[:_DEBUG_DATA_SHOWN].decode("utf-8", "replace"))
-        self._farewell = f"received prior goaway: code: {name}, debug data: {said}"
+        said = (
+            debug[:_DEBUG_DATA_SHOWN].decode("utf-8", "replace").encode("unicode_escape").decode().replace('"', r"\"")
+        )
+        self._farewell = f'received prior goaway: code: {name}, debug data: "{said}"'
         self.retire()
 
     def on_lost(self, reason: str) -> None:
@@ -237,8 +237,10 @@ def _http_refusal(fields: dict[str, str]) -> RpcError | None:
     content_type = fields.get("content-type", "")
     if "grpc-status" in fields or (status == "200" and content_type.startswith("application/grpc")):
         return None
+    from http import HTTPStatus  # which those who meet only gRPC servers need not load
+
     number = int(status) if status.isascii() and status.isdigit() else 0
-    phrase = HTTPStatus(number).phrase if number in _PHRASES else ""
+    phrase = next((each.phrase for each in HTTPStatus if each == number), "")
     text = f"unexpected HTTP status code received from server: {number} ({phrase})"
     text += (
         f'; transport: received unexpected content-type "{content_type}"'
@@ -246,6 +248,3 @@ def _http_refusal(fields: dict[str, str]) -> RpcError | None:
         else "; malformed header: missing HTTP content-type"
     )
     return RpcError(_HTTP_STATUSES.get(number, Code.UNKNOWN), text)
-
-
-_PHRASES: Final = frozenset(int(status) for status in HTTPStatus)

@@ -26,7 +26,7 @@ from agent.sync import DEFAULT_INTERVAL
 from agent.workload_api import WorkloadApi
 from agent.workload_attestation import WorkloadAttestation
 from attestors.join_token.agent import JoinTokenAttestor
-from operations import logs, sdnotify
+from operations import logs, sdnotify, startup
 from operations.errors import ConfigurationError, ConfigurationErrors, SpireError
 from operations.version import VERSION
 from plugins import catalog
@@ -91,6 +91,7 @@ async def serve(config: AgentConfig) -> None:
         stack.push_async_callback(managing.close)
         await managing.initialise(VERSION)
         await stack.enter_async_context(_endpoints(config, managing, plugins))
+        startup.finished()
         sdnotify.notify("READY=1")
         stack.callback(sdnotify.notify, "STOPPING=1")
         await managing.run()

@@ -1,4 +1,4 @@
-"""The garbage collector while a process starts, and in commands, which end before it would be of use.
+"""The garbage collector while a process starts and when it ends, and in commands, which live too short for it.
 
 Imports and a server's rooms are many objects that stay. Looking at them again and again, as they become more, takes
 an eighth of a start's CPU and frees nothing.
@@ -23,3 +23,8 @@ def finished() -> None:
     """The process serves: what its start made stays unlooked at, what comes now is collected as usual."""
     gc.freeze()
     gc.set_threshold(*_USUAL)
+
+
+def ended() -> None:
+    """The process ends, all its work done: the kernel takes its memory back, so none needs to be collected first."""
+    gc.freeze()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Sequence
@@ -13,7 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from identity.spiffeid import SpiffeId
-from operations import logs, sdnotify
+from operations import logs, sdnotify, startup
 from operations.errors import ConfigurationError, ConfigurationErrors, PermanentlyUnusable, SpireError
 from operations.version import VERSION
 from server import catalog
@@ -87,8 +86,7 @@ def _tell(error: SpireError, *, also_stderr: bool) -> None:
 
 
 def _ready() -> None:
-    # What the start made stays: the collector need not look at it again.
-    gc.freeze()
+    startup.finished()
     sdnotify.notify("READY=1")
 
 

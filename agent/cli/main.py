@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 
+from operations import startup
 from operations.flags import Command, FlagSet, Program, Run
 from operations.version import VERSION
 
@@ -16,6 +17,7 @@ INTERRUPTED = 130
 
 def main() -> None:
     """Run the command that the process was started with, and end the process with its status."""
+    startup.begun()
     program = Program("spire-agent", VERSION, COMMANDS, GROUPS)
     try:
         status = program.run(sys.argv[1:])
@@ -26,6 +28,7 @@ def main() -> None:
         # The reader has seen enough; the interpreter must not fail at its last flush either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
+    startup.ended()
     sys.exit(status)
 
 

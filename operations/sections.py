@@ -114,7 +114,7 @@ def _key(model: object, name: str) -> str:
     """What the field is called in the file."""
     if not isinstance(model, msgspec.Struct):
         return name
-    return next((field.encode_name for field in msgspec.structs.fields(model) if field.name == name), name)
+    return dict(zip(model.__struct_fields__, model.__struct_encode_fields__, strict=True)).get(name, name)
 
 
 def absolute(path: str) -> str:

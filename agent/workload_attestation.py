@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 
 from attestors import processes
+from attestors.turns import Turns
 from identity.selectors import Selector
 from operations import logs
 from operations.errors import SpireError, TemporarilyUnavailable
@@ -15,6 +16,7 @@ from transport.peer import Peer, Process
 
 _TIMEOUT = 10.0
 _AT_ONCE = 64
+_OF_A_USER = 16
 
 _log = logs.get("workload_attestor")
 
@@ -27,13 +29,15 @@ class WorkloadAttestation:
         self._attestors = attestors
         self._timeout = timeout
         self._slots = asyncio.Semaphore(_AT_ONCE)
+        self._turns = Turns(_OF_A_USER)
 
     async def attest(self, peer: Peer) -> frozenset[Selector]:
         """Raises TemporarilyUnavailable when no attestor succeeds, or the caller is not the one that connected."""
         process = peer.process
         if process is None:
             raise TemporarilyUnavailable("workload attestation failed")
-        async with self._slots:
+        # A user who calls a thousand times at once has not all slots.
+        async with self._turns.of(process.uid), self._slots:
             results = await self._ask_all(process)
             self._require_same(process)
         found = [selectors for selectors in results if selectors is not None]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -15,7 +16,9 @@ from transport.peer import Peer, Process
 
 def peer(started: int | None = None) -> Peer:
     pid = os.getpid()
-    return Peer("test", process=Process(pid, 0, 0, processes.started(pid) if started is None else started))
+    return Peer(
+        "test", process=Process(pid, os.getuid(), os.getgid(), processes.started(pid) if started is None else started)
+    )
 
 
 class Good:
@@ -44,6 +47,17 @@ class Hanging:
         raise AssertionError
 
 
+class Slow:
+    """Hangs for this user's processes alone."""
+
+    name = "slow"
+
+    async def attest(self, process: Process) -> Sequence[Selector]:
+        if process.uid == os.getuid():
+            await asyncio.sleep(3600)
+        return []
+
+
 async def test_the_selectors_of_all_are_joined() -> None:
     found = await WorkloadAttestation([Good("a", "b"), Good("b", "c")]).attest(peer())
     assert found == {Selector("good", each) for each in "abc"}
@@ -62,6 +76,30 @@ async def test_when_all_fail_the_call_may_be_tried_again() -> None:
 async def test_a_reused_pid_is_refused_whatever_attestors_say() -> None:
     with pytest.raises(TemporarilyUnavailable):
         await WorkloadAttestation([Good("a")]).attest(peer(started=1))
+
+
+async def test_a_caller_that_became_another_users_is_refused_whatever_attestors_say() -> None:
+    me = peer()
+    assert me.process
+    changed = Peer("test", process=replace(me.process, uid=me.process.uid + 1))
+    with pytest.raises(TemporarilyUnavailable):
+        await WorkloadAttestation([Good("a")]).attest(changed)
+
+
+async def test_a_user_who_calls_often_leaves_room_for_others() -> None:
+    attestation = WorkloadAttestation([Slow()], timeout=60)
+    me = peer()
+    assert me.process
+    crowd = [asyncio.ensure_future(attestation.attest(me)) for _ in range(200)]
+    await asyncio.sleep(0)
+    other = Peer("test", process=replace(me.process, uid=61234))
+    async with asyncio.timeout(30):
+        # It comes as far as being told that it is somebody else.
+        with pytest.raises(TemporarilyUnavailable):
+            await attestation.attest(other)
+    for each in crowd:
+        each.cancel()
+    await asyncio.gather(*crowd, return_exceptions=True)
 
 
 async def test_a_caller_without_a_process_is_refused() -> None:

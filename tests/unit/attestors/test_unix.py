@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import grp
 import hashlib
 import os
@@ -7,11 +8,13 @@ import pwd
 import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from attestors import processes
+from attestors.turns import Turns
 from attestors.unix import Configuration, UnixAttestor
 from operations.errors import NotFound, Refused
 from transport.peer import Process
@@ -50,7 +53,7 @@ async def test_owner_and_groups() -> None:
 def stranger() -> Iterator[Process]:
     """A process of a user without a name."""
     with subprocess.Popen(["sleep", "600"], user=61234, group=61235, extra_groups=[61236, 0]) as running:
-        yield process_of(running.pid)
+        yield Process(running.pid, 61234, 61235, processes.started(running.pid))
         running.kill()
 
 
@@ -113,6 +116,108 @@ async def test_a_reused_pid_is_refused() -> None:
 async def test_a_process_that_is_gone(gone: Process) -> None:
     with pytest.raises(NotFound):
         await selectors_of(gone)
+
+
+@pytest.fixture
+def zombie() -> Iterator[Process]:
+    """A process that has ended and whose parent has not asked for it."""
+    with subprocess.Popen(["sleep", "600"]) as running:
+        process = process_of(running.pid)
+        running.kill()
+        os.waitid(os.P_PID, running.pid, os.WEXITED | os.WNOWAIT)
+        yield process
+
+
+async def test_a_process_that_has_ended_is_no_caller_though_its_pid_is_kept(zombie: Process) -> None:
+    with pytest.raises(NotFound, match="has ended"):
+        await selectors_of(zombie)
+    with pytest.raises(NotFound, match="has ended"):
+        processes.require_same(zombie)
+
+
+async def test_a_process_that_became_another_users_is_refused() -> None:
+    me = process_of(os.getpid())
+    for changed in (replace(me, uid=me.uid + 1), replace(me, gid=me.gid + 1)):
+        with pytest.raises(Refused, match="and now is of"):
+            await selectors_of(changed)
+        with pytest.raises(Refused, match="and now is of"):
+            processes.require_same(changed)
+    processes.require_same(me)
+
+
+@pytest.fixture
+def privileged(tmp_path: Path) -> Iterator[Process]:
+    """What becomes of a user's process that connected and then executes a set-uid program of root's."""
+    program = tmp_path / "program"
+    shutil.copy(shutil.which("sleep") or "/bin/sleep", program)
+    program.chmod(0o4755)
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(folder.stat().st_mode | 0o011)
+    with subprocess.Popen([program, "600"], user=61234, group=61235, extra_groups=[]) as running:
+        yield Process(running.pid, 61234, 61235, processes.started(running.pid))
+        running.kill()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a set-uid program of root's")
+async def test_a_set_uid_program_gives_nobody_its_users_identity(privileged: Process) -> None:
+    assert processes.owner(privileged.pid).uid == 0
+    with pytest.raises(Refused, match="and now is of user 0"):
+        await selectors_of(privileged)
+    with pytest.raises(Refused, match="and now is of user 0"):
+        processes.require_same(privileged)
+
+
+@pytest.fixture
+def in_many_groups() -> Iterator[Process]:
+    with subprocess.Popen(["sleep", "600"], extra_groups=range(100_000, 105_000)) as running:
+        yield process_of(running.pid)
+        running.kill()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may take another identity")
+async def test_a_process_in_more_groups_than_anybody_needs_is_refused(in_many_groups: Process) -> None:
+    with pytest.raises(Refused, match="5000 groups"):
+        await selectors_of(in_many_groups)
+
+
+@pytest.fixture
+def huge(tmp_path: Path) -> Iterator[Process]:
+    """A program that takes hours to read, and no room on the disk."""
+    program = tmp_path / "huge"
+    shutil.copy(shutil.which("sleep") or "/bin/sleep", program)
+    os.truncate(program, 1 << 40)
+    with subprocess.Popen([program, "600"]) as running:
+        yield process_of(running.pid)
+        running.kill()
+
+
+async def test_reading_a_huge_program_ends_with_the_call(huge: Process, child: subprocess.Popen[bytes]) -> None:
+    attestor = UnixAttestor(Configuration(discover_workload_path=True))
+    waiting = [asyncio.ensure_future(attestor.attest(huge)) for _ in range(20)]
+    await asyncio.sleep(0.2)
+    for each in waiting:
+        each.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    async with asyncio.timeout(30):
+        assert await attestor.attest(process_of(child.pid))
+
+
+async def test_one_users_slow_programs_do_not_hold_up_anothers() -> None:
+    turns = Turns(2)
+    held = [asyncio.ensure_future(hold(turns, 1000)) for _ in range(50)]
+    await asyncio.sleep(0)
+    async with asyncio.timeout(10), turns.of(1001):
+        pass
+    for each in held:
+        each.cancel()
+    await asyncio.gather(*held, return_exceptions=True)
+    async with asyncio.timeout(10), turns.of(1000), turns.of(1000):
+        pass
+
+
+async def hold(turns: Turns, uid: int) -> None:
+    async with turns.of(uid):
+        await asyncio.Event().wait()
 
 
 def test_a_name_with_parentheses_does_not_confuse(tmp_path: Path) -> None:

@@ -204,6 +204,8 @@ class Authorizer:
             entries = (await self._store.list_entries(EntryFilter(spiffe_id=str(identity.id)))).items
         except SpireError as error:
             raise failure(log, code_of(error), "failed to fetch caller entries", error) from error
+        # Expired entries are deleted now and then only.
+        entries = tuple(entry for entry in entries if not entry.expires_at or entry.expires_at > self._now())
         if Role.ADMIN in allowed and any(entry.admin for entry in entries):
             return Caller(identity, "admin", "entries")
         downstream = tuple(entry for entry in entries if entry.downstream)
@@ -220,22 +222,21 @@ class Authorizer:
             node = await self._nodes.get(str(identity.id))
         except SpireError as error:
             raise failure(log, code_of(error), "unable to look up agent information", error) from error
+        if node is not None and node.new_serial_number == identity.serial:
+            try:
+                node = await self._nodes.activate(str(identity.id), identity.serial)
+            except SpireError as error:
+                log.warning("Unable to activate the new agent SVID", error=text_of(error))
+                raise RpcError(code_of(error), f"unable to activate the new agent SVID: {text_of(error)}") from error
         if node is None:
             log.error("Agent is not attested")
             return Reason.AGENT_NOT_ATTESTED
         if node.banned:
             log.error("Agent is banned")
             return Reason.AGENT_BANNED
-        if node.serial_number == identity.serial:
-            return None
-        if node.new_serial_number != identity.serial:
+        if node.serial_number != identity.serial:
             log.error("Agent SVID is not active", svid_serial_num=identity.serial, serial_num=node.serial_number)
             return Reason.AGENT_NOT_ACTIVE
-        try:
-            await self._nodes.activate_new_svid(node)
-        except SpireError as error:
-            log.warning("Unable to activate the new agent SVID", error=text_of(error))
-            raise RpcError(code_of(error), f"unable to activate the new agent SVID: {text_of(error)}") from error
         return None
 
 

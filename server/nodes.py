@@ -45,10 +45,12 @@ class AttestedNodes:
                 self._known.popitem(last=False)
         return node
 
-    async def create(self, node: AttestedNode) -> None:
-        """Raises AlreadyExists."""
-        await self._store.create_node(node)
-        self._forget(node.spiffe_id)
+    async def admit(self, node: AttestedNode) -> None:
+        """Write down a node that was attested, with its selectors. Raises Refused for a banned one."""
+        try:
+            await self._store.admit_node(node)
+        finally:
+            self._forget(node.spiffe_id)
 
     async def update(self, node: AttestedNode, fields: Collection[NodeField]) -> None:
         """Replace these fields of the node with `node.spiffe_id`. Raises NotFound."""
@@ -57,16 +59,12 @@ class AttestedNodes:
         finally:
             self._forget(node.spiffe_id)
 
-    async def activate_new_svid(self, node: AttestedNode) -> None:
-        """Make the SVID that the node was given last its only one. Raises NotFound."""
-        active = replace(
-            node,
-            serial_number=node.new_serial_number,
-            expires_at=node.new_expires_at,
-            new_serial_number="",
-            new_expires_at=0,
-        )
-        await self.update(active, ("serial_number", "expires_at", "new_serial_number", "new_expires_at"))
+    async def activate(self, spiffe_id: str, serial_number: str) -> AttestedNode | None:
+        """Make the SVID of that number, if the node was given it last, its only one; the node as it is then."""
+        try:
+            return await self._store.activate_node(spiffe_id, serial_number)
+        finally:
+            self._forget(spiffe_id)
 
     async def ban(self, spiffe_id: str) -> None:
         """Take the node's serial numbers; when its SVID ends stays known. Raises NotFound."""

@@ -38,9 +38,12 @@ def check_dns_name(name: str) -> None:
 
 def check_wildcard_overlap(names: Sequence[str]) -> None:
     """Raise InvalidArgument if a wildcard among the names covers another of them."""
+    wildcards = {name for name in names if name.startswith("*.")}
+    if not wildcards:
+        return
     for name in names:
         _, _, rest = name.partition(".")
-        if not name.startswith("*") and f"*.{rest}" in names:
+        if not name.startswith("*") and f"*.{rest}" in wildcards:
             raise InvalidArgument(
                 f'name "{name}" overlaps with an existing wildcard name in the list: wildcard overlap'
             )

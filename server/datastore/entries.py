@@ -6,7 +6,7 @@ import re
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, get_args
 
@@ -63,9 +63,12 @@ def create(connection: Connection, changes: Changes, entry: Entry) -> tuple[Entr
 
 def fetch(connection: Connection, ids: Collection[str]) -> dict[str, Entry]:
     """The entries that exist, by id."""
-    asked = list(ids)
-    parts = (asked[start : start + _IDS_AT_ONCE] for start in range(0, len(asked), _IDS_AT_ONCE))
-    return {entry.id: entry for part in parts for entry in BY_ID.read(connection, ids=part)}
+    return {entry.id: entry for part in _parts(list(ids)) for entry in BY_ID.read(connection, ids=part)}
+
+
+def _parts(values: Sequence[str]) -> Iterator[Sequence[str]]:
+    """The values, as many at once as a statement takes."""
+    return (values[start : start + _IDS_AT_ONCE] for start in range(0, len(values), _IDS_AT_ONCE))
 
 
 def change(connection: Connection, changes: Changes, entry: Entry, fields: Collection[EntryField]) -> Entry:
@@ -203,10 +206,11 @@ def _write_members(connection: Connection, key: int, entry: Entry, fields: Colle
         _insert(connection, schema.entry_dns_names, key, [{"name": name} for name in entry.dns_names])
     if "federates_with" in fields and entry.federates_with:
         bundles = schema.bundles.c.trust_domain
-        known = set(connection.scalars(select(bundles).where(bundles.in_(entry.federates_with))))
-        for name in entry.federates_with:
-            if name not in known:
-                raise InvalidArgument(f'unable to find federated bundle "spiffe://{name}"')
+        for part in _parts(entry.federates_with):
+            known = set(connection.scalars(select(bundles).where(bundles.in_(part))))
+            for name in part:
+                if name not in known:
+                    raise InvalidArgument(f'unable to find federated bundle "spiffe://{name}"')
         _insert(connection, schema.entry_federations, key, [{"trust_domain": name} for name in entry.federates_with])
 
 

@@ -49,12 +49,12 @@ class Reading:
         if not found:
             return []
 
-        def members(query: Select[Any], make: Callable[[Sequence[Any]], T]) -> defaultdict[int, tuple[T, ...]]:
+        def members(query: Select[Any], make: Callable[[Sequence[Any]], T]) -> dict[int, tuple[T, ...]]:
             rows: Sequence[Sequence[Any]] = connection.execute(query, parameters).all()
-            grouped: defaultdict[int, tuple[T, ...]] = defaultdict(tuple)
+            grouped: defaultdict[int, list[T]] = defaultdict(list)
             for row in rows:
-                grouped[row[0]] += (make(row),)
-            return grouped
+                grouped[row[0]].append(make(row))
+            return {key: tuple(found) for key, found in grouped.items()}
 
         selectors = members(self._selectors, lambda row: Selector(row[1], row[2]))
         dns_names = members(self._dns_names, itemgetter(1))
@@ -63,7 +63,7 @@ class Reading:
             (
                 key,
                 Entry(
-                    selectors=selectors[key],
+                    selectors=selectors.get(key, ()),
                     dns_names=dns_names.get(key, ()),
                     federates_with=federations.get(key, ()),
                     **dict(zip(_OWN_COLUMNS, columns, strict=True)),

@@ -10,7 +10,7 @@ from typing import Any, get_args
 from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, delete, func, insert, select, update
 
 from identity.selectors import Selector
-from operations.errors import AlreadyExists, InvalidArgument, NotFound
+from operations.errors import AlreadyExists, InvalidArgument, NotFound, Refused
 from server.datastore import entries, schema
 from server.datastore.matching import matches
 from server.datastore.paging import first_page, page
@@ -41,6 +41,40 @@ def create(connection: Connection, changes: Changes, node: AttestedNode) -> Atte
     if node.selectors:
         set_selectors(connection, changes, node.spiffe_id, node.selectors)
     return node
+
+
+_CERTIFICATE: frozenset[NodeField] = frozenset(
+    ("serial_number", "expires_at", "new_serial_number", "new_expires_at", "can_reattest")
+)
+
+
+def admit(connection: Connection, changes: Changes, node: AttestedNode) -> None:
+    """Store a node that was attested, with its selectors, or give the one there was its new certificate.
+
+    Raises Refused for a banned one: its ban may have come while the certificate was signed.
+    """
+    old = fetch(connection, [node.spiffe_id]).get(node.spiffe_id)
+    if old is None:
+        create(connection, changes, replace(node, selectors=()))
+    elif old.banned:
+        raise Refused("agent is banned")
+    else:
+        change(connection, node, _CERTIFICATE)
+    set_selectors(connection, changes, node.spiffe_id, node.selectors)
+
+
+def activate(connection: Connection, spiffe_id: str, serial_number: str) -> AttestedNode | None:
+    """Make the certificate with that number, if the node was given it last, its only one; the node as it is then.
+
+    What the caller knew may be old by now, so all is decided here: a ban stays a ban, a later renewal is kept.
+    """
+    node = fetch(connection, [spiffe_id]).get(spiffe_id)
+    if node is None or node.banned or node.new_serial_number != serial_number:
+        return node
+    active = replace(
+        node, serial_number=serial_number, expires_at=node.new_expires_at, new_serial_number="", new_expires_at=0
+    )
+    return change(connection, active, _CERTIFICATE)
 
 
 def fetch(connection: Connection, spiffe_ids: Collection[str]) -> dict[str, AttestedNode]:
@@ -114,10 +148,10 @@ def _grouped(
 ) -> dict[str, tuple[Selector, ...]]:
     """Selectors by SPIFFE ID."""
     rows: Sequence[Sequence[Any]] = connection.execute(query, parameters).all()
-    found: defaultdict[str, tuple[Selector, ...]] = defaultdict(tuple)
+    found: defaultdict[str, list[Selector]] = defaultdict(list)
     for spiffe_id, kind, value in rows:
-        found[spiffe_id] += (Selector(kind, value),)
-    return dict(found)
+        found[spiffe_id].append(Selector(kind, value))
+    return {spiffe_id: tuple(selectors) for spiffe_id, selectors in found.items()}
 
 
 def _existing(connection: Connection, spiffe_id: str) -> AttestedNode:

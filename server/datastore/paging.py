@@ -13,6 +13,7 @@ from server.datastore.records import Page
 T = TypeVar("T")
 
 _MAX_ROW = 2**63 - 1
+_MAX_DIGITS = len(str(_MAX_ROW))
 
 
 def page(query: Select[Any], row: Column[int], page_size: int, page_token: str) -> Select[Any]:
@@ -36,6 +37,7 @@ def first_page(numbered: Sequence[tuple[int, T]], page_size: int) -> Page[T]:
 
 
 def _parse(token: str) -> int:
-    if not (token.isascii() and token.isdigit() and int(token) <= _MAX_ROW):
-        raise InvalidArgument(f"could not parse token {token!r}")
+    # The length first: Python refuses to read numbers of thousands of digits.
+    if not (len(token) <= _MAX_DIGITS and token.isascii() and token.isdigit() and int(token) <= _MAX_ROW):
+        raise InvalidArgument(f"could not parse token {token[:64]!r}")
     return int(token)

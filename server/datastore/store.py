@@ -161,6 +161,17 @@ class DataStore:
         """Store a new node, and its selectors if it brings any. Raises AlreadyExists."""
         return await self._write(lambda connection, changes: nodes.create(connection, changes, node))
 
+    async def admit_node(self, node: AttestedNode) -> None:
+        """Store an attested node with its selectors, known or not, in one transaction. Raises Refused if banned."""
+        await self._write(lambda connection, changes: nodes.admit(connection, changes, node))
+
+    async def activate_node(self, spiffe_id: str, serial_number: str) -> AttestedNode | None:
+        """Make the new certificate of that number the node's only one, unless that is no longer right.
+
+        Returns the node as it is afterwards, None where there is none.
+        """
+        return await self._write(lambda connection, _: nodes.activate(connection, spiffe_id, serial_number))
+
     async def get_node(self, spiffe_id: str) -> AttestedNode | None:
         """The node with its selectors."""
         return (await self.get_nodes([spiffe_id])).get(spiffe_id)

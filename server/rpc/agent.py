@@ -25,7 +25,7 @@ from server.nodes import AttestedNodes
 from server.rpc import convert, ids, masks
 from server.rpc.attest import AgentSigner, Attestation
 from server.rpc.call import Call, Clock, wall_clock
-from server.rpc.failures import failing, failure
+from server.rpc.failures import code_of_store, failing, failure
 from server.rpc.pacing import paced
 from transport.peer import Peer
 from transport.router import Context, Handler
@@ -72,7 +72,7 @@ class AgentService:
     async def count(self, request: api.CountAgentsRequest, _peer: Peer, context: Context) -> api.CountAgentsResponse:
         call = Call.of(context)
         filter = _filter(request.filter, call)
-        with failing(call.log, "failed to count agents"):
+        with failing(call.log, "failed to count agents", of=code_of_store):
             count = await self._store.count_nodes(filter)
         call.succeeded()
         return api.CountAgentsResponse(count=count)
@@ -81,7 +81,7 @@ class AgentService:
         call = Call.of(context)
         filter = _filter(request.filter, call)
         mask = request.output_mask if request.HasField("output_mask") else None
-        with failing(call.log, "failed to list agents"):
+        with failing(call.log, "failed to list agents", of=code_of_store):
             page = await self._store.list_nodes(
                 filter,
                 page_size=max(request.page_size, 0),
@@ -131,7 +131,7 @@ class AgentService:
     ) -> AsyncIterator[api.AttestAgentResponse]:
         call = Call.of(context)
         await call.limit(1, "attest agent")
-        attestation = Attestation(self._trust_domain, self._store, self._nodes, self._signer, call)
+        attestation = Attestation(self._trust_domain, self._nodes, self._signer, call)
         async with aclosing(attestation.run(self._attestors, requests)) as responses:
             async for response in responses:
                 yield response
@@ -277,7 +277,7 @@ def _note_filter(
     if filter.selectors is not None:
         match = message.by_selector_match
         call.note(
-            by_selector_match=match.MatchBehavior.Name(match.match),
+            by_selector_match=convert.match_text(match),
             by_selectors=convert.selectors_text(match.selectors),
         )
 

@@ -9,28 +9,19 @@ from contextlib import aclosing
 from generated.spire.api.server.agent.v1 import agent_pb2 as api
 from generated.spire.api.types import x509svid_pb2
 from identity.spiffeid import SpiffeId, TrustDomain, require_agent_of_attestor, require_member, server_id
-from operations.errors import InvalidArgument, NotFound, SpireError
+from operations.errors import InvalidArgument, NotFound, Refused, SpireError
 from operations.logs import Logger
 from plugins.nodeattestor import AttestedNode as Verdict
 from plugins.nodeattestor import ServerNodeAttestor
 from server.ca import checks
 from server.ca.certificate_authority import CertificateAuthority, IssuedX509
-from server.datastore.records import AttestedNode, NodeField
-from server.datastore.store import DataStore
+from server.datastore.records import AttestedNode
 from server.nodes import AttestedNodes
 from server.rpc import convert
 from server.rpc.call import Call
 from server.rpc.failures import failing, failure
 from transport.errors import status_of
 from transport.status import Code, RpcError
-
-_CERTIFICATE: tuple[NodeField, ...] = (
-    "serial_number",
-    "expires_at",
-    "new_serial_number",
-    "new_expires_at",
-    "can_reattest",
-)
 
 
 class AgentSigner:
@@ -88,11 +79,8 @@ class _Exchange:
 class Attestation:
     """One AttestAgent call."""
 
-    def __init__(
-        self, trust_domain: TrustDomain, store: DataStore, nodes: AttestedNodes, signer: AgentSigner, call: Call
-    ) -> None:
+    def __init__(self, trust_domain: TrustDomain, nodes: AttestedNodes, signer: AgentSigner, call: Call) -> None:
         self._trust_domain = trust_domain
-        self._store = store
         self._nodes = nodes
         self._signer = signer
         self._call = call
@@ -136,21 +124,19 @@ class Attestation:
         if known is not None and known.banned:
             raise failure(log, Code.PERMISSION_DENIED, "failed to attest: agent is banned")
         issued = await self._signer.sign(agent_id, csr, log)
-        with failing(log, "failed to update selectors"):
-            await self._store.set_node_selectors(str(agent_id), tuple(dict.fromkeys(verdict.selectors)))
         node = AttestedNode(
             spiffe_id=str(agent_id),
             attestation_type=kind,
             serial_number=str(issued.serial),
             expires_at=issued.expires_at,
             can_reattest=verdict.can_reattest,
+            selectors=tuple(verdict.selectors),
         )
-        if known is None:
-            with failing(log, "failed to create attested agent"):
-                await self._nodes.create(node)
-        else:
-            with failing(log, "failed to update attested agent"):
-                await self._nodes.update(node, _CERTIFICATE)
+        with failing(log, "failed to update attested agent" if known else "failed to create attested agent"):
+            try:
+                await self._nodes.admit(node)
+            except Refused as error:
+                raise failure(log, Code.PERMISSION_DENIED, "failed to attest: agent is banned") from error
         log.info("Agent attestation request completed", address=self._call.address)
         return convert.svid_to_proto(agent_id, issued.chain, issued.expires_at)
 

@@ -102,7 +102,7 @@ class EntryPages:
         by_id: dict[str, IndexedEntry] = {}
         async for request in requests:
             by_id = by_id or {entry.record.id: entry for entry in entries}
-            wanted = [by_id[entry_id] for entry_id in sorted(request.ids) if entry_id in by_id]
+            wanted = [by_id[entry_id] for entry_id in sorted(set(request.ids)) if entry_id in by_id]
             for page, more in self._paged(wanted):
                 yield _page(_SYNC_TAG, await forms.of(page), more=more)
 

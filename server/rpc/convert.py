@@ -54,11 +54,16 @@ def federates_with_match(message: federateswith_pb2.FederatesWithMatch) -> ByFed
     return ByFederatesWith(names, _match(message.match))
 
 
+def match_text(message: selector_pb2.SelectorMatch | federateswith_pb2.FederatesWithMatch) -> str:
+    """For logs: the name of the match behaviour, or the number where it has none."""
+    value = message.MatchBehavior.DESCRIPTOR.values_by_number.get(message.match)
+    return str(message.match) if value is None else value.name
+
+
 def _match(number: int) -> Match:
-    try:
-        return _MATCHES[number]
-    except IndexError:
-        raise InvalidArgument(f"unhandled match behavior {number}") from None
+    if not 0 <= number < len(_MATCHES):
+        raise InvalidArgument(f"unhandled match behavior {number}")
+    return _MATCHES[number]
 
 
 def entry_from_proto(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import aclosing
 from typing import TypeVar
 
@@ -19,13 +19,14 @@ from server.entries import EntryIndex
 from server.rpc import convert, ids, masks
 from server.rpc.authorized_entries import EntryPages
 from server.rpc.call import Call
-from server.rpc.failures import code_of, failed, failing, failure, ok
+from server.rpc.failures import code_of, code_of_store, failed, failing, failure, ok
 from server.rpc.pacing import paced
 from transport.peer import Peer
 from transport.router import Context, Handler
 from transport.status import Code
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 _SHARED_COMMIT = 64
 
@@ -55,7 +56,7 @@ class EntryService:
     async def count(self, request: api.CountEntriesRequest, _peer: Peer, context: Context) -> api.CountEntriesResponse:
         call = Call.of(context)
         filter = self._filter(request.filter, call)
-        with failing(call.log, "failed to count entries"):
+        with failing(call.log, "failed to count entries", of=code_of_store):
             count = await self._store.count_entries(filter)
         call.succeeded()
         return api.CountEntriesResponse(count=count)
@@ -63,7 +64,7 @@ class EntryService:
     async def list(self, request: api.ListEntriesRequest, _peer: Peer, context: Context) -> api.ListEntriesResponse:
         call = Call.of(context)
         filter = self._filter(request.filter, call)
-        with failing(call.log, "failed to list entries"):
+        with failing(call.log, "failed to list entries", of=code_of_store):
             page = await self._store.list_entries(
                 filter, page_size=max(request.page_size, 0), page_token=request.page_token
             )
@@ -91,8 +92,7 @@ class EntryService:
         call = Call.of(context)
         mask = request.output_mask if request.HasField("output_mask") else None
         response = api.BatchCreateEntryResponse()
-        outcomes = await _together([self._create(message, call) for message in request.entries])
-        for message, (status, entry) in zip(request.entries, outcomes, strict=True):
+        async for message, (status, entry) in _together(lambda message: self._create(message, call), request.entries):
             result = response.results.add(status=status)
             if entry is not None:
                 result.entry.CopyFrom(_masked(entry, mask))
@@ -108,7 +108,7 @@ class EntryService:
         try:
             entry, existing = await self._store.create_or_return_entry(wanted)
         except SpireError as error:
-            return failed(log, _code(error), "failed to create entry", error), None
+            return failed(log, code_of_store(error), "failed to create entry", error), None
         if existing:
             return status_pb2.Status(code=int(Code.ALREADY_EXISTS), message="similar entry already exists"), entry
         return ok(), entry
@@ -120,8 +120,8 @@ class EntryService:
         input_mask = request.input_mask if request.HasField("input_mask") else None
         output_mask = request.output_mask if request.HasField("output_mask") else None
         response = api.BatchUpdateEntryResponse()
-        outcomes = await _together([self._update(message, input_mask, call) for message in request.entries])
-        for message, (status, entry) in zip(request.entries, outcomes, strict=True):
+        outcomes = _together(lambda message: self._update(message, input_mask, call), request.entries)
+        async for message, (status, entry) in outcomes:
             result = response.results.add(status=status)
             if entry is not None:
                 result.entry.CopyFrom(_masked(entry, output_mask))
@@ -140,7 +140,7 @@ class EntryService:
         try:
             entry = await self._store.update_entry(wanted, fields)
         except SpireError as error:
-            return failed(log, _code(error), "failed to update entry", error), None
+            return failed(log, code_of_store(error), "failed to update entry", error), None
         return ok(), entry
 
     async def delete(
@@ -148,8 +148,7 @@ class EntryService:
     ) -> api.BatchDeleteEntryResponse:
         call = Call.of(context)
         response = api.BatchDeleteEntryResponse()
-        outcomes = await _together([self._delete(entry_id, call) for entry_id in request.ids])
-        for entry_id, status in zip(request.ids, outcomes, strict=True):
+        async for entry_id, status in _together(lambda entry_id: self._delete(entry_id, call), request.ids):
             response.results.add(id=entry_id, status=status)
             if call.audit is not None:
                 call.audit.item(status.code, status.message, entry_id=entry_id)
@@ -216,19 +215,14 @@ class EntryService:
         )
 
 
-async def _together(writes: Sequence[Coroutine[None, None, T]]) -> list[T]:
-    """The outcomes of writes, in their order. They reach the datastore in that order too, and share its commits."""
-    outcomes: list[T] = []
-    for start in range(0, len(writes), _SHARED_COMMIT):
-        outcomes += await asyncio.gather(*writes[start : start + _SHARED_COMMIT])
-    return outcomes
-
-
-def _code(error: SpireError) -> Code:
-    """The datastore's own refusals keep their code in a batch."""
-    if isinstance(error, NotFound):
-        return Code.NOT_FOUND
-    return Code.INVALID_ARGUMENT if isinstance(error, InvalidArgument) else code_of(error)
+async def _together(write: Callable[[T], Coroutine[None, None, R]], items: Sequence[T]) -> AsyncGenerator[tuple[T, R]]:
+    """Each item with the outcome of its write, in order. They reach the datastore in that order, and share commits."""
+    for start in range(0, len(items), _SHARED_COMMIT):
+        part = items[start : start + _SHARED_COMMIT]
+        for item, outcome in zip(part, await asyncio.gather(*map(write, part)), strict=True):
+            yield item, outcome
+        # What fails its checks does not wait for the datastore: others get their turn here.
+        await asyncio.sleep(0)
 
 
 def _masked(entry: Entry, mask: entry_pb2.EntryMask | None) -> entry_pb2.Entry:
@@ -281,11 +275,11 @@ def _filter_fields(message: api.ListEntriesRequest.Filter | api.CountEntriesRequ
         fields["spiffe_id"] = _id_text(message.by_spiffe_id)
     if message.HasField("by_selectors"):
         match = message.by_selectors
-        fields["by_selector_match"] = match.MatchBehavior.Name(match.match)
+        fields["by_selector_match"] = convert.match_text(match)
         fields["by_selectors"] = convert.selectors_text(match.selectors)
     if message.HasField("by_federates_with"):
         domains = message.by_federates_with
-        fields["federates_with_match"] = domains.MatchBehavior.Name(domains.match)
+        fields["federates_with_match"] = convert.match_text(domains)
         fields["federates_with"] = ",".join(domains.trust_domains)
     if message.HasField("by_downstream"):
         fields["downstream"] = message.by_downstream.value

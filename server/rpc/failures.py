@@ -6,13 +6,19 @@ NOT_FOUND keeps its cause to itself.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 from generated.spire.api.types import status_pb2
-from operations.errors import SpireError, TemporarilyUnavailable
+from operations.errors import AlreadyExists, InvalidArgument, NotFound, SpireError, TemporarilyUnavailable
 from operations.logs import Logger
 from transport.status import Code, RpcError
+
+_REFUSALS: tuple[tuple[type[SpireError], Code], ...] = (
+    (NotFound, Code.NOT_FOUND),
+    (AlreadyExists, Code.ALREADY_EXISTS),
+    (InvalidArgument, Code.INVALID_ARGUMENT),
+)
 
 
 def failure(log: Logger, code: Code, message: str, cause: BaseException | None = None) -> RpcError:
@@ -48,16 +54,29 @@ def code_of(error: SpireError) -> Code:
     return Code.UNAVAILABLE if isinstance(error, TemporarilyUnavailable) else Code.INTERNAL
 
 
+def code_of_store(error: SpireError) -> Code:
+    """As `code_of`, but what the datastore refuses for the caller's own reasons keeps its code."""
+    for kind, code in _REFUSALS:
+        if isinstance(error, kind):
+            return code
+    return code_of(error)
+
+
 def text_of(error: BaseException) -> str:
     return error.message if isinstance(error, RpcError) else str(error)
 
 
 @contextmanager
-def failing(log: Logger, message: str, code: Code | None = None) -> Generator[None]:
-    """Turn a domain error of the block into a `failure` with this message; an RpcError passes as it is."""
+def failing(
+    log: Logger, message: str, code: Code | None = None, *, of: Callable[[SpireError], Code] = code_of
+) -> Generator[None]:
+    """Turn a domain error of the block into a `failure` with this message; an RpcError passes as it is.
+
+    The failure's code is `code`, or without one what `of` says of the error.
+    """
     try:
         yield
     except RpcError:
         raise
     except SpireError as error:
-        raise failure(log, code_of(error) if code is None else code, message, error) from error
+        raise failure(log, of(error) if code is None else code, message, error) from error

@@ -307,6 +307,36 @@ async def test_a_node_comes_back_as_it_was_given(store: DataStore) -> None:
         await store.create_node(given)
 
 
+async def test_an_attested_node_is_admitted_unless_it_is_banned(store: DataStore) -> None:
+    first = node(selectors=selected("a:b"))
+    await store.admit_node(first)
+    assert await store.get_node(first.spiffe_id) == first
+    await store.update_node(
+        replace(first, new_serial_number="8", agent_version="v"), ["new_serial_number", "agent_version"]
+    )
+    again = replace(first, serial_number="7", expires_at=77, can_reattest=True, selectors=selected("c:d"))
+    await store.admit_node(again)
+    assert await store.get_node(first.spiffe_id) == replace(again, agent_version="v")
+    await store.update_node(replace(first, serial_number=""), ["serial_number"])
+    with pytest.raises(Refused, match="agent is banned"):
+        await store.admit_node(first)
+    kept = await store.get_node(first.spiffe_id)
+    assert kept == replace(again, serial_number="", agent_version="v")
+
+
+async def test_only_the_newest_certificate_of_a_node_that_is_not_banned_becomes_active(store: DataStore) -> None:
+    made = await store.create_node(node(new_serial_number="2", new_expires_at=2000))
+    assert await store.activate_node(made.spiffe_id, "1") == made
+    active = replace(made, serial_number="2", expires_at=2000, new_serial_number="", new_expires_at=0)
+    assert await store.activate_node(made.spiffe_id, "2") == active
+    assert await store.activate_node(made.spiffe_id, "2") == active
+    banned = await store.update_node(
+        replace(active, serial_number="", new_serial_number="3"), ["serial_number", "new_serial_number"]
+    )
+    assert await store.activate_node(made.spiffe_id, "3") == banned
+    assert await store.activate_node("spiffe://example.org/absent", "3") is None
+
+
 async def test_an_update_of_a_node_changes_only_the_fields_of_its_mask(store: DataStore) -> None:
     made = await store.create_node(node())
     new = replace(made, serial_number="", expires_at=5, new_serial_number="9", new_expires_at=6, agent_version="v")

@@ -226,3 +226,11 @@ def test_wildcard_overlap() -> None:
     dns.check_wildcard_overlap(["*.a.b", "a.b", "c.d.a.b", "x.y"])
     with pytest.raises(InvalidArgument, match="overlaps with an existing wildcard name"):
         dns.check_wildcard_overlap(["c.a.b", "*.a.b"])
+
+
+def test_the_overlap_of_very_many_names_is_found_in_a_moment() -> None:
+    """They are an administrator's to give, and an agent's request would hold up the event loop."""
+    names = tuple(f"{number}.example.org" for number in range(100_000))
+    dns.check_wildcard_overlap(("*.other.org", *names))
+    with pytest.raises(InvalidArgument, match="wildcard overlap"):
+        dns.check_wildcard_overlap((*names, "*.example.org"))

@@ -12,9 +12,11 @@ import pytest
 from attestors.join_token.server import JoinTokenAttestor
 from generated.spire.api.server.agent.v1 import agent_pb2 as api
 from identity.selectors import Selector
+from identity.spiffeid import SpiffeId
 from keystores.memory import MemoryKeyManager
 from operations import logs
 from operations.errors import InvalidArgument, Refused, TemporarilyUnavailable
+from operations.logs import Logger
 from plugins.nodeattestor import AttestedNode, Challenge, ServerNodeAttestor
 from server.authority_store import DatastoreAuthorities
 from server.authorization import Caller
@@ -53,7 +55,7 @@ class Bench:
         self, attestor: ServerNodeAttestor, payload: bytes, answers: list[bytes]
     ) -> list[api.AttestAgentResponse]:
         call = Call(logs.get(), Caller(None), None, "127.0.0.1:1", "127.0.0.1", None, None)
-        attestation = Attestation(TRUST_DOMAIN, self.store, self.nodes, self._signer, call)
+        attestation = Attestation(TRUST_DOMAIN, self.nodes, self._signer, call)
         attestors: Mapping[str, ServerNodeAttestor] = {attestor.name: attestor}
         requests = _requests(attestor.name, payload, answers)
         return [response async for response in attestation.run(attestors, requests)]
@@ -106,6 +108,24 @@ async def test_an_agent_that_attests_again_has_a_new_svid_only(bench: Bench) -> 
     assert await bench.store.count_nodes() == 1
 
 
+async def test_a_ban_that_comes_while_the_svid_is_signed_stays(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    await bench.attest(Sum(verdict()), b"\x01", [b"\x02"])
+    sign = AgentSigner.sign
+
+    async def slow(signer: AgentSigner, agent_id: SpiffeId, request: bytes, log: Logger) -> IssuedX509:
+        issued = await sign(signer, agent_id, request, log)
+        await bench.nodes.ban(str(agent_id))
+        return issued
+
+    monkeypatch.setattr(AgentSigner, "sign", slow)
+    with pytest.raises(RpcError, match="agent is banned") as error:
+        await bench.attest(Sum(verdict()), b"\x01", [b"\x02"])
+    assert error.value.code is Code.PERMISSION_DENIED
+    node = await bench.nodes.get("spiffe://example.org/spire/agent/sum/a")
+    assert node is not None
+    assert node.banned
+
+
 async def test_a_wrong_response_and_none(bench: Bench) -> None:
     for answers, code, message in (
         ([b"\x09"], Code.PERMISSION_DENIED, "that is not the next number"),
@@ -137,7 +157,7 @@ async def test_a_caller_that_goes_away_ends_the_attestation(bench: Bench) -> Non
     """No task waits for a response that cannot come any more."""
     before = asyncio.all_tasks()
     call = Call(logs.get(), Caller(None), None, "127.0.0.1:1", "127.0.0.1", None, None)
-    attestation = Attestation(TRUST_DOMAIN, bench.store, bench.nodes, AgentSigner.__new__(AgentSigner), call)
+    attestation = Attestation(TRUST_DOMAIN, bench.nodes, AgentSigner.__new__(AgentSigner), call)
 
     async def silent() -> AsyncIterator[api.AttestAgentRequest]:
         async for request in _requests("sum", b"\x01", []):

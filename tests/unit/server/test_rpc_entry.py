@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
+
 import pytest
 from google.protobuf import wrappers_pb2
 
 from generated.spire.api.server.entry.v1 import entry_pb2 as api
 from generated.spire.api.types import entry_pb2, federateswith_pb2, selector_pb2
 from server.rpc.authorized_entries import PAGE_SIZE
-from tests.simulators.house import ENTRY, AgentClient, House, new_entry, refused, spiffe_id
+from tests.simulators.house import ENTRY, AgentClient, House, new_entry, refused, running, spiffe_id
 from transport.status import Code, RpcError
 
 PARENT = spiffe_id("/parent")
@@ -257,3 +260,59 @@ async def test_a_first_request_that_is_refused(
     with pytest.raises(RpcError) as error:
         await sync(agent, request_)
     assert (error.value.code, error.value.message) == (Code.INVALID_ARGUMENT, message)
+
+
+@pytest.mark.parametrize("token", ["abc", "-1", "9" * 30, "9" * 5000, "१", ""])
+async def test_a_page_token_that_no_page_gave(house: House, token: str) -> None:
+    request = api.ListEntriesRequest(page_size=1, page_token=token or " ")
+    error = await refused(house.local, ENTRY + "ListEntries", request)
+    assert error.code is Code.INVALID_ARGUMENT
+    assert error.message.startswith("failed to list entries: could not parse token ")
+    assert len(error.message) < 200
+
+
+async def test_a_match_behaviour_of_a_later_version(tmp_path: Path) -> None:
+    selectors = [selector_pb2.Selector(type="a", value="b")]
+    filter = api.ListEntriesRequest.Filter(by_selectors=MATCH(selectors=selectors))
+    filter.by_selectors.match = 9  # type: ignore[assignment]  # open enums carry any number
+    async with running(tmp_path, "audit_log_enabled = true") as house:
+        error = await refused(house.local, ENTRY + "ListEntries", api.ListEntriesRequest(filter=filter))
+    assert error.code is Code.INVALID_ARGUMENT
+    assert error.message == "malformed selectors filter: unhandled match behavior 9"
+
+
+async def test_an_id_that_is_taken(house: House) -> None:
+    first, second = new_entry("/a", PARENT), new_entry("/b", PARENT)
+    first.id = second.id = "mine"
+    await house.create(first)
+    result = await create(house, second)
+    assert result.status.code == Code.ALREADY_EXISTS
+
+
+async def test_federation_with_more_trust_domains_than_a_statement_takes(house: House) -> None:
+    entry = new_entry("/a", PARENT)
+    entry.federates_with.extend(f"{number}.org" for number in range(40_000))
+    result = await create(house, entry)
+    assert result.status.code == Code.INVALID_ARGUMENT
+    assert result.status.message == 'failed to create entry: unable to find federated bundle "spiffe://0.org"'
+
+
+async def test_a_big_batch_leaves_others_their_turn(house: House) -> None:
+    """Each is refused before the datastore is asked, which is where a batch would not wait by itself."""
+    batch = api.BatchCreateEntryRequest(entries=[entry_pb2.Entry()] * 10_000)
+    creating = asyncio.create_task(
+        house.local.unary(ENTRY + "BatchCreateEntry", batch, api.BatchCreateEntryResponse, timeout=120)
+    )
+    answered = 0
+    while not creating.done():
+        await house.local.unary(ENTRY + "CountEntries", api.CountEntriesRequest(), api.CountEntriesResponse)
+        answered += 1
+    assert {result.status.code for result in (await creating).results} == {Code.INVALID_ARGUMENT}
+    assert answered > 5
+
+
+async def test_an_entry_with_many_selectors_and_names_costs_in_proportion(house: House) -> None:
+    many = [f"unix:uid:{number}" for number in range(20_000)]
+    [made] = await house.create(new_entry("/a", PARENT, *many))
+    assert len(made.selectors) == len(many)
+    assert await listed(house, size=1) == ["/a"]

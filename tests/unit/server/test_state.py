@@ -16,7 +16,7 @@ from identity.bundles import Bundle, JwtAuthority, X509Authority
 from identity.selectors import Selector
 from identity.spiffeid import TrustDomain
 from operations import logs
-from operations.errors import ConfigurationError, NotFound, TemporarilyUnavailable
+from operations.errors import ConfigurationError, NotFound, Refused, TemporarilyUnavailable
 from server.authority_store import DatastoreAuthorities
 from server.config import load
 from server.datastore.records import AttestedNode, Entry, JoinToken
@@ -46,20 +46,22 @@ async def store(tmp_path: Path) -> AsyncIterator[DataStore]:
 async def test_a_node_is_read_once_and_never_outdated(store: DataStore) -> None:
     nodes = AttestedNodes(store)
     assert await nodes.get(AGENT) is None
-    await nodes.create(NODE)
+    await nodes.admit(NODE)
     first = await nodes.get(AGENT)
     assert first == NODE
     assert await nodes.get(AGENT) is first or await nodes.get(AGENT) == first
     renewed = replace(NODE, new_serial_number="2", new_expires_at=200)
     await nodes.update(renewed, ("new_serial_number", "new_expires_at"))
     assert await nodes.get(AGENT) == renewed
-    await nodes.activate_new_svid(renewed)
+    assert await nodes.activate(AGENT, "2") == replace(NODE, serial_number="2", expires_at=200)
     assert await nodes.get(AGENT) == replace(NODE, serial_number="2", expires_at=200)
     await nodes.ban(AGENT)
     banned = await nodes.get(AGENT)
     assert banned is not None
     assert banned.banned
     assert banned.expires_at == 200
+    with pytest.raises(Refused, match="agent is banned"):
+        await nodes.admit(NODE)
     await nodes.delete(AGENT)
     assert await nodes.get(AGENT) is None
     with pytest.raises(NotFound):
@@ -68,7 +70,7 @@ async def test_a_node_is_read_once_and_never_outdated(store: DataStore) -> None:
 
 async def test_a_read_that_a_write_overtook_is_not_remembered(store: DataStore) -> None:
     nodes = AttestedNodes(store)
-    await nodes.create(NODE)
+    await nodes.admit(NODE)
     reading = [asyncio.create_task(nodes.get(AGENT)) for _ in range(8)]
     await nodes.ban(AGENT)
     await asyncio.gather(*reading)
@@ -79,8 +81,8 @@ async def test_a_read_that_a_write_overtook_is_not_remembered(store: DataStore) 
 
 async def test_expired_nodes_are_pruned_and_forgotten(store: DataStore) -> None:
     nodes = AttestedNodes(store, size=1)
-    await nodes.create(NODE)
-    await nodes.create(replace(NODE, spiffe_id=AGENT + "2", expires_at=10**10))
+    await nodes.admit(NODE)
+    await nodes.admit(replace(NODE, spiffe_id=AGENT + "2", expires_at=10**10))
     assert await nodes.get(AGENT)
     assert await nodes.get(AGENT + "2")
     gone = await nodes.prune(1000, include_non_reattestable=True, limit=10)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agent import csr
-from agent.identity import AgentSvid, next_key, require_server, verify_server
+from agent.identity import AgentSvid, next_key, received, require_server, verify_server
+from agent.received_bundles import own_bundle
 from agent.server_client import TIMEOUT, ServerAddress
 from generated.spire.api.server.agent.v1 import agent_pb2
 from generated.spire.api.server.bundle.v1 import bundle_pb2 as bundle_rpc_pb2
@@ -15,7 +16,6 @@ from generated.spire.api.types import attestation_pb2, bundle_pb2
 from identity import x509svid
 from identity.bundles import Bundle
 from operations import logs
-from operations.errors import InvalidArgument
 from plugins.keymanager import Key, KeyManager
 from plugins.nodeattestor import AgentNodeAttestor
 from transport import tls
@@ -52,17 +52,18 @@ async def attest(
     channel = _channel(address, authorities)
     try:
         async with asyncio.timeout(_TIMEOUT):
-            result = await _converse(channel, attestor, request)
+            # First: when this fails, the proof, which may be good for one time only, is not lost.
             message = await channel.unary(
                 _GET_BUNDLE, bundle_rpc_pb2.GetBundleRequest(), bundle_pb2.Bundle, timeout=TIMEOUT
             )
+            bundle = own_bundle(message, address.trust_domain)
+            result = await _converse(channel, attestor, request)
     except TimeoutError as error:
         raise RpcError(Code.DEADLINE_EXCEEDED, "attestation took too long") from error
     finally:
         await channel.close()
-    bundle = Bundle.from_proto(message)
-    bundle.validate()
-    svid = AgentSvid(tuple(result.svid.cert_chain), key, result.reattestable)
+    chain = tuple(result.svid.cert_chain)
+    svid = received(chain, key, address.trust_domain, reattestable=result.reattestable)
     _log.info("Node attestation was successful", spiffe_id=svid.spiffe_id, reattestable=svid.reattestable)
     return Attestation(svid, bundle)
 
@@ -100,8 +101,6 @@ async def _converse(
             await stream.send(agent_pb2.AttestAgentRequest(challenge_response=answer))
             response = await _receive(stream)
         await stream.close_send()
-    if not response.result.svid.cert_chain:
-        raise InvalidArgument("the server's answer to the attestation has no certificate")
     return response.result
 
 

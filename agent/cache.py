@@ -22,6 +22,8 @@ from identity.selectors import Selector
 DEFAULT_SIZE = 1000
 _LARGEST_BATCH = 500
 _IDLE_GROUPS = 1000
+_LARGE_SELECTORS = 256
+_LARGE_IDENTITIES = 32
 
 
 class _Group:
@@ -31,6 +33,12 @@ class _Group:
         self.selectors = selectors
         self.update: WorkloadUpdate | None = None
         self.subscriptions: set[Subscription] = set()
+
+    @property
+    def large(self) -> bool:
+        """Whether it takes much memory, of which a workload could have a thousand kept by changing its selectors."""
+        identities = len(self.update.identities) if self.update else 0
+        return len(self.selectors) > _LARGE_SELECTORS or identities > _LARGE_IDENTITIES
 
 
 class Subscription:
@@ -88,6 +96,8 @@ class X509Cache:
         self._groups_by_selector: defaultdict[Selector, set[_Group]] = defaultdict(set)
         self._due: dict[str, float] = {}
         self._queue: list[tuple[float, str]] = []  # of _due; an item that differs from _due is void
+        self._under_way: frozenset[str] = frozenset()  # what `take_due` gave last
+        self._outdated: set[str] = set()  # of these, what is due again for a change since then
 
     # What the streams and calls ask for
 
@@ -109,11 +119,17 @@ class X509Cache:
             yield subscription
         finally:
             group.subscriptions.discard(subscription)
+            if not group.subscriptions and group.large:
+                self._forget(group)
             self._forget_idle_groups()
 
     def peek(self, selectors: frozenset[Selector]) -> WorkloadUpdate:
         """The state now, without waiting for SVIDs that are still missing."""
-        return self.update_of(self._group(selectors))
+        group = self._group(selectors)
+        update = self.update_of(group)
+        if not group.subscriptions and group.large:
+            self._forget(group)
+        return update
 
     @property
     def bundle(self) -> Bundle:
@@ -135,7 +151,10 @@ class X509Cache:
     # What the synchronisation brings
 
     def set_entries(self, changed: Iterable[Entry], removed: Iterable[str]) -> None:
-        """Take over new and changed entries and forget removed ones. SVIDs of changed entries stay until renewed."""
+        """Take over new and changed entries and forget removed ones.
+
+        SVIDs of changed entries stay until renewed, but are not served when the entry gives another SPIFFE ID now.
+        """
         affected: list[Entry] = []
         for entry_id in removed:
             entry = self._entries.pop(entry_id, None)
@@ -143,6 +162,7 @@ class X509Cache:
                 self._unindex(entry)
                 self._svids.pop(entry_id, None)
                 self._due.pop(entry_id, None)
+                self._outdate(entry_id)
                 affected.append(entry)
         for entry in changed:
             known = self._entries.get(entry.id)
@@ -154,6 +174,7 @@ class X509Cache:
             self._entries[entry.id] = entry
             self._index(entry)
             affected.append(entry)
+            self._outdate(entry.id)
             if entry.id in self._svids:
                 self._schedule(entry.id, 0)
         self._evict()
@@ -193,19 +214,26 @@ class X509Cache:
             due[heapq.heappop(self._queue)[1]] = moment
         for entry_id, moment in due.items():
             heapq.heappush(self._queue, (moment, entry_id))
-        return heapq.nsmallest(limit, (self._entries[entry_id] for entry_id in due), key=self._urgency)
+        taken = heapq.nsmallest(limit, (self._entries[entry_id] for entry_id in due), key=self._urgency)
+        self._under_way = frozenset(entry.id for entry in taken)
+        self._outdated.clear()
+        return taken
 
     def _urgency(self, entry: Entry) -> tuple[bool, float]:
         svid = self._svids.get(entry.id)
         return not self._is_used(entry), svid.expires_at if svid else 0.0
 
     def store(self, svids: Mapping[str, X509Svid]) -> None:
-        """Take over SVIDs by entry id; those of entries that are gone meanwhile are dropped."""
-        stored = [self._entries[entry_id] for entry_id in svids if entry_id in self._entries]
+        """Take over SVIDs by entry id; those of entries that are gone meanwhile, or have another ID, are dropped.
+
+        An entry that has changed since `take_due` gave it stays due: the server may have issued by what it was before.
+        """
+        known = (self._entries[entry_id] for entry_id in svids if entry_id in self._entries)
+        stored = [entry for entry in known if entry.spiffe_id == svids[entry.id].spiffe_id]
         for entry in stored:
             svid = svids[entry.id]
             self._svids[entry.id] = svid
-            self._schedule(entry.id, svid.rotate_at)
+            self._schedule(entry.id, 0 if entry.id in self._outdated else svid.rotate_at)
         self._evict()
         self._changed(stored)
 
@@ -216,19 +244,25 @@ class X509Cache:
                 self._schedule(entry_id, moment)
 
     def renew_now(self, entry_ids: Iterable[str]) -> None:
-        """Have SVIDs renewed at once; the old ones are served until then."""
+        """Have SVIDs renewed at once, and what is under way once more; the old ones are served until then."""
+        self._outdated.update(self._under_way)
         self.retry(entry_ids, 0)
         self._wanted()
+
+    def _outdate(self, entry_id: str) -> None:
+        if entry_id in self._under_way:
+            self._outdated.add(entry_id)
 
     # Groups
 
     def _group(self, selectors: frozenset[Selector]) -> _Group:
         group = self._groups.get(selectors)
         if group is None:
+            # Before: the new one is idle as yet.
+            self._forget_idle_groups()
             group = self._groups[selectors] = _Group(selectors)
             for selector in selectors:
                 self._groups_by_selector[selector].add(group)
-            self._forget_idle_groups()
         self._groups.move_to_end(selectors)
         return group
 
@@ -237,11 +271,14 @@ class X509Cache:
             return
         idle = [group for group in self._groups.values() if not group.subscriptions]
         for group in idle[: len(self._groups) - _IDLE_GROUPS]:
-            del self._groups[group.selectors]
-            for selector in group.selectors:
-                self._groups_by_selector[selector].discard(group)
-                if not self._groups_by_selector[selector]:
-                    del self._groups_by_selector[selector]
+            self._forget(group)
+
+    def _forget(self, group: _Group) -> None:
+        del self._groups[group.selectors]
+        for selector in group.selectors:
+            self._groups_by_selector[selector].discard(group)
+            if not self._groups_by_selector[selector]:
+                del self._groups_by_selector[selector]
 
     def _touch(self, group: _Group) -> None:
         """Note the use of the group's SVIDs, and ask for those that are missing."""
@@ -263,7 +300,7 @@ class X509Cache:
     def _build(self, selectors: frozenset[Selector]) -> WorkloadUpdate:
         now = self._clock()
         entries = self.matching(selectors)
-        ready = [entry for entry in entries if entry.id in self._svids and self._svids[entry.id].expires_at > now]
+        ready = [entry for entry in entries if self._is_in_force(entry, now)]
         federated = {
             name: self._bundles[name]
             for entry in ready
@@ -276,6 +313,10 @@ class X509Cache:
             federated=federated,
             complete=len(ready) == len(entries),
         )
+
+    def _is_in_force(self, entry: Entry, now: float) -> bool:
+        svid = self._svids.get(entry.id)
+        return svid is not None and svid.expires_at > now and svid.spiffe_id == entry.spiffe_id
 
     def _changed(self, entries: Iterable[Entry]) -> None:
         groups: set[_Group] = set()

@@ -82,9 +82,10 @@ async def agent_request(key: Key) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class WorkloadKey:
-    """A fresh private key (PKCS #8 DER) and the request (DER) that asks for its certificate."""
+    """A fresh private key (PKCS #8 DER), its public key (SubjectPublicKeyInfo DER) and the request (DER) for both."""
 
     private_key: bytes
+    public_key: bytes
     request: bytes
 
 
@@ -102,7 +103,7 @@ def workload_request(key_type: KeyType, spiffe_id: str) -> WorkloadKey:
     private = key.private_bytes(
         serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    return WorkloadKey(private, _assemble(info, signing.algorithm, signature))
+    return WorkloadKey(private, public, _assemble(info, signing.algorithm, signature))
 
 
 def _generate(key_type: KeyType) -> ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -9,8 +10,8 @@ from datetime import UTC, datetime
 from OpenSSL import crypto
 
 from identity import der, x509svid
-from identity.spiffeid import SpiffeId, TrustDomain, server_id
-from operations.errors import Refused
+from identity.spiffeid import SpiffeId, TrustDomain, require_agent, server_id
+from operations.errors import InvalidArgument, Refused
 from plugins.keymanager import Hash, InProcessKey, Key, KeyManager, KeyType, Scheme
 from transport.tls import ExternalIdentity, InProcessIdentity
 
@@ -38,6 +39,35 @@ class AgentSvid:
     def expires(self) -> float:
         """Unix seconds."""
         return der.certificate(self.chain[0]).not_valid_after_utc.timestamp()
+
+
+def received(
+    chain: tuple[bytes, ...],
+    key: Key,
+    trust_domain: TrustDomain,
+    *,
+    reattestable: bool,
+    previous: AgentSvid | None = None,
+) -> AgentSvid:
+    """What the server sent for this key, as an SVID in the place of `previous`, if there was one.
+
+    Raises InvalidArgument or Refused for what the agent could not go on with, so that it keeps what it has. Whether an
+    SVID of a first attestation is in force is for the server to say, whose clock counts.
+    """
+    if not chain:
+        raise InvalidArgument("the server sent an empty certificate chain")
+    for certificate in chain:
+        der.certificate(certificate)
+    svid = AgentSvid(chain, key, reattestable)
+    if der.certificate_key(chain[0]) != key.public_key:
+        raise Refused("the server sent an SVID for another key than the agent's")
+    require_agent(trust_domain, svid.spiffe_id)
+    if previous is not None:
+        if svid.spiffe_id != previous.spiffe_id:
+            raise Refused(f'the server sent the SVID of "{svid.spiffe_id}" to "{previous.spiffe_id}"')
+        if svid.expires <= time.time() < previous.expires:
+            raise Refused("the server sent an SVID that has expired; compare the clocks of server and agent")
+    return svid
 
 
 async def next_key(manager: KeyManager, current: Key | None) -> Key:

@@ -16,9 +16,9 @@ from agent.entries import Entry
 from agent.rotation import RotationStrategy
 from agent.server_client import ServerClient
 from agent.workload_update import X509Svid
-from identity import der
+from identity import der, x509svid
 from operations import logs
-from operations.errors import InvalidArgument, SpireError
+from operations.errors import InvalidArgument, Refused, SpireError
 from plugins.keymanager import KeyType
 
 _LARGEST_BATCH = 500  # what the server takes per second and address
@@ -85,7 +85,7 @@ class Issuer:
             self._batch.failed()
             raise
         self._batch.succeeded()
-        svids = await loop.run_in_executor(self._worker, self._read, keys, chains)
+        svids = await loop.run_in_executor(self._worker, self._read, entries, keys, chains)
         self._cache.store(svids)
         self._cache.retry((entry.id for entry in entries if entry.id not in svids), time.time() + _REFUSED_RETRY)
         _log.debug("X509-SVIDs renewed", count=len(svids), asked=len(entries))
@@ -99,17 +99,40 @@ class Issuer:
             keys[entry.id] = workload_request(self._key_type, entry.spiffe_id)
         return keys
 
-    def _read(self, keys: Mapping[str, WorkloadKey], chains: Mapping[str, tuple[bytes, ...]]) -> dict[str, X509Svid]:
+    def _read(
+        self, entries: Sequence[Entry], keys: Mapping[str, WorkloadKey], chains: Mapping[str, tuple[bytes, ...]]
+    ) -> dict[str, X509Svid]:
         now = time.time()
         svids: dict[str, X509Svid] = {}
-        for entry_id, chain in chains.items():
-            try:
-                leaf = der.certificate(chain[0])
-            except InvalidArgument as error:
-                _log.warning("Received a malformed X509-SVID", entry_id=entry_id, error=error)
+        for entry in entries:
+            chain, key = chains.get(entry.id), keys[entry.id]
+            if chain is None:
                 continue
-            expires = leaf.not_valid_after_utc.timestamp()
+            try:
+                expires = _check(chain, entry, key, now)
+            except (InvalidArgument, Refused) as error:
+                fields = {"entry_id": entry.id, "spiffe_id": entry.spiffe_id}
+                _log.error("Refused an X509-SVID that the server sent", error=error, **fields)
+                continue
             # Certificates begin a little before they are issued, so that clocks may differ; that is no part of a life.
             rotate_at = self._strategy.of_new(now, expires)
-            svids[entry_id] = X509Svid(chain, keys[entry_id].private_key, expires, rotate_at)
+            svids[entry.id] = X509Svid(entry.spiffe_id, chain, key.private_key, expires, rotate_at)
         return svids
+
+
+def _check(chain: Sequence[bytes], entry: Entry, key: WorkloadKey, now: float) -> float:
+    """When the chain expires, in Unix seconds.
+
+    Raises InvalidArgument or Refused unless it is of this entry's SPIFFE ID and this key and in force still.
+    """
+    for certificate in chain:
+        der.certificate(certificate)
+    if der.certificate_key(chain[0]) != key.public_key:
+        raise Refused("its key is another one than was asked for")
+    found = str(x509svid.leaf_id(chain[0]))
+    if found != entry.spiffe_id:
+        raise Refused(f'its SPIFFE ID is "{found}"')
+    expires = der.certificate(chain[0]).not_valid_after_utc
+    if expires.timestamp() <= now:
+        raise Refused(f"it expired at {expires:%Y-%m-%dT%H:%M:%SZ}; compare the clocks of server and agent")
+    return expires.timestamp()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import cast
 
 DEFAULT_SIZE = 1000
+_LARGEST = 16 << 10
 
 Key = tuple[str, tuple[str, ...]]
 
@@ -50,6 +51,9 @@ class JwtCache:
         return svid
 
     def put(self, of: Key, svid: JwtSvid) -> None:
+        """Remember a token. One that is far longer than any use needs is not: its audience came from a workload."""
+        if len(svid.token) > _LARGEST:
+            return
         self._svids[of] = svid
         self._svids.move_to_end(of)
         while len(self._svids) > self._size:

@@ -37,7 +37,7 @@ class JwtSvids:
         if cached is not None and not cached.expires_soon(time.time()):
             return cached
         try:
-            fresh = await self._ask(entry.id, audience)
+            fresh = await self._ask(entry, audience)
         except SpireError as error:
             if cached is None or cached.is_expired(time.time()):
                 raise
@@ -47,13 +47,13 @@ class JwtSvids:
             self._cache.put(of, fresh)
         return fresh
 
-    async def _ask(self, entry_id: str, audience: Sequence[str]) -> JwtSvid:
+    async def _ask(self, entry: Entry, audience: Sequence[str]) -> JwtSvid:
         deadline = time.monotonic() + TIMEOUT
         backoff = Backoff(_RETRY_INTERVAL)
         while True:
             left = deadline - time.monotonic()
             try:
-                return await self._client.new_jwt_svid(entry_id, audience, max(left, 0.001))
+                return await self._client.new_jwt_svid(entry, audience, max(left, 0.001))
             except RpcError as error:
                 wait = backoff.next()
                 if error.code in _NOT_WORTH_A_RETRY or wait is None or wait >= deadline - time.monotonic():

@@ -140,8 +140,9 @@ class Manager:
 
     async def _renew_tainted_x509(self, bundle: Bundle) -> None:
         tainted = frozenset(each.der for each in bundle.x509_authorities if each.tainted)
-        fresh, self._tainted_x509 = tainted - self._tainted_x509, tainted
+        fresh = tainted - self._tainted_x509
         if not fresh:
+            self._tainted_x509 = tainted
             return
         chains = {entry_id: svid.chain for entry_id, svid in self.cache.svids().items()}
         affected = await asyncio.to_thread(_signed_by, fresh, chains)
@@ -150,6 +151,8 @@ class Manager:
         if is_signed_by(self._own.current.chain, fresh):
             _log.info("Agent SVID is tainted by a root authority, forcing rotation")
             self._own.renew_now()
+        # Last: what is cancelled before is done again.
+        self._tainted_x509 = tainted
 
     def _drop_tainted_jwt(self, bundle: Bundle) -> None:
         tainted = frozenset(each.key_id for each in bundle.jwt_authorities if each.tainted)

@@ -11,7 +11,7 @@ from agent import csr
 from agent.attest import attest
 from agent.backoff import Backoff
 from agent.denial import is_banned, must_reattest
-from agent.identity import AgentSvid, next_key
+from agent.identity import AgentSvid, next_key, received
 from agent.rotation import RotationStrategy
 from agent.server_client import ServerClient
 from agent.startup import Start
@@ -42,6 +42,7 @@ class OwnSvid:
         """`authorities` gives the trust domain's X.509 authorities (DER) at the time of a new attestation."""
         self._client = client
         self._start = start
+        self._trust_domain = start.address.trust_domain
         self._authorities = authorities
         self._strategy = strategy
         self._next_key: Key | None = None
@@ -96,7 +97,7 @@ class OwnSvid:
         if self._next_key is None:
             self._next_key = await next_key(self._start.keys, self.current.key)
         chain = await self._client.renew(await csr.agent_request(self._next_key))
-        await self._take(AgentSvid(chain, self._next_key, reattestable=False))
+        await self._take(received(chain, self._next_key, self._trust_domain, reattestable=False, previous=self.current))
         _log.info("Successfully rotated agent SVID", spiffe_id=self.current.spiffe_id)
 
     async def reattest(self) -> None:

@@ -10,15 +10,16 @@ from dataclasses import dataclass
 from agent.entries import MASK, Entry
 from agent.identity import AgentSvid, tls_identity, verify_server
 from agent.jwt_cache import JwtSvid
+from agent.received_bundles import bundle_of, own_bundle
 from generated.spire.api.server.agent.v1 import agent_pb2
 from generated.spire.api.server.bundle.v1 import bundle_pb2 as bundle_rpc_pb2
 from generated.spire.api.server.entry.v1 import entry_pb2 as entry_rpc_pb2
 from generated.spire.api.server.svid.v1 import svid_pb2
 from generated.spire.api.types import bundle_pb2, entry_pb2
 from identity.bundles import Bundle
-from identity.spiffeid import TrustDomain
+from identity.spiffeid import SpiffeId, TrustDomain
 from operations import logs
-from operations.errors import InvalidArgument
+from operations.errors import InvalidArgument, Refused
 from transport import tls
 from transport.client import Bidi, Channel
 from transport.status import Code, RpcError
@@ -114,16 +115,13 @@ class ServerClient:
     # Agent
 
     async def renew(self, csr: bytes) -> tuple[bytes, ...]:
-        """The agent's next chain, DER, leaf first."""
+        """The agent's next chain, DER, leaf first, as the server sent it."""
         request = agent_pb2.RenewAgentRequest(params=agent_pb2.AgentX509SVIDParams(csr=csr))
         async with self._call() as channel:
             response = await channel.unary(
                 _AGENT + "RenewAgent", request, agent_pb2.RenewAgentResponse, timeout=TIMEOUT
             )
-        chain = tuple(response.svid.cert_chain)
-        if not chain:
-            raise InvalidArgument("the server sent an empty certificate chain")
-        return chain
+        return tuple(response.svid.cert_chain)
 
     async def post_status(self, version: str) -> None:
         request = agent_pb2.PostStatusRequest(agent_version=version)
@@ -161,8 +159,16 @@ class ServerClient:
             own = await channel.unary(
                 _BUNDLE + "GetBundle", bundle_rpc_pb2.GetBundleRequest(), bundle_pb2.Bundle, timeout=TIMEOUT
             )
-        found = [_read_bundle(own), *await self._federated_bundles(sorted(federates_with))]
+        names = sorted(set(federates_with) - {self._address.trust_domain.name})
+        found = [self._own_bundle(own), *await self._federated_bundles(names)]
         return {bundle.trust_domain.name: bundle for bundle in found if bundle is not None}
+
+    def _own_bundle(self, message: bundle_pb2.Bundle) -> Bundle | None:
+        try:
+            return own_bundle(message, self._address.trust_domain)
+        except (InvalidArgument, Refused) as error:
+            _log.error("Refused the bundle that the server sent; keeping the one that is known", error=error)
+            return None
 
     async def _federated_bundles(self, names: Sequence[str]) -> list[Bundle | None]:
         found: list[Bundle | None] = []
@@ -183,7 +189,11 @@ class ServerClient:
                 raise
             _log.warning("Federated bundle not found", federated_bundle=name)
             return None
-        return _read_bundle(message)
+        try:
+            return bundle_of(message, TrustDomain(name))
+        except (InvalidArgument, Refused) as error:
+            _log.warning("Received malformed bundle from SPIRE server", trust_domain=name, error=error)
+            return None
 
     # SVIDs
 
@@ -206,14 +216,16 @@ class ServerClient:
             chains[entry_id] = tuple(result.svid.cert_chain)
         return chains
 
-    async def new_jwt_svid(self, entry_id: str, audience: Sequence[str], patience: float) -> JwtSvid:
+    async def new_jwt_svid(self, entry: Entry, audience: Sequence[str], patience: float) -> JwtSvid:
         """A token for the entry, within `patience` seconds. Raises InvalidArgument for a senseless answer."""
-        request = svid_pb2.NewJWTSVIDRequest(entry_id=entry_id, audience=audience)
+        request = svid_pb2.NewJWTSVIDRequest(entry_id=entry.id, audience=audience)
         async with self._call() as channel:
             response = await channel.unary(_SVID + "NewJWTSVID", request, svid_pb2.NewJWTSVIDResponse, timeout=patience)
         svid = response.svid
         if not svid.token:
             raise InvalidArgument("JWTSVID response missing SVID")
+        if (found := str(SpiffeId.from_proto(svid.id))) != entry.spiffe_id:
+            raise InvalidArgument(f'JWTSVID is of "{found}", not of "{entry.spiffe_id}"')
         if not svid.issued_at:
             raise InvalidArgument("JWTSVID missing issued at")
         if not svid.expires_at:
@@ -293,13 +305,3 @@ def _read_entries(messages: Iterable[entry_pb2.Entry]) -> dict[str, Entry]:
         except InvalidArgument as error:
             _log.warning("Received malformed entry from SPIRE server", entry_id=message.id, error=error)
     return entries
-
-
-def _read_bundle(message: bundle_pb2.Bundle) -> Bundle | None:
-    try:
-        bundle = Bundle.from_proto(message)
-        bundle.validate()
-    except InvalidArgument as error:
-        _log.warning("Received malformed bundle from SPIRE server", trust_domain=message.trust_domain, error=error)
-        return None
-    return bundle

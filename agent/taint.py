@@ -21,9 +21,9 @@ def is_signed_by(chain: Sequence[bytes], authorities: Iterable[bytes]) -> bool:
 
 
 def _issued(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
-    if certificate.issuer != authority.subject:
-        return False
     try:
+        if certificate.issuer != authority.subject:
+            return False
         certificate.verify_directly_issued_by(authority)
     except (InvalidSignature, TypeError, ValueError):
         return False

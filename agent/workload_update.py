@@ -15,6 +15,7 @@ from identity.bundles import Bundle
 class X509Svid:
     """A workload's certificate chain (DER, leaf first) and key (DER PKCS #8). Times are Unix seconds."""
 
+    spiffe_id: str
     chain: tuple[bytes, ...]
     private_key: bytes
     expires_at: float

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
 
 from agent.cache import Subscription, X509Cache
 from agent.entries import Entry
@@ -46,7 +48,12 @@ def entry(
 
 
 def svid(name: str = "svid", expires_at: float = 5000, rotate_at: float = 3000) -> X509Svid:
-    return X509Svid((name.encode(),), b"key", expires_at, rotate_at)
+    return X509Svid("", (name.encode(),), b"key", expires_at, rotate_at)
+
+
+def issue(made: X509Cache, svids: Mapping[str, X509Svid]) -> None:
+    """Have SVIDs of the ids that `entry` gives arrive."""
+    made.store({each: replace(given, spiffe_id=f"spiffe://example.org/{each}") for each, given in svids.items()})
 
 
 def cache(*entries: Entry, size: int = 0, clock: Clock | None = None) -> X509Cache:
@@ -93,22 +100,60 @@ def test_everything_new_is_due_and_then_at_its_rotation() -> None:
     clock = Clock()
     made = cache(entry("a"), entry("b"), clock=clock)
     assert sorted(ids(made.take_due())) == ["a", "b"]
-    made.store({"a": svid(rotate_at=2000), "b": svid(rotate_at=3000)})
+    issue(made, {"a": svid(rotate_at=2000), "b": svid(rotate_at=3000)})
     assert made.take_due() == []
     assert made.next_due() == 2000
     clock.now = 2500
     assert ids(made.take_due()) == ["a"]
     assert ids(made.take_due()) == ["a"], "due until it is renewed"
-    made.store({"a": svid(rotate_at=4000)})
+    issue(made, {"a": svid(rotate_at=4000)})
     assert made.next_due() == 3000
 
 
 def test_a_changed_entry_is_due_and_served_until_renewed() -> None:
     made = cache(entry("a"))
-    made.store({"a": svid("old")})
+    issue(made, {"a": svid("old")})
     made.set_entries([entry("a", revision=1)], ())
     assert ids(made.take_due()) == ["a"]
     assert [each.svid.chain for each in made.peek(selectors("uid:1")).identities] == [(b"old",)]
+
+
+def test_an_entry_that_changes_while_its_svid_is_under_way_stays_due() -> None:
+    made = cache(entry("a"), entry("b"), entry("c"))
+    made.take_due()
+    made.set_entries([entry("a", revision=1)], ["b"])
+    made.set_entries([entry("b", revision=2)], ())
+    issue(made, {each: svid("old") for each in "abc"})
+    assert sorted(made.svids()) == ["a", "b", "c"]
+    assert sorted(ids(made.take_due())) == ["a", "b"]
+    issue(made, {each: svid("new") for each in "ab"})
+    assert made.take_due() == []
+
+
+def test_what_is_under_way_when_an_authority_is_tainted_is_renewed_once_more() -> None:
+    made = cache(entry("a"))
+    made.take_due()
+    made.renew_now([])
+    issue(made, {"a": svid()})
+    assert ids(made.take_due()) == ["a"]
+    issue(made, {"a": svid()})
+    assert made.take_due() == []
+
+
+async def test_nobody_is_given_the_svid_of_an_id_that_the_entry_had_before() -> None:
+    made = cache(entry("a"))
+    issue(made, {"a": svid("old")})
+    with made.subscribe(selectors("uid:1")) as subscription:
+        await take(subscription)
+        made.take_due()
+        renamed = replace(entry("a", revision=1), spiffe_id="spiffe://example.org/renamed")
+        made.set_entries([renamed], ())
+        assert made.peek(selectors("uid:1")).identities == []
+        assert await nothing_comes(subscription)
+        issue(made, {"a": svid("for the old id")})
+        assert made.peek(selectors("uid:1")).identities == []
+        made.store({"a": replace(svid("new"), spiffe_id=renamed.spiffe_id)})
+        assert (await take(subscription)).identities[0].svid.chain == (b"new",)
 
 
 def test_a_refused_entry_waits_for_its_retry() -> None:
@@ -137,7 +182,7 @@ def test_what_streams_wait_for_comes_first_and_batches_are_limited() -> None:
 def test_the_soonest_to_expire_comes_first() -> None:
     clock = Clock()
     made = cache(entry("a"), entry("b"), clock=clock)
-    made.store({"a": svid(expires_at=9000, rotate_at=1500), "b": svid(expires_at=8000, rotate_at=1600)})
+    issue(made, {"a": svid(expires_at=9000, rotate_at=1500), "b": svid(expires_at=8000, rotate_at=1600)})
     clock.now = 2000
     assert ids(made.take_due()) == ["b", "a"]
 
@@ -146,10 +191,10 @@ async def test_a_stream_waits_for_its_first_svids() -> None:
     made = cache(entry("a"), entry("b"))
     with made.subscribe(selectors("uid:1")) as subscription:
         first = asyncio.ensure_future(anext(subscription))
-        made.store({"a": svid()})
+        issue(made, {"a": svid()})
         await asyncio.sleep(0)
         assert not first.done()
-        made.store({"b": svid()})
+        issue(made, {"b": svid()})
         assert [each.entry.id for each in (await first).identities] == ["a", "b"]
 
 
@@ -160,36 +205,36 @@ async def test_a_stream_without_entries_is_told_at_once() -> None:
 
 async def test_a_stream_gets_only_the_latest() -> None:
     made = cache(entry("a"))
-    made.store({"a": svid("1")})
+    issue(made, {"a": svid("1")})
     with made.subscribe(selectors("uid:1")) as subscription:
         await anext(subscription)
         for number in range(2, 6):
-            made.store({"a": svid(str(number))})
+            issue(made, {"a": svid(str(number))})
         assert (await anext(subscription)).identities[0].svid.chain == (b"5",)
         assert await nothing_comes(subscription)
 
 
 async def test_streams_of_the_same_selectors_share_one_update() -> None:
     made = cache(entry("a"))
-    made.store({"a": svid()})
+    issue(made, {"a": svid()})
     with made.subscribe(selectors("uid:1")) as first, made.subscribe(selectors("uid:1")) as second:
         assert await take(first) is await take(second)
 
 
 async def test_a_change_reaches_only_the_streams_it_concerns() -> None:
     made = cache(entry("a", "uid:1"), entry("b", "uid:2"))
-    made.store({"a": svid(), "b": svid()})
+    issue(made, {"a": svid(), "b": svid()})
     with made.subscribe(selectors("uid:1")) as first, made.subscribe(selectors("uid:2")) as second:
         await take(first)
         await take(second)
-        made.store({"a": svid("new")})
+        issue(made, {"a": svid("new")})
         assert await nothing_comes(second)
         assert (await take(first)).identities[0].svid.chain == (b"new",)
 
 
 async def test_a_stream_hears_that_its_entry_is_gone() -> None:
     made = cache(entry("a"))
-    made.store({"a": svid()})
+    issue(made, {"a": svid()})
     with made.subscribe(selectors("uid:1")) as subscription:
         await anext(subscription)
         made.set_entries((), ["a"])
@@ -199,7 +244,7 @@ async def test_a_stream_hears_that_its_entry_is_gone() -> None:
 async def test_a_stream_is_not_turned_away_while_its_svids_are_renewed_too_late() -> None:
     clock = Clock()
     made = cache(entry("a"), clock=clock)
-    made.store({"a": svid("old", expires_at=2000)})
+    issue(made, {"a": svid("old", expires_at=2000)})
     with made.subscribe(selectors("uid:1")) as subscription:
         await anext(subscription)
         clock.now = 2500
@@ -207,14 +252,14 @@ async def test_a_stream_is_not_turned_away_while_its_svids_are_renewed_too_late(
         waiting = asyncio.ensure_future(anext(subscription))
         await asyncio.sleep(0)
         assert not waiting.done()
-        made.store({"a": svid("new", expires_at=9000)})
+        issue(made, {"a": svid("new", expires_at=9000)})
         assert (await waiting).identities[0].svid.chain == (b"new",)
 
 
 async def test_an_expired_svid_is_not_served_from_the_cache() -> None:
     clock = Clock()
     made = cache(entry("a"), clock=clock)
-    made.store({"a": svid(expires_at=2000)})
+    issue(made, {"a": svid(expires_at=2000)})
     assert made.peek(selectors("uid:1")).complete
     clock.now = 2000
     with made.subscribe(selectors("uid:1")) as subscription:
@@ -224,7 +269,7 @@ async def test_an_expired_svid_is_not_served_from_the_cache() -> None:
 
 async def test_bundles_of_federated_trust_domains() -> None:
     made = cache(entry("a", federates_with=("other.org", "unknown.org")), entry("b", "uid:2"))
-    made.store({"a": svid(), "b": svid()})
+    issue(made, {"a": svid(), "b": svid()})
     with made.subscribe(selectors("uid:1")) as federated, made.subscribe(selectors("uid:2")) as plain:
         await take(federated)
         await take(plain)
@@ -264,30 +309,56 @@ async def test_what_is_not_prefetched_is_fetched_for_a_stream() -> None:
 
 async def test_the_least_recently_used_makes_room_but_never_one_in_use() -> None:
     made = cache(*(entry(str(number), f"uid:{number}") for number in range(3)), size=3)
-    made.store({str(number): svid() for number in range(3)})
+    issue(made, {str(number): svid() for number in range(3)})
     with made.subscribe(selectors("uid:0")), made.subscribe(selectors("uid:9")):
         made.peek(selectors("uid:1"))
         made.set_entries([entry("9", "uid:9")], ())
-        made.store({"9": svid()})
+        issue(made, {"9": svid()})
         assert sorted(made.svids()) == ["0", "2", "9"]
         assert made.next_due() == 3000
 
 
 async def test_idle_selector_sets_are_forgotten() -> None:
     made = cache(entry("a"))
-    made.store({"a": svid()})
+    issue(made, {"a": svid()})
     with made.subscribe(selectors("uid:1")) as subscription:
         for number in range(1500):
             made.peek(selectors(f"pid:{number}"))
         await take(subscription)
-        made.store({"a": svid("new")})
+        issue(made, {"a": svid("new")})
         assert (await take(subscription)).identities[0].svid.chain == (b"new",)
+
+
+async def test_more_selector_sets_in_use_than_idle_ones_are_kept() -> None:
+    made = cache(entry("a"))
+    issue(made, {"a": svid()})
+    with ExitStack() as streams:
+        for number in range(1200):
+            streams.enter_context(made.subscribe(selectors("uid:2", f"gid:{number}")))
+        subscription = streams.enter_context(made.subscribe(selectors("uid:1", "gid:1")))
+        assert made.peek(selectors("uid:1", "gid:2")).identities
+        await take(subscription)
+        issue(made, {"a": svid("new")})
+        assert (await take(subscription)).identities[0].svid.chain == (b"new",)
+
+
+def test_what_takes_much_memory_is_not_kept_for_nobody() -> None:
+    made = cache(*(entry(f"{number:03}", "uid:3") for number in range(100)))
+    issue(made, {f"{number:03}": svid() for number in range(100)})
+    few, crowd = selectors("uid:1"), selectors(*(f"supplementary_gid:{number}" for number in range(1000)))
+    assert made.peek(few) is made.peek(few)
+    assert made.peek(crowd) is not made.peek(crowd)
+    many = selectors("uid:3")
+    assert made.peek(many) is not made.peek(many)
+    with made.subscribe(many):
+        assert made.peek(many) is made.peek(many)
+    assert made.peek(many) is not made.peek(many)
 
 
 def test_responses() -> None:
     made = cache(entry("a", hint="h", federates_with=("other.org",)), entry("b", hint="h"))
     made.set_bundles({"example.org": OWN, "other.org": OTHER})
-    made.store({"a": svid("leaf"), "b": svid()})
+    issue(made, {"a": svid("leaf"), "b": svid()})
     update = made.peek(selectors("uid:1"))
     response = workload_pb2.X509SVIDResponse.FromString(update.x509_svid_response)
     assert [each.spiffe_id for each in response.svids] == ["spiffe://example.org/a"]

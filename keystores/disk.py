@@ -6,6 +6,7 @@ SPIRE 1.16 writes the same, so a server or an agent can be taken over with its k
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,8 +15,9 @@ import msgspec
 
 from keystores import software
 from keystores.errors import NotFound
-from operations.errors import Corrupt, PermanentlyUnusable, SpireError
+from operations.errors import Corrupt, PermanentlyUnusable, Refused, SpireError
 from operations.files import write_atomically
+from operations.locks import lock
 from plugins.keymanager import Key, KeyManager, KeyType
 
 if TYPE_CHECKING:
@@ -41,15 +43,16 @@ class _File(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 class DiskKeyManager:
     """The whole file is written anew, atomically, before a new key is handed out."""
 
-    def __init__(self, path: Path, keys: dict[str, software.SoftwareKey]) -> None:
+    def __init__(self, path: Path, lock: int | None, keys: dict[str, software.SoftwareKey]) -> None:
         self._path = path
+        self._lock = lock
         self._ring = software.KeyRing(keys)
         self._writing = asyncio.Lock()
 
     @classmethod
     async def open(cls, path: Path) -> DiskKeyManager:
-        """Raises Corrupt for a file that cannot be read back; it is left as it is."""
-        return cls(path, await asyncio.to_thread(_read, path))
+        """Raises Corrupt for a file that cannot be read back, which is left as it is, and Refused for one in use."""
+        return cls(path, *await asyncio.to_thread(_open, path))
 
     async def generate(self, key_id: str, key_type: KeyType) -> Key:
         keys = self._ring.keys
@@ -74,6 +77,25 @@ class DiskKeyManager:
 
     async def close(self) -> None:
         self._ring.close()
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            os.close(lock)
+
+
+def _open(path: Path) -> tuple[int | None, dict[str, software.SoftwareKey]]:
+    """The lock on the file, and its keys. Each of two processes would write the file without the other's new keys."""
+    try:
+        held = lock(path)
+    except BlockingIOError as error:
+        raise Refused(f"another process uses the key file {path}; stop it, or give this one its own") from error
+    except OSError:
+        # Nobody writes here, this process included; keys that are there already can be used all the same.
+        return None, _read(path)
+    try:
+        return held, _read(path)
+    except BaseException:
+        os.close(held)
+        raise
 
 
 def _read(path: Path) -> dict[str, software.SoftwareKey]:

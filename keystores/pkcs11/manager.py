@@ -147,7 +147,7 @@ class Pkcs11KeyManager:
             public_key = await self._worker.call(generate, patience=GENERATION_PATIENCE)
             former = self._mapping.keys.get(key_id)
             made = MappedKey(cka_id=cka_id.hex(), key_type=key_type, public_key=public_key)
-            await self._remember(self._mapping.with_key(key_id, made, int(time.time())))
+            await self._name(key_id, made)
             key = self._keys[key_id] = Pkcs11Key(self._worker, key_id, made)
             if former is not None:
                 await self._mark_retired(key_id, former)
@@ -170,6 +170,19 @@ class Pkcs11KeyManager:
         self._disposal.cancel()
         async with self._changing:
             await self._held.aclose()
+
+    async def _name(self, key_id: str, made: MappedKey) -> None:
+        """Write down the new key. Where that fails it goes again: a full disk must not fill the token too."""
+        try:
+            await self._remember(self._mapping.with_key(key_id, made, int(time.time())))
+        except KeyStoreError:
+            stored = await asyncio.to_thread(mapping.read, self._path)
+            if stored == self._mapping or (stored is None and not self._mapping.keys):
+                try:
+                    await self._worker.call(_destroyer(bytes.fromhex(made.cka_id)))
+                except KeyStoreError as error:
+                    self._log.warning("A key that could not be written down is left", cka_id=made.cka_id, error=error)
+            raise
 
     async def _remember(self, changed: Mapping) -> None:
         await asyncio.to_thread(mapping.write, self._path, changed)

@@ -6,7 +6,6 @@ mapping is lost. It holds no secret.
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections import defaultdict
 from collections.abc import Generator, Sequence
@@ -21,6 +20,7 @@ from keystores import public_keys
 from keystores.errors import NotFound, PermanentlyUnusable, Refused
 from operations.errors import Corrupt
 from operations.files import write_atomically
+from operations.locks import lock
 from plugins.keymanager import KeyType
 
 if TYPE_CHECKING:
@@ -106,16 +106,14 @@ def locked(path: Path) -> Generator[None]:
 
     Two processes with one mapping would each dispose of the keys that the other makes.
     """
-    lock = path.with_name(f"{path.name}.lock")
     try:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = lock(path)
+    except BlockingIOError as error:
+        raise Refused(f"keys_path: another process uses {path}; stop it, or give this one its own") from error
     except OSError as error:
         raise PermanentlyUnusable(f"keys_path: {path} cannot be written: {error.strerror}") from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
-    except BlockingIOError as error:
-        raise Refused(f"keys_path: another process uses {path}; stop it, or give this one its own") from error
     finally:
         os.close(descriptor)
 

@@ -18,7 +18,15 @@ from sqlalchemy import create_engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from operations.errors import ConfigurationError, Corrupt, PermanentlyUnusable, SpireError, TemporarilyUnavailable
+from operations.errors import (
+    ConfigurationError,
+    Corrupt,
+    PermanentlyUnusable,
+    Refused,
+    SpireError,
+    TemporarilyUnavailable,
+)
+from operations.locks import lock
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
@@ -33,6 +41,7 @@ class Sqlite:
         self._path, self._uri = _locate(connection_string)
         self.where = str(self._path) if self._path is not None else "in memory"
         self.readers = _READERS if self._path is not None else 0
+        self._lock: int | None = None
         # A database in memory lasts as long as a connection to it.
         self._anchor: sqlite3.Connection | None = None
         self._writer = self._engine(writer=True)
@@ -49,6 +58,8 @@ class Sqlite:
         if self._path is None:
             self._anchor = self._open(writer=True)
             return
+        self._lock = _locked(self._path)
+        _create(self._path)
         try:
             with closing(self._open(writer=True)) as connection:
                 self._check(connection)
@@ -95,6 +106,9 @@ class Sqlite:
             self._anchor.close()
         self._writer.dispose()
         self._reader.dispose()
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            os.close(lock)
 
     def _corrupt(self, reason: str) -> Corrupt:
         return Corrupt(
@@ -117,8 +131,6 @@ class Sqlite:
         return engine
 
     def _open(self, *, writer: bool, foreign_keys: bool = True) -> sqlite3.Connection:
-        if writer and self._path is not None:
-            _create(self._path)
         connection = sqlite3.connect(
             self._uri, uri=True, isolation_level=None, timeout=_BUSY_TIMEOUT, check_same_thread=False
         )
@@ -167,10 +179,27 @@ def _memory() -> str:
     return f"file:spire-{uuid.uuid4()}?mode=memory&cache=shared"
 
 
-def _create(path: Path) -> None:
-    """Make an empty file that only this user can read; SQLite gives its companions the same mode."""
+def _locked(path: Path) -> int:
+    """Hold the database for this server: each of two would serve from an index that lacks what the other wrote."""
     if not path.parent.is_dir():
         raise ConfigurationError(f"the folder {path.parent} of the database {path} does not exist: create it")
+    try:
+        return lock(path)
+    except BlockingIOError as error:
+        raise Refused(f"the database {path} is in use by another server: stop it, or give this one its own") from error
+    except OSError as error:
+        raise PermanentlyUnusable(
+            f"the database {path} cannot be opened for writing ({error.strerror}):"
+            " check the file, its folder and their permissions"
+        ) from error
+
+
+def _create(path: Path) -> None:
+    """Make an empty file that only this user can read; SQLite gives its companions the same mode.
+
+    Only before the first connection: to close a file ends all POSIX locks that the process has on it. SQLite's would
+    be gone, and the next program that looks into the database would take the server's journal away on leaving.
+    """
     try:
         os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
     except OSError as error:

@@ -6,6 +6,8 @@ import asyncio
 import os
 import sqlite3
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -14,7 +16,14 @@ import pytest
 from sqlalchemy import Connection
 
 from identity.selectors import Selector
-from operations.errors import ConfigurationError, Corrupt, PermanentlyUnusable, SpireError, TemporarilyUnavailable
+from operations.errors import (
+    ConfigurationError,
+    Corrupt,
+    PermanentlyUnusable,
+    Refused,
+    SpireError,
+    TemporarilyUnavailable,
+)
 from server.datastore.records import Entry
 from server.datastore.sqlite import Sqlite
 from server.datastore.store import DataStore
@@ -84,7 +93,7 @@ async def test_a_path_and_a_uri_name_the_same_file(tmp_path: Path, form: str) ->
 async def test_a_relative_path_is_taken_literally(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.chdir(tmp_path)
     await fill(Path(name))
-    assert list(modes(tmp_path)) == [name.removeprefix("./")]
+    assert sorted(modes(tmp_path)) == sorted((name.removeprefix("./"), f"{name.removeprefix('./')}.lock"))
 
 
 @pytest.mark.parametrize(
@@ -117,7 +126,7 @@ async def test_the_file_is_for_its_owner_only(tmp_path: Path) -> None:
     path = tmp_path / "d.sqlite3"
     store = await DataStore.open(str(path))
     await store.create_entry(entry())
-    assert modes(tmp_path) == dict.fromkeys(("d.sqlite3", "d.sqlite3-shm", "d.sqlite3-wal"), 0o600)
+    assert modes(tmp_path) == dict.fromkeys(("d.sqlite3", "d.sqlite3-shm", "d.sqlite3-wal", "d.sqlite3.lock"), 0o600)
     await store.close()
 
 
@@ -243,3 +252,45 @@ async def test_a_database_damaged_while_open_says_so(tmp_path: Path) -> None:
     with pytest.raises(Corrupt, match="is damaged"):
         await store.list_entries()
     await store.close()
+
+
+_LOOK = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1])
+print(connection.execute("SELECT count(*) FROM entries").fetchone()[0])
+connection.close()
+"""
+
+
+async def looked_into(path: Path) -> int:
+    """The number of entries that another process sees."""
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", _LOOK, str(path), stdout=subprocess.PIPE)
+    output, _ = await process.communicate()
+    assert process.returncode == 0
+    return int(output)
+
+
+async def test_a_program_that_looks_into_the_database_takes_nothing_away_on_leaving(tmp_path: Path) -> None:
+    """The last one to leave deletes the journal, and SQLite knows by its locks whether others are there still."""
+    path = tmp_path / "d.sqlite3"
+    store = await DataStore.open(str(path))
+    assert await store.count_entries() == 0
+    await store.create_entry(entry("before"))
+    assert await looked_into(path) == 1
+    assert path.with_name("d.sqlite3-wal").exists()
+    await store.create_entry(entry("after"))
+    # What another process would find now is what a start after a crash finds.
+    assert await looked_into(path) == 2
+    await store.close()
+
+
+async def test_a_second_server_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "d.sqlite3"
+    first = await DataStore.open(str(path))
+    with pytest.raises(Refused, match="is in use by another server: stop it, or give this one its own"):
+        await DataStore.open(str(path))
+    await first.create_entry(entry())
+    await first.close()
+    again = await DataStore.open(str(path))
+    assert await again.count_entries() == 1
+    await again.close()

@@ -6,7 +6,7 @@ import pytest
 
 from keystores.disk import AgentConfiguration, DiskKeyManager, ServerConfiguration, load_agent, load_server
 from operations import logs
-from operations.errors import Corrupt, PermanentlyUnusable
+from operations.errors import Corrupt, PermanentlyUnusable, Refused
 from plugins.catalog import PluginContext
 from plugins.keymanager import InProcessKey, KeyType
 
@@ -52,3 +52,15 @@ async def test_a_key_that_cannot_be_stored_is_not_handed_out(tmp_path: Path) -> 
     with pytest.raises(PermanentlyUnusable, match="cannot be written"):
         await manager.generate("key", KeyType.EC_P256)
     assert list(await manager.list()) == []
+
+
+async def test_a_second_process_may_not_use_the_same_file(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    first = await DiskKeyManager.open(path)
+    with pytest.raises(Refused, match="another process uses the key file"):
+        await DiskKeyManager.open(path)
+    await first.generate("key", KeyType.EC_P256)
+    await first.close()
+    again = await DiskKeyManager.open(path)
+    assert [key.id for key in await again.list()] == ["key"]
+    await again.close()

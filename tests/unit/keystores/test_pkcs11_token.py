@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import os
 import re
@@ -261,6 +262,26 @@ async def test_the_number_of_keys_is_bounded(hsm: SoftHsm) -> None:
         await manager.generate("4", KeyType.EC_P256)
     assert len(private_objects(hsm)) == 4
     await manager.close()
+
+
+async def test_a_mapping_that_cannot_be_written_does_not_fill_the_token(
+    hsm: SoftHsm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rotation is tried again every few seconds for as long as the disk is full."""
+    async with opened(hsm) as manager:
+        key = await manager.generate("a", KeyType.EC_P256)
+        with monkeypatch.context() as broken:
+            broken.setattr("keystores.pkcs11.mapping.write_atomically", no_room)
+            for _ in range(10):
+                with pytest.raises(PermanentlyUnusable, match="cannot be written"):
+                    await manager.generate("a", KeyType.EC_P256)
+        assert len(private_objects(hsm)) == 1
+        assert (await manager.get("a")).public_key == key.public_key
+        assert await key.sign(DIGEST, SHA256)
+
+
+def no_room(*_: object, **__: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 async def test_a_key_that_a_crash_left_is_retired_at_the_next_start(hsm: SoftHsm) -> None:

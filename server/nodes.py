@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Collection
-from dataclasses import replace
 from math import inf
+
+from msgspec.structs import replace
 
 from operations.errors import NotFound
 from server.datastore.records import AttestedNode, NodeField

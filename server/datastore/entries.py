@@ -7,9 +7,9 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import replace
 from typing import Any, get_args
 
+from msgspec.structs import replace
 from sqlalchemy import ColumnElement, Connection, Table, bindparam, delete, func, insert, select, update
 
 from identity.selectors import Selector

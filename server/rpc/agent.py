@@ -6,10 +6,10 @@ import hashlib
 import uuid
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import aclosing
-from dataclasses import replace
 from datetime import datetime
 
 from google.protobuf import empty_pb2
+from msgspec.structs import replace
 
 from attestors.join_token.server import agent_id as join_token_agent_id
 from generated.spire.api.server.agent.v1 import agent_pb2 as api

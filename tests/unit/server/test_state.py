@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from generated.spire.api.server.bundle.v1 import bundle_pb2 as api
 from generated.spire.api.types import bundle_pb2

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
+from msgspec.structs import replace
 
 from server.datastore.records import AttestedNode, JoinToken
 from server.datastore.store import DataStore

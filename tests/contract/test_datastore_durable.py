@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
-from msgspec.structs import replace
 
 from server.datastore.records import AttestedNode, JoinToken
 from server.datastore.store import DataStore

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import http.client
-import socket
-import ssl
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlencode, urljoin, urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from identity.bundles import Bundle
 from identity.spiffeid import TrustDomain
 from operations.errors import InvalidArgument, TemporarilyUnavailable
 
-_TIMEOUT = 30.0
-_LARGEST = 4 << 20
-_REDIRECTS = 5
-_MOVED = frozenset((301, 302, 303, 307, 308))
+LARGEST = 4 << 20
+"""Bytes of a document with a bundle that are looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +37,9 @@ async def bootstrap_bundle(source: TrustBundleSource) -> tuple[bytes, ...] | Non
     Raises InvalidArgument for content that is no bundle, TemporarilyUnavailable when there is none to be had.
     """
     if source.url:
-        document = await asyncio.to_thread(_download, _asking(source), source.unix_socket)
+        from agent.download import download  # an agent that has its SVID has no use for HTTP
+
+        document = await asyncio.to_thread(download, _asking(source), source.unix_socket, LARGEST)
         return _parse(source, document, source.url)
     if source.path:
         return _parse(source, await asyncio.to_thread(_read, source.path), source.path)
@@ -52,7 +49,7 @@ async def bootstrap_bundle(source: TrustBundleSource) -> tuple[bytes, ...] | Non
 def _read(path: str) -> bytes:
     try:
         with Path(path).open("rb") as file:
-            return file.read(_LARGEST)
+            return file.read(LARGEST)
     except OSError as error:
         # It may be on its way: agents and their bundles are often delivered at the same time.
         raise TemporarilyUnavailable(
@@ -84,49 +81,3 @@ def _asking(source: TrustBundleSource) -> str:
     }
     separator = "&" if urlsplit(source.url).query else "?"
     return f"{source.url}{separator}{urlencode(parameters)}"
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=_TIMEOUT)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(_TIMEOUT)
-        self.sock.connect(self._path)
-
-
-def _download(url: str, unix_socket: str) -> bytes:
-    for _ in range(_REDIRECTS):
-        location, content = _get(url, unix_socket)
-        if location is None:
-            return content
-        target = urljoin(url, location)
-        if not unix_socket and urlsplit(target).scheme != "https":
-            raise TemporarilyUnavailable(f"error downloading trust bundle: {url} leads to {target}, without TLS")
-        url = target
-    raise TemporarilyUnavailable(f"error downloading trust bundle: {url} redirects too often")
-
-
-def _get(url: str, unix_socket: str) -> tuple[str | None, bytes]:
-    """The place that the URL redirects to, or its content."""
-    parts = urlsplit(url)
-    if unix_socket:
-        connection: http.client.HTTPConnection = _UnixConnection(unix_socket)
-    else:
-        host = parts.hostname or ""
-        context = ssl.create_default_context()
-        connection = http.client.HTTPSConnection(host, parts.port, timeout=_TIMEOUT, context=context)
-    try:
-        connection.request("GET", f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/")
-        response = connection.getresponse()
-        if response.status in _MOVED and (location := response.getheader("Location")):
-            return location, b""
-        if response.status != http.client.OK:
-            raise TemporarilyUnavailable(f"error downloading trust bundle: {url}: {response.status} {response.reason}")
-        return None, response.read(_LARGEST)
-    except (OSError, http.client.HTTPException) as error:
-        raise TemporarilyUnavailable(f"unable to fetch trust bundle URL {url}: {error}") from error
-    finally:
-        connection.close()

@@ -6,7 +6,6 @@ import base64
 import binascii
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
-from urllib.parse import unquote
 
 from google.protobuf import any_pb2
 from google.protobuf.message import DecodeError, Message
@@ -124,7 +123,11 @@ def encode_message(text: str) -> bytes:
 
 
 def decode_message(text: str) -> str:
-    return unquote(text, errors="replace") if "%" in text else text
+    if "%" not in text:
+        return text
+    from urllib.parse import unquote  # commands seldom meet such a text, and the module is slow to load
+
+    return unquote(text, errors="replace")
 
 
 def encode_binary(value: bytes) -> bytes:

@@ -1,0 +1,42 @@
+"""What a process loads before it serves or asks: most of a start's CPU is imports, so each has to be wanted.
+
+Held by names, in fresh interpreters; docs/adr/0006-start-up.md has the figures.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+
+NEVER = frozenset({"grpc", "hypothesis", "pytest", "unittest", "pkg_resources", "setuptools", "tests", "bench"})
+HTTP = frozenset({"http", "email.parser", "urllib.request"})
+TOKEN = frozenset({"pkcs11", "asn1crypto", "ctypes"})
+SCHEMA_CHANGES = frozenset({"alembic", "mako", "sqlalchemy.orm", "sqlalchemy.ext", "sqlalchemy.dialects.postgresql"})
+COMMANDS = frozenset({"cryptography", "OpenSSL", "sqlalchemy", "msgspec", "urllib.parse", "pathlib", "server.run"})
+
+UNWANTED = {
+    "server.run": NEVER | TOKEN | SCHEMA_CHANGES | {"http", "urllib.request", "jwt", "agent", "difflib"},
+    "agent.run": NEVER | TOKEN | HTTP | {"sqlalchemy", "alembic", "jwt", "server", "difflib"},
+    "server.cli.run": NEVER | TOKEN | HTTP | {"sqlalchemy", "cryptography", "OpenSSL", "agent"},
+    "agent.cli.run": NEVER | TOKEN | HTTP | {"sqlalchemy", "cryptography", "OpenSSL", "server"},
+    "server.cli.healthcheck": NEVER | TOKEN | HTTP | COMMANDS,
+    "server.cli.entry": NEVER | TOKEN | HTTP | COMMANDS,
+    "server.cli.entry_queries": NEVER | TOKEN | HTTP | COMMANDS,
+    "server.cli.bundle": NEVER | TOKEN | HTTP | COMMANDS - {"pathlib", "urllib.parse"},
+    "agent.cli.healthcheck": NEVER | TOKEN | HTTP | COMMANDS - {"pathlib", "urllib.parse"},
+    "agent.cli.x509": NEVER | TOKEN | HTTP | COMMANDS - {"pathlib", "urllib.parse"},
+    "keystores.pkcs11.manager": NEVER | HTTP | {"sqlalchemy", "OpenSSL", "jwt"},
+}
+"""For each module that a process begins with: what must not come with it."""
+
+
+@pytest.mark.parametrize("module", UNWANTED)
+def test_a_process_loads_only_what_it_needs(module: str) -> None:
+    code = f"import sys, {module}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not UNWANTED[module] & set(done.stdout.split())

@@ -41,6 +41,13 @@ def verify(chain: Sequence[bytes], roots: Mapping[TrustDomain, Sequence[bytes]],
     `roots` are trust anchors whether self-signed or not. `now` is aware. Raises InvalidArgument for what is not an
     X509-SVID, Refused for one that does not verify.
     """
+    return verify_until(chain, roots, now)[0]
+
+
+def verify_until(
+    chain: Sequence[bytes], roots: Mapping[TrustDomain, Sequence[bytes]], now: datetime
+) -> tuple[SpiffeId, datetime]:
+    """As `verify`; with the ID comes the time when the first certificate of the path ends."""
     if not chain:
         raise InvalidArgument("empty certificates chain")
     if len(chain) > MAX_CHAIN:
@@ -51,8 +58,9 @@ def verify(chain: Sequence[bytes], roots: Mapping[TrustDomain, Sequence[bytes]],
     anchors = roots.get(spiffe_id.trust_domain)
     if not anchors:
         raise Refused(f'no X.509 bundle for trust domain "{spiffe_id.trust_domain}"')
-    _check_path(_find_path(chain, anchors, now))
-    return spiffe_id
+    path = _find_path(chain, anchors, now)
+    _check_path(path)
+    return spiffe_id, min(certificate.not_valid_after_utc for certificate in path)
 
 
 def _leaf_id(leaf: x509.Certificate) -> SpiffeId:

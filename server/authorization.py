@@ -27,6 +27,8 @@ from transport.peer import Peer
 from transport.status import Code, RpcError
 
 MAX_VERIFIED_CHAINS = 8192
+MAX_REMEMBERED_CHAIN = 8192
+"""Bytes. Longer chains, such as nobody needs, are verified at every call rather than kept."""
 
 Reason = status_pb2.PermissionDeniedDetails.Reason
 
@@ -92,7 +94,7 @@ POLICY = _policy()
 
 @dataclass(frozen=True, slots=True)
 class PeerIdentity:
-    """What a verified X509-SVID says: its ID, its serial number in decimal, its end in unix seconds."""
+    """What a verified X509-SVID says: its ID, its serial number in decimal, its chain's end in unix seconds."""
 
     id: SpiffeId
     serial: str
@@ -140,6 +142,8 @@ class PeerIdentities:
             identity = _verify(chain, claimed.trust_domain, roots)
         except (InvalidArgument, NotFound, Refused) as error:
             raise RpcError(Code.UNAUTHENTICATED, f"client certificate is not accepted: {error}") from error
+        if sum(map(len, chain)) > MAX_REMEMBERED_CHAIN:
+            return identity
         self._verified[chain] = (roots, identity)
         if len(self._verified) > MAX_VERIFIED_CHAINS:
             self._verified.popitem(last=False)
@@ -147,9 +151,8 @@ class PeerIdentities:
 
 
 def _verify(chain: Sequence[bytes], trust_domain: TrustDomain, roots: Sequence[bytes]) -> PeerIdentity:
-    spiffe_id = x509svid.verify(chain, {trust_domain: roots}, datetime.now(UTC))
-    leaf = der.certificate(chain[0])
-    return PeerIdentity(spiffe_id, str(leaf.serial_number), leaf.not_valid_after_utc.timestamp())
+    spiffe_id, end = x509svid.verify_until(chain, {trust_domain: roots}, datetime.now(UTC))
+    return PeerIdentity(spiffe_id, str(der.certificate(chain[0]).serial_number), end.timestamp())
 
 
 class Authorizer:

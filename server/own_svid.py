@@ -34,7 +34,7 @@ class ServerSvid:
         self._log = log
         self._require_pq_kem = require_pq_kem
         self._context: TlsContext | None = None
-        self._renew_at = 0.0
+        self._made_at = self._renew_at = 0.0
 
     def tls(self) -> TlsContext:
         if self._context is None:
@@ -57,14 +57,14 @@ class ServerSvid:
         self._context = server_context(identity, require_pq_kem=self._require_pq_kem)
         leaf = der.certificate(issued.chain[0])
         begin, end = leaf.not_valid_before_utc.timestamp(), leaf.not_valid_after_utc.timestamp()
-        self._renew_at = begin + (end - begin) / 2
+        self._made_at, self._renew_at = begin, begin + (end - begin) / 2
         self._log.debug("Signed X509 SVID", spiffe_id=issued.spiffe_id, expiration=leaf.not_valid_after_utc)
 
     async def run(self) -> None:
-        """Renew in time, until cancelled. By the wall clock, which may jump while the machine sleeps."""
+        """Renew in time, until cancelled. By the wall clock, which jumps while the machine sleeps, or is put right."""
         while True:
             await asyncio.sleep(min(INTERVAL, max(self._renew_at - time.time(), RETRY)))
-            if time.time() < self._renew_at:
+            if self._made_at <= time.time() < self._renew_at:
                 continue
             try:
                 await self.rotate()

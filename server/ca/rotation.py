@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 
 from operations import logs
 from server.ca import signing
-from server.ca.authority import Authority
+from server.ca.authority import BACKDATE, Authority
 from server.ca.journal import Status
 
 _DAY = 24 * 3600
@@ -33,7 +33,7 @@ class Slots(Generic[A]):
     old: A | None = None
 
     def can_sign(self, now: float) -> bool:
-        return self.current is not None and self.current.not_after > now
+        return self.current is not None and valid(self.current, now)
 
     def with_status(self) -> Iterator[tuple[A, Status]]:
         """What there is, as the journal has it."""
@@ -74,9 +74,9 @@ class Rotation(Generic[A]):
         """Do what is due. Raises SpireError, and leaves the slots as they are."""
         current = self.slots.current
         following = self.slots.next
-        if following is not None and following.not_after <= now:
+        if following is not None and not valid(following, now):
             following = None  # a machine that slept through its whole life
-        if current is None or (following is None and current.not_after <= now):
+        if current is None or (following is None and not valid(current, now)):
             current = await self._prepared(_other_than(current or self.slots.old))
             await self._switch(Slots(current))
             self._tell("activated", current)
@@ -111,6 +111,11 @@ class Rotation(Generic[A]):
             expiration=signing.utc(authority.not_after),
             local_authority_id=authority.authority_id,
         )
+
+
+def valid(authority: Authority, now: float) -> bool:
+    """Whether verifiers accept what it signs now. One from the future was made before the clock was put right."""
+    return authority.issued_at - BACKDATE <= now < authority.not_after
 
 
 def preparation_threshold(authority: Authority) -> float:

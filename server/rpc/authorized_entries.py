@@ -17,6 +17,8 @@ from server.rpc import masks
 from transport.status import Code, RpcError
 
 PAGE_SIZE = 500
+MAX_PAGE = 2 * 1024 * 1024
+"""Bytes of entries in one message: agents take 4 MiB, and after a longer one would never be in step again."""
 MAX_MASKS = 8
 
 # Entries that are serialised before others get their turn on the event loop.
@@ -81,7 +83,7 @@ class EntryPages:
         entries: Sequence[IndexedEntry],
         requests: AsyncIterator[api.SyncAuthorizedEntriesRequest],
     ) -> AsyncGenerator[bytes, None]:
-        """All entries where they fit a page; else their revisions, then what the agent asks for, page by page.
+        """All entries where they fit a message; else their revisions, then what the agent asks for, page by page.
 
         Raises RpcError INVALID_ARGUMENT.
         """
@@ -95,8 +97,10 @@ class EntryPages:
             raise RpcError(Code.INVALID_ARGUMENT, "revision number cannot be masked")
         forms = self._forms(mask)
         if len(entries) <= self._page_size:
-            yield _join(_SYNC_TAG, await forms.of(entries))
-            return
+            framed = await forms.of(entries)
+            if sum(map(len, framed)) <= MAX_PAGE:
+                yield _join(_SYNC_TAG, framed)
+                return
         for page, more in self._paged(entries):
             yield _page(_REVISION_TAG, await self._revisions.of(page), more=more)
         by_id: dict[str, IndexedEntry] = {}
@@ -104,7 +108,9 @@ class EntryPages:
             by_id = by_id or {entry.record.id: entry for entry in entries}
             wanted = [by_id[entry_id] for entry_id in sorted(set(request.ids)) if entry_id in by_id]
             for page, more in self._paged(wanted):
-                yield _page(_SYNC_TAG, await forms.of(page), more=more)
+                parts = _parts(await forms.of(page))
+                for number, part in enumerate(parts, 1):
+                    yield _page(_SYNC_TAG, part, more=more or number < len(parts))
 
     def _paged(self, entries: Sequence[IndexedEntry]) -> Iterator[tuple[Sequence[IndexedEntry], bool]]:
         """The entries page by page, and whether more follow; one empty page for none."""
@@ -154,6 +160,19 @@ def frame(message: bytes) -> bytes:
 def _join(tag: int, framed: list[bytes]) -> bytes:
     # The tag as the separator, with nothing before the first, puts it in front of each.
     return bytes((tag,)).join((b"", *framed))
+
+
+def _parts(framed: Sequence[bytes]) -> list[list[bytes]]:
+    """A page cut where it would grow too long for one message."""
+    parts: list[list[bytes]] = [[]]
+    length = 0
+    for entry in framed:
+        if parts[-1] and length + len(entry) > MAX_PAGE:
+            parts.append([])
+            length = 0
+        parts[-1].append(entry)
+        length += len(entry) + 1
+    return parts
 
 
 def _page(tag: int, framed: list[bytes], *, more: bool) -> bytes:

@@ -14,7 +14,7 @@ from identity import x509svid
 from identity.spiffeid import TrustDomain
 from keystores.disk import DiskKeyManager
 from keystores.memory import MemoryKeyManager
-from operations.errors import Corrupt, SpireError, TemporarilyUnavailable
+from operations.errors import Corrupt, Refused, SpireError, TemporarilyUnavailable
 from plugins.keymanager import Key, KeyType
 from server.ca import checks, journal, signing
 from server.ca.certificate_authority import AuthorityInfo, CaSettings, CertificateAuthority, Status
@@ -162,6 +162,27 @@ async def test_a_long_sleep_over_every_end_starts_anew() -> None:
     assert states(second.x509_authorities()) == [Status.ACTIVE]
     assert second.x509_authority() != first.x509_authorities()[0]
     await server.check(second)
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+async def test_a_clock_that_is_put_back_does_not_leave_an_authority_of_the_future(prepared: bool) -> None:
+    """An appliance may start before it knows the time; nobody would accept what its first authority signs."""
+    server = Server()
+    server.now += 1000 * HOUR
+    await server.start()
+    if prepared:
+        server.now += 13 * HOUR
+    running = await server.start()
+    assert len(running.x509_authorities()) == 1 + prepared
+    server.now = SECONDS
+    with pytest.raises(Refused):
+        await server.check(running)
+    again = await server.start()
+    await server.check(again)
+    assert again.x509_authority().expires_at == SECONDS + 24 * HOUR
+    server.now -= 9
+    await server.check(await server.start())
+    assert states(again.x509_authorities()) == [Status.ACTIVE]
 
 
 async def test_a_prepared_authority_stands_in_for_a_lost_one() -> None:

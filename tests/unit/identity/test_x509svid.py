@@ -22,6 +22,13 @@ ROOTS = {TD: [ROOT.der]}
 WORKLOAD = SpiffeId(TD, "/workload")
 
 
+def test_a_path_ends_with_the_first_of_its_certificates() -> None:
+    short = ROOT.sub(Certificate(uris=(), subject="short", ca=True, usage=("key_cert_sign",), not_after=NOW + HOUR / 2))
+    assert x509svid.verify_until([short.sign(), short.der], ROOTS, NOW) == (WORKLOAD, NOW + HOUR / 2)
+    with pytest.raises(Refused):
+        x509svid.verify([short.sign(), short.der], ROOTS, NOW + HOUR / 2 + HOUR / 3600)
+
+
 def test_leaf_of_a_root() -> None:
     assert x509svid.verify([ROOT.sign()], ROOTS, NOW) == WORKLOAD
 

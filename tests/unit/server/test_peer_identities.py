@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 import pytest
 
+from identity import x509svid
 from identity.spiffeid import SpiffeId, TrustDomain
 from operations.errors import NotFound
 from server.authorization import PeerIdentities
@@ -98,3 +99,25 @@ async def test_what_is_no_svid() -> None:
     assert "scheme" in await refusal(identities, peer(root, "https://example.org/a"))
     assert await refusal(identities, Peer("127.0.0.1:1", (b"\x30\x00",)))
     assert "CA flag" in await refusal(identities, Peer("127.0.0.1:1", (root.der,)))
+
+
+async def test_chains_longer_than_anybody_needs_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    root = authority("example.org")
+    identities = PeerIdentities(TRUST_DOMAIN, (), Roots(example_org=[root.der]).of)
+    verified: list[int] = []
+    verify = x509svid.verify_until
+
+    def counted(
+        chain: Sequence[bytes], roots: Mapping[TrustDomain, Sequence[bytes]], now: datetime
+    ) -> tuple[SpiffeId, datetime]:
+        verified.append(len(chain))
+        return verify(chain, roots, now)
+
+    monkeypatch.setattr(x509svid, "verify_until", counted)
+    short = peer(root, "spiffe://example.org/a")
+    filler = authority("filler.org").der
+    monkeypatch.setattr("server.authorization.MAX_REMEMBERED_CHAIN", 9 * len(filler))
+    long = Peer("127.0.0.1:1", (*short.certificates, *(filler,) * 9))
+    for caller in (short, short, long, long):
+        assert await identities.of(caller) is not None
+    assert verified == [1, 10, 10]

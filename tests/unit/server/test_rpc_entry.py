@@ -243,6 +243,20 @@ async def test_many_entries_are_synchronised_by_revision(house: House) -> None:
     assert none == []
 
 
+async def test_long_entries_are_synchronised_in_messages_that_agents_take(house: House) -> None:
+    """The client has SPIRE's limit of 4 MiB, as an agent has."""
+    agent = await house.attest()
+    made = [
+        *await house.create(*(new_entry(f"/a{n}", agent.id, "unix:path:" + "x" * 1_000_000) for n in range(3))),
+        *await house.create(*(new_entry(f"/b{n}", agent.id, "unix:path:" + "x" * 1_000_000) for n in range(3))),
+    ]
+    ids = [each.id for each in made]
+    revisions, every = await sync(agent, api.SyncAuthorizedEntriesRequest(), api.SyncAuthorizedEntriesRequest(ids=ids))
+    assert {each.id for each in revisions} == set(ids)
+    assert not any(each.HasField("spiffe_id") for each in revisions)
+    assert every == sorted(made, key=lambda each: each.id)
+
+
 @pytest.mark.parametrize(
     ("request_", "message"),
     [

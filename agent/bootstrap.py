@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlencode, urlsplit
 
+from agent.tasks import in_own_thread
 from identity.bundles import Bundle
 from identity.spiffeid import TrustDomain
 from operations.errors import InvalidArgument, TemporarilyUnavailable
@@ -39,7 +40,7 @@ async def bootstrap_bundle(source: TrustBundleSource) -> tuple[bytes, ...] | Non
     if source.url:
         from agent.download import download  # an agent that has its SVID has no use for HTTP
 
-        document = await asyncio.to_thread(download, _asking(source), source.unix_socket, LARGEST)
+        document = await in_own_thread(lambda: download(_asking(source), source.unix_socket, LARGEST))
         return _parse(source, document, source.url)
     if source.path:
         return _parse(source, await asyncio.to_thread(_read, source.path), source.path)

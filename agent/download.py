@@ -7,7 +7,7 @@ import socket
 import ssl
 from urllib.parse import urljoin, urlsplit
 
-from operations.errors import TemporarilyUnavailable
+from operations.errors import InvalidArgument, TemporarilyUnavailable
 
 _TIMEOUT = 30.0
 _REDIRECTS = 5
@@ -26,12 +26,15 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 def download(url: str, unix_socket: str, largest: int) -> bytes:
-    """At most `largest` bytes of what the URL or those it redirects to give. Raises TemporarilyUnavailable."""
+    """At most `largest` bytes of what the URL or those it redirects to give.
+
+    Raises InvalidArgument for what is no URL, TemporarilyUnavailable when there is nothing to be had.
+    """
     for _ in range(_REDIRECTS):
         location, content = _get(url, unix_socket, largest)
         if location is None:
             return content
-        target = urljoin(url, location)
+        target = _target(url, location)
         if not unix_socket and urlsplit(target).scheme != "https":
             raise TemporarilyUnavailable(f"error downloading trust bundle: {url} leads to {target}, without TLS")
         url = target
@@ -41,12 +44,7 @@ def download(url: str, unix_socket: str, largest: int) -> bytes:
 def _get(url: str, unix_socket: str, largest: int) -> tuple[str | None, bytes]:
     """The place that the URL redirects to, or its content."""
     parts = urlsplit(url)
-    if unix_socket:
-        connection: http.client.HTTPConnection = _UnixConnection(unix_socket)
-    else:
-        host = parts.hostname or ""
-        context = ssl.create_default_context()
-        connection = http.client.HTTPSConnection(host, parts.port, timeout=_TIMEOUT, context=context)
+    connection = _connection(url, unix_socket)
     try:
         connection.request("GET", f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/")
         response = connection.getresponse()
@@ -55,7 +53,28 @@ def _get(url: str, unix_socket: str, largest: int) -> tuple[str | None, bytes]:
         if response.status != http.client.OK:
             raise TemporarilyUnavailable(f"error downloading trust bundle: {url}: {response.status} {response.reason}")
         return None, response.read(largest)
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, UnicodeError, http.client.HTTPException) as error:  # IDNA takes no empty and no overlong labels
         raise TemporarilyUnavailable(f"unable to fetch trust bundle URL {url}: {error}") from error
     finally:
         connection.close()
+
+
+def _target(url: str, location: str) -> str:
+    try:
+        return urljoin(url, location)
+    except ValueError as error:
+        raise TemporarilyUnavailable(f"error downloading trust bundle: {url} leads to {location!r}: {error}") from error
+
+
+def _connection(url: str, unix_socket: str) -> http.client.HTTPConnection:
+    """Not connected yet."""
+    if unix_socket:
+        return _UnixConnection(unix_socket)
+    parts = urlsplit(url)
+    try:
+        port = parts.port
+    except ValueError as error:
+        raise InvalidArgument(f"{url} is no URL: {error}; check trust_bundle_url") from error
+    return http.client.HTTPSConnection(
+        parts.hostname or "", port, timeout=_TIMEOUT, context=ssl.create_default_context()
+    )

@@ -159,7 +159,7 @@ class Manager:
         fresh, self._tainted_jwt = tainted - self._tainted_jwt, tainted
         if fresh:
             dropped = self._jwt_cache.drop_signed_by(fresh)
-            _log.info("JWT-SVIDs were removed from the JWT cache, signed by a tainted authority", tainted_svids=dropped)
+            _log.info("Dropped cached JWT-SVIDs of tainted authorities", tainted_svids=dropped)
 
 
 def _signed_by(authorities: frozenset[bytes], chains: Mapping[str, tuple[bytes, ...]]) -> list[str]:

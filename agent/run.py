@@ -108,8 +108,8 @@ def _warn_of_lost_key(config: AgentConfig, found: Attestation) -> None:
     in_memory = any((block.type, block.name) == ("KeyManager", "memory") for block in config.plugins)
     if in_memory and not found.svid.reattestable:
         _log.warning(
-            "Node attestation is not reattestable and the 'memory' key manager is in use; if the agent process is "
-            "restarted, it will be unable to obtain a new SVID and will need to be given a new join token"
+            "This node can attest only once, and its key is kept in memory alone: after a restart the agent needs a "
+            'new join token. Use KeyManager "disk", or one on hardware, to let it go on with what it has'
         )
 
 

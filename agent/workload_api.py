@@ -26,6 +26,7 @@ from transport.status import Code, RpcError
 SERVICE = workload_pb2.DESCRIPTOR.services_by_name["SpiffeWorkloadAPI"]
 SECURITY_HEADER = "workload.spiffe.io"
 
+_LONGEST_LOGGED = 256
 _ALWAYS_SHOWN = frozenset(("aud", "exp", "sub"))
 
 _log = logs.get("endpoints")
@@ -127,7 +128,8 @@ class WorkloadApi:
         try:
             svid = jwtsvid.verify(request.svid, authorities, request.audience, datetime.now(UTC))
         except (InvalidArgument, Refused) as error:
-            _log.warning("Failed to validate JWT", audience=request.audience, error=error)
+            # What a workload sends must not fill the disk.
+            _log.warning("Failed to validate JWT", audience=request.audience[:_LONGEST_LOGGED], error=error)
             raise RpcError(Code.INVALID_ARGUMENT, str(error)) from error
         claims = self._shown(svid.id, svid.claims)
         # RFC 7519, 4.1.3 allows a single audience to be a string; callers are given a list.

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import asyncio
 import http.server
 import ipaddress
 import socket
 import socketserver
 import ssl
 import threading
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -174,3 +176,26 @@ async def test_url_over_a_unix_socket_says_who_asks(tmp_path: Path, root: Author
 async def test_an_unreachable_source_may_come_back(tmp_path: Path) -> None:
     with pytest.raises(TemporarilyUnavailable, match="unable to fetch"):
         await bootstrap_bundle(source(url="http://localhost/", unix_socket=str(tmp_path / "absent")))
+
+
+@pytest.mark.parametrize("url", ["https://host:99999/x", "https://a..b/x", f"https://{'a' * 64}.example/x"])
+async def test_a_url_that_cannot_be_is_said_in_a_line(url: str) -> None:
+    with pytest.raises((InvalidArgument, TemporarilyUnavailable), match=r"trust.bundle.(url|URL)"):
+        await bootstrap_bundle(source(url=url))
+
+
+def test_a_download_that_hangs_does_not_hold_up_the_end_of_the_process() -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        url = f"https://127.0.0.1:{silent.getsockname()[1]}/bundle"
+
+        async def give_up() -> None:
+            async with asyncio.timeout(0.5):
+                await bootstrap_bundle(source(url=url))
+
+        began = time.monotonic()
+        # The end of a loop waits for its threads.
+        with pytest.raises(TimeoutError):
+            asyncio.run(give_up())
+        assert time.monotonic() - began < 20

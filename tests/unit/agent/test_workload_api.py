@@ -190,6 +190,15 @@ async def validate(agent: RunningAgent, token: str, audience: str = "x") -> work
     return await agent.ask("ValidateJWTSVID", request, workload_pb2.ValidateJWTSVIDResponse)
 
 
+async def test_what_a_workload_sends_does_not_fill_the_log(
+    agent: RunningAgent, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(RpcError):
+        await validate(agent, "nonsense", "a" * 1_000_000)
+    (line,) = [each for each in caplog.records if each.message == "Failed to validate JWT"]
+    assert len(str(vars(line)["fields"])) < 1000
+
+
 async def test_validation(home: Home) -> None:
     own, foreign = pki.ec_key(), pki.ec_key()
     home.server.jwt_authorities.append(bundle_pb2.JWTKey(public_key=pki.spki(own), key_id="own"))

@@ -23,11 +23,15 @@ _REATTEST = frozenset(
 
 
 class Unwelcome(Refused):
-    """The server wants this agent no more, and nothing that the agent can do helps."""
+    """The server wants this agent no more, or is not the one it was, and nothing that the agent can do helps."""
 
 
 BANNED = "the server has banned this agent: evict it there to let it attest again"
 EVICTED = "the server does not know this agent any more: it must attest anew, for which a join token must be a new one"
+STRANGER = (
+    "no authority that this agent knows vouches for the server: if the server's keys were replaced on purpose, remove "
+    "agent-data.json from data_dir and give the agent the new trust bundle, and a new join token where it uses one"
+)
 
 
 def must_reattest(error: BaseException) -> bool:

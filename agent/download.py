@@ -47,12 +47,14 @@ def _get(url: str, unix_socket: str, largest: int) -> tuple[str | None, bytes]:
     connection = _connection(url, unix_socket)
     try:
         connection.request("GET", f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/")
-        response = connection.getresponse()
-        if response.status in _MOVED and (location := response.getheader("Location")):
-            return location, b""
-        if response.status != http.client.OK:
-            raise TemporarilyUnavailable(f"error downloading trust bundle: {url}: {response.status} {response.reason}")
-        return None, response.read(largest)
+        # A response that ends with its connection holds the socket itself.
+        with connection.getresponse() as response:
+            if response.status in _MOVED and (location := response.getheader("Location")):
+                return location, b""
+            if response.status != http.client.OK:
+                status = f"{response.status} {response.reason}"
+                raise TemporarilyUnavailable(f"error downloading trust bundle: {url}: {status}")
+            return None, response.read(largest)
     except (OSError, UnicodeError, http.client.HTTPException) as error:  # IDNA takes no empty and no overlong labels
         raise TemporarilyUnavailable(f"unable to fetch trust bundle URL {url}: {error}") from error
     finally:

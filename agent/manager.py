@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from agent.attest import Attestation
 from agent.backoff import Backoff
 from agent.cache import X509Cache
-from agent.denial import BANNED, EVICTED, Unwelcome, is_banned, must_reattest
+from agent.denial import BANNED, EVICTED, STRANGER, Unwelcome, is_banned, is_unknown_authority, must_reattest
 from agent.issuance import Issuer
 from agent.jwt_cache import JwtCache
 from agent.jwt_svids import JwtSvids
@@ -82,6 +82,8 @@ class Manager:
                     raise Unwelcome(BANNED if is_banned(error) else EVICTED) from error
                 wait = backoff.next()
                 if wait is None:
+                    if is_unknown_authority(error):
+                        raise Unwelcome(STRANGER) from error
                     raise
                 _log.warning("Failed to initialize manager", error=error, retry_interval=f"{wait:.1f}s")
             await asyncio.sleep(wait)
@@ -103,6 +105,8 @@ class Manager:
                     _log.warning("Agent is banned: removing SVID and shutting down", error=error)
                     await self._own.forget()
                     raise Unwelcome(BANNED) from error
+                if is_unknown_authority(error):
+                    raise Unwelcome(STRANGER) from error
                 if not must_reattest(error):
                     raise
                 _log.warning("Agent needs to re-attest; will attempt to re-attest", error=error)

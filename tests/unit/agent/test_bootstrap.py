@@ -184,15 +184,15 @@ async def test_a_url_that_cannot_be_is_said_in_a_line(url: str) -> None:
         await bootstrap_bundle(source(url=url))
 
 
-def test_a_download_that_hangs_does_not_hold_up_the_end_of_the_process() -> None:
-    with socket.socket() as silent:
-        silent.bind(("127.0.0.1", 0))
+def test_a_download_that_hangs_does_not_hold_up_the_end_of_the_process(tmp_path: Path) -> None:
+    path = str(tmp_path / "silent.sock")
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(path)
         silent.listen()
-        url = f"https://127.0.0.1:{silent.getsockname()[1]}/bundle"
 
         async def give_up() -> None:
             async with asyncio.timeout(0.5):
-                await bootstrap_bundle(source(url=url))
+                await bootstrap_bundle(source(url="http://localhost/bundle", unix_socket=path))
 
         began = time.monotonic()
         # The end of a loop waits for its threads.

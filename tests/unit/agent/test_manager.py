@@ -4,7 +4,9 @@ import asyncio
 import errno
 import os
 import time
+from contextlib import AsyncExitStack
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from cryptography import x509
@@ -186,6 +188,19 @@ async def test_an_agent_evicted_while_away_ends_at_its_start(home: Home, server:
             pass
     assert home.start().storage.state.svid == ()
     assert agent.storage.state.svid
+
+
+async def test_a_server_with_other_keys_ends_the_agent_which_keeps_what_it_has(tmp_path: Path) -> None:
+    server = FakeServer()
+    listening = AsyncExitStack()
+    await listening.enter_async_context(server.running())
+    async with Home(tmp_path, server).running() as agent:
+        await listening.aclose()
+        server.authority = Authority(server.trust_domain)
+        async with server.running():
+            with pytest.raises(Unwelcome, match=r"remove agent-data\.json"):
+                await asyncio.wait_for(agent.task, PATIENCE)
+        assert agent.storage.state.svid
 
 
 async def test_workloads_are_served_while_the_server_is_away(agent: RunningAgent, server: FakeServer) -> None:

@@ -13,6 +13,7 @@ from google.protobuf import json_format, struct_pb2
 from agent.cache import X509Cache
 from agent.entries import without_duplicate_hints
 from agent.jwt_svids import JwtSvids
+from agent.stream_limits import MOST_STREAMS, StreamLimits
 from agent.workload_attestation import WorkloadAttestation
 from agent.workload_update import WorkloadUpdate
 from generated.spiffe.workload import workload_pb2
@@ -37,6 +38,7 @@ class Settings:
     trust_domain: TrustDomain
     allow_unauthenticated_verifiers: bool = False
     allowed_foreign_jwt_claims: frozenset[str] = frozenset()
+    streams_of_a_process: int = MOST_STREAMS
 
 
 async def require_security_header(method: Method, peer: Peer, context: Context) -> None:
@@ -54,6 +56,7 @@ class WorkloadApi:
         self._attestation = attestation
         self._cache = cache
         self._jwt_svids = jwt_svids
+        self._limits = StreamLimits(settings.streams_of_a_process)
 
     def add_to(self, router: Router) -> None:
         router.add(
@@ -147,16 +150,18 @@ class WorkloadApi:
         self, peer: Peer, response_of: Callable[[WorkloadUpdate], bytes], *, identity_needed: bool
     ) -> AsyncIterator[bytes]:
         """The response now and after each change of it, until the workload has no identity any more."""
-        selectors = await self._attestation.attest(peer)
         sent: bytes | None = None
-        with self._cache.subscribe(selectors) as subscription:
-            async for update in subscription:
-                if identity_needed and not update.identities:
-                    raise _no_identity(peer)
-                response = response_of(update)
-                if response != sent:
-                    yield response
-                    sent = response
+        with self._limits.stream_of(peer.process) as allowance:
+            selectors = await self._attestation.attest(peer)
+            with self._cache.subscribe(selectors) as subscription:
+                async for update in subscription:
+                    if identity_needed and not update.identities:
+                        raise _no_identity(peer)
+                    response = response_of(update)
+                    if response != sent:
+                        async with allowance.sending(len(response)):
+                            yield response
+                        sent = response
 
 
 def _no_identity(peer: Peer) -> RpcError:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
-import sys
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -26,8 +24,8 @@ from agent.sync import DEFAULT_INTERVAL
 from agent.workload_api import WorkloadApi
 from agent.workload_attestation import WorkloadAttestation
 from attestors.join_token.agent import JoinTokenAttestor
-from operations import logs, sdnotify, startup
-from operations.errors import ConfigurationError, ConfigurationErrors, SpireError
+from operations import logs, program, sdnotify, startup
+from operations.errors import ConfigurationError
 from operations.version import VERSION
 from plugins import catalog
 from plugins.blocks import PluginBlock
@@ -50,27 +48,7 @@ _log = logs.get()
 
 async def run(config: AgentConfig) -> int:
     """Serve until SIGTERM or SIGINT. Returns the process's exit status: 0, or 1 after one line in the log."""
-    try:
-        logs.setup(config.log_level, config.log_format, config.log_file, source_location=config.log_source_location)
-    except ConfigurationError as error:
-        print(error, file=sys.stderr)
-        return 1
-    for warning in config.warnings:
-        _log.warning(warning)
-    serving = asyncio.ensure_future(serve(config))
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, serving.cancel)
-    try:
-        await serving
-    except asyncio.CancelledError:
-        _log.info("Agent stopped gracefully")
-        return 0
-    except SpireError as error:
-        for problem in error.problems if isinstance(error, ConfigurationErrors) else (error,):
-            _log.error("Agent crashed", error=problem)
-        return 1
-    return 0
+    return await program.serve(config, lambda: serve(config), name="Agent", failed="Agent crashed")
 
 
 async def serve(config: AgentConfig) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
-import sys
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -12,8 +10,8 @@ from datetime import timedelta
 from pathlib import Path
 
 from identity.spiffeid import SpiffeId
-from operations import logs, sdnotify, startup
-from operations.errors import ConfigurationError, ConfigurationErrors, PermanentlyUnusable, SpireError
+from operations import logs, program, sdnotify, startup
+from operations.errors import ConfigurationError, PermanentlyUnusable
 from operations.version import VERSION
 from server import catalog
 from server.authority_store import DatastoreAuthorities
@@ -53,36 +51,7 @@ GRACE = 10.0
 
 async def run(config: ServerConfig) -> int:
     """Serve until SIGTERM or SIGINT. Returns the process's exit status: 0, or 1 after one line in the log."""
-    try:
-        logs.setup(config.log_level, config.log_format, config.log_file, source_location=config.log_source_location)
-    except ConfigurationError as error:
-        print(error, file=sys.stderr)
-        return 1
-    log = logs.get()
-    for warning in config.warnings:
-        log.warning(warning)
-    serving = asyncio.create_task(serve(config, _ready))
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        # A second signal cuts short what the first let end in peace.
-        loop.add_signal_handler(number, serving.cancel)
-    try:
-        await serving
-    except asyncio.CancelledError:
-        log.info("Server stopped gracefully")
-        return 0
-    except SpireError as error:
-        _tell(error, also_stderr=config.log_file is not None)
-        return 1
-    return 0
-
-
-def _tell(error: SpireError, *, also_stderr: bool) -> None:
-    """One line for each thing that is wrong, and no traceback: the text says what to do."""
-    for problem in error.problems if isinstance(error, ConfigurationErrors) else (error,):
-        logs.get().error("Fatal run error", error=problem)
-        if also_stderr:
-            print(problem, file=sys.stderr)
+    return await program.serve(config, lambda: serve(config, _ready), name="Server", failed="Fatal run error")
 
 
 def _ready() -> None:
@@ -243,8 +212,7 @@ async def _check_trust_domain(store: DataStore, name: str) -> None:
         found = SpiffeId.parse(node.spiffe_id).trust_domain.name
         if found != name:
             logs.get().warning(
-                "An attested node of another trust domain has been detected; "
-                "agents may need to be reconfigured to use the new trust domain",
+                "The datastore has an agent of another trust domain; it stays outside until it is configured anew",
                 spiffe_id=node.spiffe_id,
             )
 

@@ -2,42 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Callable
-from importlib import import_module
 
-from operations import startup
+from operations import program
 from operations.flags import Command, FlagSet, Program, Run
 from operations.version import VERSION
 
-INTERRUPTED = 130
-"""128 and the number of SIGINT, as shells report it."""
-
 
 def main() -> None:
-    """Run the command that the process was started with, and end the process with its status."""
-    startup.begun()
-    program = Program("spire-server", VERSION, COMMANDS, GROUPS)
-    try:
-        status = program.run(sys.argv[1:])
-        sys.stdout.flush()
-    except KeyboardInterrupt:
-        status = INTERRUPTED
-    except BrokenPipeError:
-        # The reader has seen enough; the interpreter must not fail at its last flush either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 1
-    startup.ended()
-    sys.exit(status)
+    """Run the command that the process was started with."""
+    program.main(Program("spire-server", VERSION, COMMANDS, GROUPS))
 
 
 def _in(module: str, function: str) -> Callable[[FlagSet], Run]:
-    def build(flags: FlagSet) -> Run:
-        run: Run = getattr(import_module(f"server.cli.{module}"), function)(flags)
-        return run
-
-    return build
+    return program.lazily(f"server.cli.{module}", function)
 
 
 COMMANDS = (

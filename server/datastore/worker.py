@@ -121,9 +121,9 @@ class Worker:
     def _connected(self, jobs: Sequence[_Job[Any]]) -> Connection | None:
         try:
             return self._connect()
-        except (DBAPIError, SpireError) as error:
+        except DBAPIError as error:
             for job in jobs:
-                job.error = self._chained(error) if isinstance(error, DBAPIError) else error
+                job.error = self._chained(error)
             return None
 
     def _take(self) -> list[_Job[Any]]:

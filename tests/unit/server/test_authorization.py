@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -130,6 +131,16 @@ async def test_an_admin_entry_makes_an_admin(house: House) -> None:
     assert await count(admin) == 1
     error = await refused(admin, SVID + "BatchNewX509SVID", svid_pb2.BatchNewX509SVIDRequest())
     assert error.code is Code.PERMISSION_DENIED
+
+
+async def test_an_admin_entry_that_has_expired_makes_nobody_an_admin(house: House) -> None:
+    """It is deleted only minutes later."""
+    admin = await minted(house, "/admin")
+    entry = new_entry("/admin", spiffe_id("/parent"))
+    entry.admin = True
+    entry.expires_at = int(time.time()) - 1
+    await house.create(entry)
+    assert (await refused(admin, COUNT, empty_pb2.Empty())).code is Code.PERMISSION_DENIED
 
 
 async def test_an_admin_of_the_configuration(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agent.attest import Attestation, attest
@@ -12,9 +13,17 @@ from agent.bootstrap import TrustBundleSource, bootstrap_bundle
 from agent.identity import AgentSvid, key_of
 from agent.server_client import ServerAddress
 from agent.storage import Storage
+from identity import der
 from identity.bundles import Bundle, X509Authority
 from operations import logs
-from operations.errors import ConfigurationError, InvalidArgument, PermanentlyUnusable, SpireError, Unsupported
+from operations.errors import (
+    ConfigurationError,
+    Corrupt,
+    InvalidArgument,
+    PermanentlyUnusable,
+    SpireError,
+    Unsupported,
+)
 from plugins.keymanager import Key, KeyManager
 from plugins.nodeattestor import AgentNodeAttestor
 from transport.status import Code, RpcError
@@ -62,6 +71,7 @@ async def attested(start: Start) -> Attestation:
 async def _try(start: Start) -> Attestation:
     authorities: tuple[bytes, ...] | None = start.storage.state.bundle
     if authorities:
+        _check_stored(authorities)
         _log.info("Bundle loaded", trust_domain_id=start.address.trust_domain.id)
     else:
         authorities = await bootstrap_bundle(start.source)
@@ -75,6 +85,17 @@ async def _try(start: Start) -> Attestation:
     _log.info("SVID loaded", spiffe_id=svid.spiffe_id)
     trust_domain = start.address.trust_domain
     return Attestation(svid, Bundle(trust_domain, tuple(X509Authority(der) for der in authorities)))
+
+
+def _check_stored(authorities: Sequence[bytes]) -> None:
+    try:
+        for each in authorities:
+            der.certificate(each)
+    except InvalidArgument as error:
+        raise Corrupt(
+            f"the bundle in agent-data.json is damaged ({error}); restore the file, or move it away to let the agent "
+            "attest anew"
+        ) from error
 
 
 async def _recover(start: Start) -> tuple[AgentSvid | None, Key | None]:

@@ -16,7 +16,7 @@ from agent.denial import Unwelcome, is_unknown_authority, must_reattest
 from agent.startup import attested
 from generated.spiffe.workload import workload_pb2
 from keystores.memory import MemoryKeyManager
-from operations.errors import ConfigurationError, Refused
+from operations.errors import ConfigurationError, Corrupt, Refused
 from tests.simulators.fake_server import Authority, FakeServer
 from tests.simulators.in_process_agent import PATIENCE, Home, RunningAgent, until
 from transport.status import Code, RpcError
@@ -66,6 +66,15 @@ async def test_a_missing_token_ends_at_once(home: Home) -> None:
     home.token = ""
     with pytest.raises(ConfigurationError, match="join token was not provided"):
         await attested(home.start())
+
+
+async def test_a_damaged_stored_bundle_ends_at_once_and_stays_as_it_is(home: Home, server: FakeServer) -> None:
+    start = home.start()
+    start.storage.store_bundle((b"garbage",))
+    with pytest.raises(Corrupt, match=r"agent-data\.json"):
+        await attested(start)
+    assert home.start().storage.state.bundle == (b"garbage",)
+    assert server.tokens == {"token"}
 
 
 @pytest.mark.parametrize("by_revision", [True, False])

@@ -7,6 +7,7 @@ import os
 import pwd
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -145,17 +146,25 @@ async def test_a_process_that_became_another_users_is_refused() -> None:
     processes.require_same(me)
 
 
+def honours_set_uid(folder: Path) -> bool:
+    """Whether set-uid counts there. Containers like to mount /tmp so that it does not (mount(8), nosuid)."""
+    return not os.statvfs(folder).f_flag & os.ST_NOSUID
+
+
 @pytest.fixture
 def privileged(tmp_path: Path) -> Iterator[Process]:
     """What becomes of a user's process that connected and then executes a set-uid program of root's."""
-    program = tmp_path / "program"
-    shutil.copy(shutil.which("sleep") or "/bin/sleep", program)
-    program.chmod(0o4755)
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(folder.stat().st_mode | 0o011)
-    with subprocess.Popen([program, "600"], user=61234, group=61235, extra_groups=[]) as running:
-        yield Process(running.pid, 61234, 61235, processes.started(running.pid))
-        running.kill()
+    for parent in (tmp_path, *tmp_path.parents[:2]):
+        parent.chmod(parent.stat().st_mode | 0o011)
+    place = next(folder for folder in (tmp_path, Path("/var/tmp")) if honours_set_uid(folder))
+    with tempfile.TemporaryDirectory(dir=place) as folder:
+        Path(folder).chmod(0o755)
+        program = Path(folder) / "program"
+        shutil.copy(shutil.which("sleep") or "/bin/sleep", program)
+        program.chmod(0o4755)
+        with subprocess.Popen([program, "600"], user=61234, group=61235, extra_groups=[]) as running:
+            yield Process(running.pid, 61234, 61235, processes.started(running.pid))
+            running.kill()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a set-uid program of root's")

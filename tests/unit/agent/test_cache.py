@@ -67,7 +67,7 @@ def ids(entries: Iterable[Entry]) -> list[str]:
 
 
 async def take(subscription: Subscription) -> WorkloadUpdate:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         return await anext(subscription)
 
 

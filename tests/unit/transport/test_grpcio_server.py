@@ -161,19 +161,19 @@ async def test_a_stream_that_fails_half_way(channel: Channel) -> None:
 
 
 async def test_the_deadline_is_kept_and_sent(channel: Channel, grpcio_service: Service) -> None:
-    with pytest.raises(RpcError, match="deadline exceeded") as caught:
-        await channel.unary(UNARY, echo("wait"), Echo, timeout=0.3)
+    with pytest.raises(RpcError, match="(?i)deadline exceeded") as caught:  # in the words of the end that saw it first
+        await channel.unary(UNARY, echo("wait"), Echo, timeout=1)
     assert caught.value.code is Code.DEADLINE_EXCEEDED
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await grpcio_service.cancelled.wait()
     sent = grpcio_service.timeouts[0]
     assert sent is not None
-    assert 0 < sent <= 0.3
+    assert 0 < sent <= 1
 
 
 async def test_cancelling_reaches_the_server(channel: Channel, grpcio_service: Service) -> None:
     call = asyncio.create_task(channel.unary(UNARY, echo("wait"), Echo))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await grpcio_service.started.wait()
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -183,7 +183,7 @@ async def test_cancelling_reaches_the_server(channel: Channel, grpcio_service: S
 
 async def test_leaving_a_stream_reaches_the_server(channel: Channel, grpcio_service: Service) -> None:
     stream = channel.server_stream(FETCH, echo("wait", 1), Echo)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         assert count_of(await anext(stream)) == 0
         await grpcio_service.started.wait()
         await stream.aclose()

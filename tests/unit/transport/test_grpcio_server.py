@@ -161,7 +161,7 @@ async def test_a_stream_that_fails_half_way(channel: Channel) -> None:
 
 
 async def test_the_deadline_is_kept_and_sent(channel: Channel, grpcio_service: Service) -> None:
-    with pytest.raises(RpcError, match="(?i)deadline exceeded") as caught:  # in the words of the end that saw it first
+    with pytest.raises(RpcError, match=r"(?i)deadline exceeded") as caught:  # in the words of the end that saw it first
         await channel.unary(UNARY, echo("wait"), Echo, timeout=1)
     assert caught.value.code is Code.DEADLINE_EXCEEDED
     async with asyncio.timeout(30):

@@ -15,6 +15,7 @@ from transport.status import Code, RpcError
 ATTESTATIONS_PER_SECOND = 1
 SIGNATURES_PER_SECOND = 500
 POSTS_PER_SECOND = 10
+PUBLICATIONS_PER_SECOND = 500
 MAX_BUCKETS = 16_384
 
 
@@ -71,7 +72,10 @@ def server_limits(*, attestation: bool, signing: bool) -> Mapping[str, RateLimit
 
     `attestation` and `signing` are the switches of the `ratelimit` block.
     """
-    limits = {"/spire.api.server.agent.v1.Agent/PostStatus": RateLimit(POSTS_PER_SECOND)}
+    limits = {
+        "/spire.api.server.agent.v1.Agent/PostStatus": RateLimit(POSTS_PER_SECOND),
+        "/spire.api.server.bundle.v1.Bundle/PublishJWTAuthority": RateLimit(PUBLICATIONS_PER_SECOND),
+    }
     if attestation:
         limits["/spire.api.server.agent.v1.Agent/AttestAgent"] = RateLimit(ATTESTATIONS_PER_SECOND)
     if signing:

@@ -34,6 +34,7 @@ from server.rpc.entry import EntryService
 from server.rpc.health import HealthService
 from server.rpc.services import Service, router
 from server.rpc.svid import SvidService
+from server.rpc.trustdomain import TrustDomainService
 from server.trust import TrustBundles
 from transport.limits import SERVER_LIMITS
 from transport.server import Server
@@ -138,6 +139,7 @@ class _House:
                 AgentService(trust_domain, store, nodes, authority, attestors),
                 BundleService(trust_domain, store, bundles),
                 EntryService(trust_domain, store, index),
+                TrustDomainService(trust_domain, store, bundles),
                 SvidService(trust_domain, index, authority, jwt_disabled=config.disable_jwt_svids),
             ),
             local=(HealthService(Health(probe, logs.get("health"))),),

@@ -45,6 +45,7 @@ class TrustBundles:
         changes = self._changes
         bundle = await self._store.get_bundle(trust_domain)
         if bundle is None:
+            self._known.pop(trust_domain, None)
             return None
         roots: Sequence[bytes] = tuple(authority.der for authority in bundle.x509_authorities)
         if known is not None and known[1] == roots:

@@ -5,17 +5,23 @@ A bundle is one serialised types.Bundle in one row: it is always read and writte
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
+from typing import Literal, get_args
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 
 from generated.spire.api.types import bundle_pb2
 from identity.bundles import Bundle
 from identity.spiffeid import TrustDomain
-from operations.errors import AlreadyExists, NotFound, Refused
+from operations.errors import AlreadyExists, InvalidArgument, NotFound, Refused
+from operations.quoting import quote
 from server.datastore import entries, schema
 from server.datastore.records import Changes, DeleteMode, Page
+
+BundleField = Literal["x509_authorities", "jwt_authorities", "refresh_hint", "sequence_number"]
+
+ALL_FIELDS: frozenset[BundleField] = frozenset(get_args(BundleField))
 
 _bundles = schema.bundles
 _federations = schema.entry_federations
@@ -61,6 +67,14 @@ def append(connection: Connection, changes: Changes, bundle: Bundle) -> Bundle:
     return _advance(connection, changes, old, new)
 
 
+def change(connection: Connection, changes: Changes, bundle: Bundle, fields: Collection[BundleField]) -> Bundle:
+    """Replace these fields of the trust domain's bundle, its number only if it is among them. Raises NotFound."""
+    old = fetch(connection, bundle.trust_domain, for_update=True)
+    if old is None:
+        raise NotFound("bundle not found")
+    return put(connection, changes, replace(old, **{name: getattr(bundle, name) for name in fields}))
+
+
 def edit(
     connection: Connection, changes: Changes, trust_domain: TrustDomain, change: Callable[[Bundle], Bundle]
 ) -> Bundle:
@@ -79,7 +93,7 @@ def remove(connection: Connection, changes: Changes, trust_domain: TrustDomain, 
         raise NotFound("bundle not found")
     number = connection.scalar(select(func.count()).select_from(federating.subquery())) or 0
     if number and mode is DeleteMode.RESTRICT:
-        raise Refused(f"cannot delete bundle; federated with {number} registration entries")
+        raise Refused(f"datastore-sql: cannot delete bundle; federated with {number} registration entries")
     if mode is DeleteMode.DELETE:
         entries.remove_where(connection, changes, schema.entries.c.seq.in_(federating))
     elif number:
@@ -88,11 +102,18 @@ def remove(connection: Connection, changes: Changes, trust_domain: TrustDomain, 
     changes.bundles.add(name)
 
 
-def listing(connection: Connection, page_size: int, page_token: str) -> Page[Bundle]:
-    """A page of the bundles, by trust domain; the token is the last trust domain of the page before."""
+def listing(
+    connection: Connection, page_size: int, page_token: str, without: TrustDomain | None = None
+) -> Page[Bundle]:
+    """A page of the bundles, by trust domain; the token is the last trust domain of the page before.
+
+    `without` leaves one trust domain out. Raises InvalidArgument for a token that no page gave.
+    """
     query = select(_bundles.c.trust_domain, _bundles.c.data).order_by(_bundles.c.trust_domain)
+    if without is not None:
+        query = query.where(_bundles.c.trust_domain != without.name)
     if page_token:
-        query = query.where(_bundles.c.trust_domain > page_token)
+        query = query.where(_bundles.c.trust_domain > _parse_token(page_token))
     rows = connection.execute(query.limit(page_size + 1) if page_size else query).all()
     more = bool(page_size) and len(rows) > page_size
     shown = rows[:page_size] if more else rows
@@ -101,6 +122,13 @@ def listing(connection: Connection, page_size: int, page_token: str) -> Page[Bun
 
 def count(connection: Connection) -> int:
     return connection.scalar(select(func.count()).select_from(_bundles)) or 0
+
+
+def _parse_token(token: str) -> str:
+    try:
+        return TrustDomain(token).name
+    except InvalidArgument as error:
+        raise InvalidArgument(f"could not parse token {quote(token[:64])}") from error
 
 
 def _advance(connection: Connection, changes: Changes, old: Bundle, new: Bundle) -> Bundle:

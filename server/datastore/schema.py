@@ -93,6 +93,20 @@ entry_federations = Table(
     Index("ix_entry_federations_trust_domain", "trust_domain", "entry"),
 )
 
+# No foreign key to `bundles`: a relationship comes before the bundle that is fetched over it, and outlives it.
+federation_relationships = Table(
+    "federation_relationships",
+    metadata,
+    Column("seq", _SEQUENCE, primary_key=True, autoincrement=True),
+    Column("trust_domain", _TRUST_DOMAIN, nullable=False),
+    Column("bundle_endpoint_url", String(2048), nullable=False),
+    Column("bundle_endpoint_profile", String(32), nullable=False),
+    # Empty unless the profile is https_spiffe.
+    Column("endpoint_spiffe_id", _SPIFFE_ID, nullable=False),
+    UniqueConstraint("trust_domain"),
+    sqlite_autoincrement=True,
+)
+
 nodes = Table(
     "nodes",
     metadata,

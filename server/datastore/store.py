@@ -1,4 +1,4 @@
-"""The datastore: entries, nodes, join tokens, bundles and CA journals, kept durably.
+"""The datastore: entries, nodes, join tokens, bundles, federation relationships and CA journals, kept durably.
 
 Everything is awaited on one event loop and done by worker threads. A write is committed and synced to disk before its
 caller hears of it. Errors: NotFound, AlreadyExists, InvalidArgument, TemporarilyUnavailable (locked, disk full, too
@@ -18,7 +18,9 @@ from identity.bundles import Bundle
 from identity.selectors import Selector
 from identity.spiffeid import TrustDomain
 from operations.errors import SpireError
-from server.datastore import backend, bundles, entries, journals, nodes, tokens
+from server.datastore import backend, bundles, entries, federation, journals, nodes, tokens
+from server.datastore.bundles import BundleField
+from server.datastore.federation import FederationField, FederationRelationship
 from server.datastore.migrate import prepare
 from server.datastore.records import (
     AttestedNode,
@@ -260,6 +262,10 @@ class DataStore:
         """Add the authorities that are not there yet; the number goes up by one if there are any."""
         return await self._write(lambda connection, changes: bundles.append(connection, changes, bundle))
 
+    async def update_bundle(self, bundle: Bundle, fields: Collection[BundleField] = bundles.ALL_FIELDS) -> Bundle:
+        """Replace these fields of the bundle of `bundle.trust_domain`. Raises NotFound."""
+        return await self._write(lambda connection, changes: bundles.change(connection, changes, bundle, fields))
+
     async def edit_bundle(self, trust_domain: TrustDomain, change: Callable[[Bundle], Bundle]) -> Bundle:
         """Replace the bundle by `change(bundle)` in one transaction, counting its number up if it differs.
 
@@ -283,12 +289,41 @@ class DataStore:
         """Raises NotFound, and Refused where entries federate with it and the mode is RESTRICT."""
         await self._write(lambda connection, changes: bundles.remove(connection, changes, trust_domain, mode))
 
-    async def list_bundles(self, *, page_size: int = 0, page_token: str = "") -> Page[Bundle]:
-        """A page of bundles, by trust domain; page size 0 means all of them."""
-        return await self._read(lambda connection: bundles.listing(connection, page_size, page_token))
+    async def list_bundles(
+        self, *, page_size: int = 0, page_token: str = "", without: TrustDomain | None = None
+    ) -> Page[Bundle]:
+        """A page of bundles, by trust domain, but for that of `without`; page size 0 means all of them."""
+        return await self._read(lambda connection: bundles.listing(connection, page_size, page_token, without))
 
     async def count_bundles(self) -> int:
         return await self._read(bundles.count)
+
+    # Federation relationships
+
+    async def create_federation_relationship(self, relationship: FederationRelationship) -> FederationRelationship:
+        """Store the relationship and the bundle that it brings, if any, as `set_bundle` does. Raises AlreadyExists."""
+        return await self._write(lambda connection, changes: federation.create(connection, changes, relationship))
+
+    async def get_federation_relationship(self, trust_domain: TrustDomain) -> FederationRelationship | None:
+        return await self._read(lambda connection: federation.fetch(connection, trust_domain))
+
+    async def update_federation_relationship(
+        self, relationship: FederationRelationship, fields: Collection[FederationField] = federation.ALL_FIELDS
+    ) -> FederationRelationship:
+        """Replace these fields; the relationship as it is then, with the bundle there is. Raises NotFound."""
+        return await self._write(
+            lambda connection, changes: federation.change(connection, changes, relationship, fields)
+        )
+
+    async def list_federation_relationships(
+        self, *, page_size: int = 0, page_token: str = ""
+    ) -> Page[FederationRelationship]:
+        """A page of relationships, oldest first; page size 0 means all of them."""
+        return await self._read(lambda connection: federation.listing(connection, page_size, page_token))
+
+    async def delete_federation_relationship(self, trust_domain: TrustDomain) -> None:
+        """Delete the relationship, not the bundle. Raises NotFound."""
+        await self._write(lambda connection, _: federation.remove(connection, trust_domain))
 
     # CA journals
 

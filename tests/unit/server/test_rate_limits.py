@@ -56,8 +56,11 @@ async def test_the_table_is_bounded() -> None:
 
 
 def test_switches() -> None:
-    assert len(server_limits(attestation=True, signing=True)) == 5
-    assert list(server_limits(attestation=False, signing=False)) == ["/spire.api.server.agent.v1.Agent/PostStatus"]
+    assert len(server_limits(attestation=True, signing=True)) == 6
+    assert list(server_limits(attestation=False, signing=False)) == [
+        "/spire.api.server.agent.v1.Agent/PostStatus",
+        "/spire.api.server.bundle.v1.Bundle/PublishJWTAuthority",
+    ]
 
 
 async def test_the_server_limits_attestation_and_signing(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Any
+from collections.abc import Set
+from typing import Any, cast
 
 import msgspec
 
@@ -22,29 +23,40 @@ from server.cli.entry_file import read_input
 from server.cli.federation_flags import Relationship
 
 
-class _Relationship(msgspec.Struct, rename="camel"):
+def _folded(name: str) -> str:
+    """Go's JSON takes names in any case, and files have them in several."""
+    return name.replace("_", "").lower()
+
+
+class _Relationship(msgspec.Struct, rename=_folded):
     trust_domain: str = ""
-    bundle_endpoint_url: str = msgspec.field(default="", name="bundleEndpointURL")
+    bundle_endpoint_url: str = ""
     bundle_endpoint_profile: str = ""
-    endpoint_spiffe_id: str = msgspec.field(default="", name="endpointSPIFFEID")
+    endpoint_spiffe_id: str = ""
     trust_domain_bundle: Any = None
     trust_domain_bundle_format: str = ""
 
 
 class _File(msgspec.Struct):
-    relationships: tuple[_Relationship, ...] = msgspec.field(default=(), name="federationRelationships")
+    relationships: tuple[dict[str, Any], ...] = msgspec.field(default=(), name="federationrelationships")
 
 
 def read(path: str) -> list[types.FederationRelationship]:
     """The relationships of a file, or of standard input for `-`. Raises InvalidArgument."""
     text = read_input(path)
     try:
-        document = json.loads(text)
-        found = msgspec.convert(document, _File).relationships
+        given = msgspec.convert(_lowered(json.loads(text)), _File).relationships
+        found = [msgspec.convert(_lowered(each), _Relationship) for each in given]
     except (ValueError, RecursionError, msgspec.ValidationError) as error:
         raise InvalidArgument(f"failed to parse JSON: {path}: {error}") from error
-    _warn_of_unknown_names(path, document)
+    _warn_of_unknown_names(path, {name for each in given for name in each})
     return [_to_proto(index, relationship) for index, relationship in enumerate(found)]
+
+
+def _lowered(document: Any) -> Any:
+    if not isinstance(document, dict):
+        return document
+    return {name.lower(): value for name, value in cast("dict[str, Any]", document).items()}
 
 
 def _to_proto(index: int, given: _Relationship) -> types.FederationRelationship:
@@ -74,8 +86,7 @@ def _bundle(given: _Relationship, trust_domain: str) -> bundle_pb2.Bundle:
         raise InvalidArgument(f"cannot parse bundle raw message: {error}") from error
 
 
-def _warn_of_unknown_names(path: str, document: dict[str, Any]) -> None:
+def _warn_of_unknown_names(path: str, names: Set[str]) -> None:
     known = {field.encode_name for field in msgspec.structs.fields(_Relationship)}
-    found = {name for relationship in document.get("federationRelationships", ()) for name in relationship}
-    for name in sorted(found - known):
+    for name in sorted(name for name in names if name.lower() not in known):
         print(f"Warning: {path}: {name} is not known and was ignored", file=sys.stderr)

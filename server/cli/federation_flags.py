@@ -41,16 +41,13 @@ class FederationFlags:
             'JSON file with relationships, {"federationRelationships": [{"trustDomain": "..."}]}, in place of the '
             "other flags; - reads standard input",
         )
-        self._fields = (
-            self._trust_domain, self._url, self._profile, self._endpoint_spiffe_id, self._bundle_path,
-            self._bundle_format,
-        )  # fmt: skip
+        self._texts = (self._trust_domain, self._url, self._profile, self._endpoint_spiffe_id, self._bundle_path)
 
     def relationships(self) -> list[types.FederationRelationship]:
         """What the server is asked for. Raises InvalidArgument."""
         if not self._data.value:
             return [self._one()]
-        if any(flag.given for flag in self._fields):
+        if any(flag.value for flag in self._texts) or self._bundle_format.value != bundle_text.PEM:
             raise InvalidArgument("cannot use other flags to specify relationship fields when 'data' flag is set")
         from server.cli import federation_file  # imports msgspec, which the other commands do not need
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from urllib.parse import urlsplit
 
 from generated.spire.api.types import federationrelationship_pb2 as types
@@ -12,6 +13,8 @@ from server.datastore.federation import FederationRelationship, Profile
 from server.rpc import bundle_messages, masks
 
 MAX_URL = 2048
+
+_BAD_ESCAPE = re.compile(r"%(?![0-9a-fA-F]{2})")
 
 
 async def relationship_from_proto(message: types.FederationRelationship) -> FederationRelationship:
@@ -36,6 +39,8 @@ def _endpoint_url(url: str) -> str:
         raise InvalidArgument(f"bundle endpoint URL is longer than {MAX_URL} characters")
     if not url.isascii() or not url.isprintable() or " " in url:
         raise InvalidArgument("failed to parse bundle endpoint URL: percent-encode what is not printable ASCII")
+    if _BAD_ESCAPE.search(url):
+        raise InvalidArgument("failed to parse bundle endpoint URL: a percent sign needs two hexadecimal digits")
     try:
         parts = urlsplit(url)
         _ = parts.port  # parsed only when asked for
@@ -47,7 +52,7 @@ def _endpoint_url(url: str) -> str:
         raise InvalidArgument("bundle endpoint URL must not contain user info")
     if not parts.hostname:
         raise InvalidArgument("bundle endpoint URL must specify the host")
-    return url
+    return parts.geturl()
 
 
 def _profile(message: types.FederationRelationship) -> tuple[Profile, str]:

@@ -44,7 +44,7 @@ from transport.client import Channel
 from transport.status import Code, RpcError
 from transport.tls import InProcessIdentity
 
-SERVED = (AGENT, BUNDLE, ENTRY, SVID)
+SERVED = (AGENT, BUNDLE, ENTRY, SVID, "/spire.api.server.trustdomain.v1.TrustDomain/")
 COUNT = ENTRY + "CountEntries"
 
 

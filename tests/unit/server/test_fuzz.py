@@ -20,9 +20,10 @@ from generated.spire.api.server.agent.v1 import agent_pb2
 from generated.spire.api.server.bundle.v1 import bundle_pb2
 from generated.spire.api.server.entry.v1 import entry_pb2
 from generated.spire.api.server.svid.v1 import svid_pb2
+from generated.spire.api.server.trustdomain.v1 import trustdomain_pb2
 from server.authorization import POLICY, Role
 from tests.simulators.house import HEALTH, AgentClient, House, csr, new_entry, running
-from tests.simulators.pki import ec_key
+from tests.simulators.pki import Authority, ec_key, spki
 from transport.client import Channel
 from transport.status import Code, RpcError
 
@@ -31,6 +32,7 @@ _SERVICES = (
     bundle_pb2.DESCRIPTOR.services_by_name["Bundle"],
     entry_pb2.DESCRIPTOR.services_by_name["Entry"],
     svid_pb2.DESCRIPTOR.services_by_name["SVID"],
+    trustdomain_pb2.DESCRIPTOR.services_by_name["TrustDomain"],
 )
 METHODS: Sequence[MethodDescriptor] = [method for service in _SERVICES for method in service.methods]
 EXAMPLES = 25
@@ -38,9 +40,11 @@ EXAMPLES = 25
 _KNOWN_INTERNAL = ("failed to create token: this join token exists already",)
 
 _CSR = csr(ec_key(), uris=["spiffe://example.org/a"], dns_names=["a.example.org", "b"])
+_CERTIFICATE, _PUBLIC_KEY = Authority.root().der, spki(ec_key())
 _TEXTS = (
     *("example.org", "spiffe://example.org", "other.org", "EXAMPLE.org", "a", "mine", "join_token", "unix", "a:b"),
     *("/a", "/spire/server", "/spire/agent/x/y", "/spire/agent/join_token/mine", "/a/../b", "//", "/", "/a/", "/%2e"),
+    *("https://other.org", "https://other.org:8443/b?x#y", "https://[::1", "https://a:b@c", "HTTPS://é", "https://a/%"),
     *("*.a", "a.*", "-", "é", "\0", "\n", "'; DROP TABLE entries; --", "%s{0}", "x" * 3000, "9" * 5000, "-1", "1"),
     *("2026-01-02 15:04:05 +0000 +00", "0001-01-01 00:00:00 +2359 x", "9999-12-31 23:59:59 -2359 x"),
 )
@@ -66,7 +70,8 @@ def _value(field: FieldDescriptor) -> st.SearchStrategy[Any]:
     if field.type == FieldDescriptor.TYPE_STRING:
         return st.one_of(st.sampled_from(_TEXTS), st.text(st.characters(exclude_categories=["Cs"]), max_size=20))
     if field.type == FieldDescriptor.TYPE_BYTES:
-        return st.one_of(st.just(_CSR), _flipped(), st.binary(max_size=40), st.just(b"mine"))
+        known = st.sampled_from((_CSR, _CERTIFICATE, _PUBLIC_KEY, b"mine", b""))
+        return st.one_of(known, _flipped(), st.binary(max_size=40))
     if field.type == FieldDescriptor.TYPE_BOOL:
         return st.booleans()
     if field.type == FieldDescriptor.TYPE_ENUM:

@@ -1,4 +1,4 @@
-"""The datastore contract for bundles of other trust domains and federation relationships, held against every backend."""
+"""The datastore contract for federation: bundles of other trust domains and relationships, held against all."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def test_an_update_of_a_bundle_changes_only_the_fields_of_its_mask(store: 
     await store.set_bundle(BUNDLE)
     assert await store.update_bundle(CHANGED, ()) == BUNDLE
     hinted = Bundle(OTHER, BUNDLE.x509_authorities, BUNDLE.jwt_authorities, refresh_hint=5, sequence_number=4)
-    changed = await store.update_bundle(CHANGED, ("refresh_hint",))
+    changed = await store.update_bundle(CHANGED, {"refresh_hint"})
     assert changed == hinted
     assert await store.get_bundle(OTHER) == hinted
     assert await store.update_bundle(CHANGED) == CHANGED
@@ -95,9 +95,9 @@ async def test_an_update_of_a_relationship_changes_only_the_fields_of_its_mask(s
     await store.create_federation_relationship(WEB)
     assert await store.update_federation_relationship(elsewhere, ()) == WEB
     moved = replace(WEB, bundle_endpoint_url="https://elsewhere.org")
-    changed = await store.update_federation_relationship(elsewhere, ("bundle_endpoint_url",))
+    changed = await store.update_federation_relationship(elsewhere, {"bundle_endpoint_url"})
     assert changed == moved
-    changed = await store.update_federation_relationship(elsewhere, ("bundle_endpoint_profile",))
+    changed = await store.update_federation_relationship(elsewhere, {"bundle_endpoint_profile"})
     assert changed == replace(elsewhere, bundle=None)
     assert await store.update_federation_relationship(elsewhere) == elsewhere
     # Without a bundle the one that is there stays.

@@ -65,9 +65,9 @@ COMMANDS = (
 
 GROUPS = {
     "agent": "Attested agents: list, show, evict, ban",
-    "bundle": "Trust bundles: show this server's; list, set, delete those of others",
+    "bundle": "Trust bundles: show this server's; list, set, delete others",
     "entry": "Registration entries: create, show, update, delete",
-    "federation": "Federation relationships: create, show, update, delete, refresh",
+    "federation": "Where other trust domains serve their bundles",
     "jwt": "JWT-SVIDs by hand",
     "token": "Join tokens",
     "x509": "X509-SVIDs by hand",

@@ -14,6 +14,7 @@ from generated.spire.api.server.agent.v1 import agent_pb2
 from generated.spire.api.server.bundle.v1 import bundle_pb2
 from generated.spire.api.server.entry.v1 import entry_pb2
 from generated.spire.api.server.svid.v1 import svid_pb2
+from generated.spire.api.server.trustdomain.v1 import trustdomain_pb2
 from operations.flags import Program
 from operations.version import VERSION
 from server.cli.main import COMMANDS as SERVER_COMMANDS
@@ -25,6 +26,7 @@ SERVICES = (
     bundle_pb2.DESCRIPTOR.services_by_name["Bundle"],
     entry_pb2.DESCRIPTOR.services_by_name["Entry"],
     svid_pb2.DESCRIPTOR.services_by_name["SVID"],
+    trustdomain_pb2.DESCRIPTOR.services_by_name["TrustDomain"],
     workload_pb2.DESCRIPTOR.services_by_name["SpiffeWorkloadAPI"],
 )
 

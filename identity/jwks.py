@@ -154,7 +154,9 @@ def _public_key(key: _Key, index: int) -> bytes:
             raise InvalidArgument(f"key entry {index} has the unsupported key type {kind}")
     except (ValueError, binascii.Error) as error:
         raise InvalidArgument(f"key entry {index} is not a valid {key.kty} key") from error
-    return der.subject_public_key_info(parsed)
+    info = der.subject_public_key_info(parsed)
+    der.public_key(info)  # which refuses what is larger than any key
+    return info
 
 
 def _number(text: str) -> int:
@@ -171,5 +173,5 @@ def _base64url(number: int, length: int = 0) -> str:
 def _decode(document: str | bytes | msgspec.Raw, kind: type[_T]) -> _T:
     try:
         return msgspec.json.decode(document, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidArgument(f"unable to parse JWKS: {error}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from typing import Any
 
 import pytest
@@ -76,6 +77,29 @@ def test_garbage_is_an_invalid_argument(garbage: str | bytes) -> None:
         Bundle.from_jwks(TD, garbage)
     with pytest.raises(InvalidArgument):
         Bundle.from_pem(TD, garbage)
+
+
+@pytest.mark.parametrize(
+    "text", ["-----BEGIN CERTIFICATE-----" * 100_000, "-----BEGIN " + "A " * 1_000_000, "-----" * 1_000_000]
+)
+def test_much_garbage_takes_no_time(text: str) -> None:
+    """A pattern that looks for an end from each beginning takes hours."""
+    started = time.process_time()
+    with pytest.raises(InvalidArgument):
+        Bundle.from_pem(TD, text)
+    assert time.process_time() - started < 10
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        '{"keys":' + "[" * 200_000,
+        json.dumps({"keys": [{"use": "jwt-svid", "kid": "a", "kty": "RSA", "e": "AQAB", "n": "_" * 100_000}]}),
+    ],
+)
+def test_a_monstrous_document_is_an_invalid_argument(document: str) -> None:
+    with pytest.raises(InvalidArgument):
+        Bundle.from_jwks(TD, document)
 
 
 def test_document_looks_as_spire_writes_it() -> None:

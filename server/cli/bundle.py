@@ -16,7 +16,8 @@ from server.cli.client import calling
 from transport.client import Channel
 
 SERVICE = "/spire.api.server.bundle.v1.Bundle"
-PAGE = 100
+PAGE = 25
+"""Few, because bundles may be long and a message has a limit."""
 
 _Delete = bundle_pb2.BatchDeleteFederatedBundleRequest
 MODES = {"restrict": _Delete.RESTRICT, "delete": _Delete.DELETE, "dissociate": _Delete.DISSOCIATE}

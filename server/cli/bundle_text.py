@@ -13,6 +13,8 @@ from operations.quoting import quote
 
 PEM = "pem"
 SPIFFE = "spiffe"
+MAX_FILE = 8 * 1024 * 1024
+"""Bytes; a server takes messages of half as many."""
 
 
 def chosen(bundle_format: str) -> str:
@@ -57,6 +59,10 @@ def _parse_document(content: bytes, trust_domain: TrustDomain) -> bundle_pb2.Bun
 def read(path: str) -> bytes:
     """A file's content, standard input's for "". Raises InvalidArgument."""
     try:
-        return Path(path).read_bytes() if path else sys.stdin.buffer.read()
+        with Path(path).open("rb") if path else sys.stdin.buffer as file:
+            content = file.read(MAX_FILE + 1)
     except OSError as error:
         raise InvalidArgument(f"open {path}: {(error.strerror or str(error)).lower()}") from error
+    if len(content) > MAX_FILE:
+        raise InvalidArgument(f"{path or 'standard input'} is longer than {MAX_FILE} bytes: no bundle is")
+    return content

@@ -21,7 +21,8 @@ from transport.client import Channel
 from transport.status import Code, RpcError
 
 SERVICE = "/spire.api.server.trustdomain.v1.TrustDomain"
-PAGE = 100
+PAGE = 25
+"""Few, because bundles may be long and a message has a limit."""
 
 Changes = TypeVar(
     "Changes", api.BatchCreateFederationRelationshipResponse, api.BatchUpdateFederationRelationshipResponse

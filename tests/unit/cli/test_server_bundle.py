@@ -139,6 +139,7 @@ async def test_set_from_standard_input(spire_server: Run, canned: Canned, monkey
         ("{}", ("-format", "spiffe", "-id", "BAD"), "trust domain characters are limited"),
         (PEM, ("-format", "spiffe"), "unable to parse to spiffe bundle: unable to parse JWKS: "),
         ('{"keys": [{}]}', ("-format", "spiffe"), "unable to parse to spiffe bundle: missing use for key entry 0"),
+        (PEM, ("-path", "/dev/zero"), "unable to load bundle data: /dev/zero is longer than 8388608 bytes"),
         (PEM, ("-path", "/absent"), "unable to load bundle data: open /absent: no such file or directory"),
     ],
 )

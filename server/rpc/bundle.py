@@ -64,6 +64,7 @@ class BundleService:
             "GetBundle": self.get,
             "AppendBundle": self.append,
             "PublishJWTAuthority": self.publish_jwt_authority,
+            "PublishWITAuthority": self.publish_wit_authority,
             "CountBundles": self.count,
             "ListFederatedBundles": self.list,
             "GetFederatedBundle": self.get_federated,
@@ -112,6 +113,13 @@ class BundleService:
             bundle = await self._store.append_bundle(Bundle(self._trust_domain, jwt_authorities=jwt_authorities))
         call.succeeded()
         return api.PublishJWTAuthorityResponse(jwt_authorities=jwt_authorities_to_proto(bundle.jwt_authorities))
+
+    async def publish_wit_authority(
+        self, _request: api.PublishWITAuthorityRequest, _peer: Peer, context: Context
+    ) -> api.PublishWITAuthorityResponse:
+        """SPIRE 1.16 has the method, and this answer."""
+        log = Call.of(context).log
+        raise failure(log, Code.UNIMPLEMENTED, "WIT-SVID functionality is not yet implemented")
 
     # All
 

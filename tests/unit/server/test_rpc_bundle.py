@@ -352,6 +352,8 @@ async def test_downstream_servers_publish_their_keys(house: House) -> None:
     ):
         error = await refused(caller, method, wrong)
         assert (error.code, error.message) == (Code.INVALID_ARGUMENT, message)
+    error = await refused(caller, BUNDLE + "PublishWITAuthority", api.PublishWITAuthorityRequest())
+    assert (error.code, error.message) == (Code.UNIMPLEMENTED, "WIT-SVID functionality is not yet implemented")
 
 
 async def test_an_admin_of_a_foreign_trust_domain(tmp_path: Path) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
+from generated.spiffe.workload import workload_pb2
 from generated.spire.api.server.bundle.v1 import bundle_pb2
 from identity.bundles import from_pem
 from tests.simulators.spire import Agent, Program, Server, command, eventually
@@ -71,6 +73,29 @@ def verifies(authorities: Path, leaf: Path) -> bool:
     return command("openssl", "verify", "-CAfile", str(authorities), str(leaf)).returncode == 0
 
 
+async def bundle_streams(agent: Agent) -> tuple[workload_pb2.X509BundlesResponse, workload_pb2.JWTBundlesResponse]:
+    """The first message of each."""
+    channel = Channel.unix(agent.socket)
+    header = {"workload.spiffe.io": "true"}
+    try:
+        x509 = channel.server_stream(
+            "/SpiffeWorkloadAPI/FetchX509Bundles",
+            workload_pb2.X509BundlesRequest(),
+            workload_pb2.X509BundlesResponse,
+            metadata=header,
+        )
+        jwt = channel.server_stream(
+            "/SpiffeWorkloadAPI/FetchJWTBundles",
+            workload_pb2.JWTBundlesRequest(),
+            workload_pb2.JWTBundlesResponse,
+            metadata=header,
+        )
+        async with aclosing(x509), aclosing(jwt):
+            return await anext(x509), await anext(jwt)
+    finally:
+        await channel.close()
+
+
 def test_a_workload_verifies_what_the_other_trust_domain_signed(
     ours: Server, theirs: Server, agent: Agent, tmp_path: Path
 ) -> None:
@@ -87,6 +112,13 @@ def test_a_workload_verifies_what_the_other_trust_domain_signed(
     token = theirs.ask("jwt", "mint", "-spiffeID", FOREIGN, "-audience", "billing").stdout.strip()
     valid = agent.ask("api", "validate", "jwt", "-audience", "billing", "-svid", token)
     assert f"SPIFFE ID : {FOREIGN}" in valid.stdout
+
+    x509, jwt = asyncio.run(bundle_streams(agent))
+    assert x509.bundles["spiffe://other.org"] == b"".join(from_pem(theirs.bundle()))
+    both = ["spiffe://example.org", "spiffe://other.org"]
+    assert sorted(x509.bundles) == sorted(jwt.bundles) == both
+    [key] = json.loads(jwt.bundles["spiffe://other.org"])["keys"]
+    assert key["kid"] == theirs.ask_json("bundle", "show")["jwt_authorities"][0]["key_id"]
 
 
 def test_a_new_bundle_reaches_workloads_and_a_deleted_one_leaves_them(

@@ -45,9 +45,9 @@ def read(path: str) -> list[types.FederationRelationship]:
     """The relationships of a file, or of standard input for `-`. Raises InvalidArgument."""
     text = read_input(path)
     try:
-        given = msgspec.convert(_lowered(json.loads(text)), _File).relationships
+        given = msgspec.convert(_lowered(msgspec.json.decode(text)), _File).relationships
         found = [msgspec.convert(_lowered(each), _Relationship) for each in given]
-    except (ValueError, RecursionError, msgspec.ValidationError) as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise InvalidArgument(f"failed to parse JSON: {path}: {error}") from error
     _warn_of_unknown_names(path, {name for each in given for name in each})
     return [_to_proto(index, relationship) for index, relationship in enumerate(found)]

@@ -5,12 +5,15 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from google.protobuf import empty_pb2
 from google.protobuf.message import Message
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from generated.spire.api.server.trustdomain.v1 import trustdomain_pb2 as api
 from generated.spire.api.types import bundle_pb2, status_pb2
@@ -18,6 +21,8 @@ from generated.spire.api.types import federationrelationship_pb2 as types
 from identity import bundles
 from identity.bundles import Bundle, JwtAuthority, X509Authority
 from identity.spiffeid import TrustDomain
+from operations.errors import InvalidArgument
+from server.cli import federation_file
 from tests.simulators import pki
 from tests.simulators.canned import Canned, Run
 from transport.status import Code, RpcError
@@ -222,6 +227,7 @@ async def test_names_in_a_file_have_any_case(
         (["x"], "failed to parse JSON: "),
         ([None], "failed to parse JSON: "),
         ([{"trustDomain": 1}], "failed to parse JSON: "),
+        ([item(WEB_ITEM, trustDomain="\ud800")], "failed to parse JSON: "),
         ([WEB_ITEM, {}], "could not parse item 1: trust domain is required"),
         (
             [item(WEB_ITEM, trustDomainBundle="x")],
@@ -256,6 +262,24 @@ async def test_files_that_are_no_such_document(spire_server: Run, canned: Canned
     result = await spire_server("federation create", "-data", str(file))
     assert result.err.startswith(f"Error: failed to parse JSON: {file}: ")
     assert (result.out, result.status, result.err.count("\n"), canned.requests) == ("", 1, 1, [])
+
+
+_NAMES = st.sampled_from([*BY_SVID_ITEM, "trustDomainBundle", "trustDomainBundleFormat", "x"])
+_LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
+_TEXTS = st.sampled_from(
+    ["other.test", "BAD", "https://a", "https_web", "https_spiffe", "spiffe://a/b", "pem", "spiffe", "", "\ud800"]
+)
+_VALUES = _TEXTS | st.recursive(
+    _LEAVES, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(_NAMES | _TEXTS, inner, max_size=3)
+)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.dictionaries(_NAMES, _VALUES, max_size=7) | _VALUES, max_size=3))
+def test_whatever_a_file_holds_is_read_or_refused(tmp_path: Path, items: list[object]) -> None:
+    path = written(tmp_path, *items)
+    with suppress(InvalidArgument):
+        assert len(federation_file.read(path)) == len(items)
 
 
 async def test_list(spire_server: Run, canned: Canned) -> None:

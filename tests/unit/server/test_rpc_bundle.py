@@ -170,7 +170,7 @@ async def listed(house: House, size: int = 0) -> list[str]:
     while True:
         request = api.ListFederatedBundlesRequest(page_size=size, page_token=token, output_mask=MASK())
         page = await ask(house, "ListFederatedBundles", request, api.ListFederatedBundlesResponse)
-        assert not size or len(page.bundles) == min(size, 5 - len(found))
+        assert size <= 0 or len(page.bundles) <= size
         assert all(each == bundle_pb2.Bundle(trust_domain=each.trust_domain) for each in page.bundles)
         found += [each.trust_domain for each in page.bundles]
         token = page.next_page_token
@@ -182,7 +182,7 @@ async def test_the_lists_leave_out_the_servers_own_bundle(house: House) -> None:
     names = ["a.org", "b.org", "f.org", "g.org", "h.org"]
     await store(house, *map(foreign, reversed(names)))
     for size in (0, -1, 1, 2, 5, 1000):
-        assert await listed(house, max(size, 0)) == names
+        assert await listed(house, size) == names
     count = await ask(house, "CountBundles", api.CountBundlesRequest(), api.CountBundlesResponse)
     assert count.count == 6
     bad = api.ListFederatedBundlesRequest(page_size=1, page_token="not a token")

@@ -34,12 +34,20 @@ class ServerSvid:
         self._log = log
         self._require_pq_kem = require_pq_kem
         self._context: TlsContext | None = None
+        self._identity: InProcessIdentity | None = None
         self._made_at = self._renew_at = 0.0
 
     def tls(self) -> TlsContext:
         if self._context is None:
             raise TemporarilyUnavailable("the server has no X509-SVID yet")
         return self._context
+
+    @property
+    def identity(self) -> InProcessIdentity:
+        """The SVID and its key. Raises TemporarilyUnavailable before the first."""
+        if self._identity is None:
+            raise TemporarilyUnavailable("the server has no X509-SVID yet")
+        return self._identity
 
     async def rotate(self) -> None:
         """A new key and SVID; connections that are open keep theirs. Raises SpireError."""
@@ -55,6 +63,7 @@ class ServerSvid:
         )
         identity = InProcessIdentity(tuple(issued.chain), private_key)
         self._context = server_context(identity, require_pq_kem=self._require_pq_kem)
+        self._identity = identity
         leaf = der.certificate(issued.chain[0])
         begin, end = leaf.not_valid_before_utc.timestamp(), leaf.not_valid_after_utc.timestamp()
         self._made_at, self._renew_at = begin, begin + (end - begin) / 2

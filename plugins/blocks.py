@@ -19,8 +19,8 @@ class PluginBlock:
     """One plugin. `data` is the inside of plugin_data, or of the file that plugin_data_file names.
 
     An external plugin has a `command`; `checksum` is the hex SHA-256 of its executable. Its data is its own business:
-    it gets the text of plugin_data, which is None where there is no such block, or of `data_file`, read when it is
-    loaded and again on demand, and `data` is empty.
+    it gets the text of plugin_data (None where there is no such block or nothing in it) or of `data_file`, read when
+    the plugin is loaded and again on demand, and `data` is empty.
     """
 
     type: str
@@ -137,7 +137,7 @@ def _block(type_: str, name: str, body: Body, position: Position) -> PluginBlock
         command=settings.plugin_cmd or None,
         args=settings.plugin_args,
         checksum=settings.plugin_checksum or None,
-        data_text=None if data is None else data.source,
+        data_text=(data.source.strip() or None) if data is not None else None,
         data_file=settings.plugin_data_file,
     )
 

@@ -50,8 +50,9 @@ class Executable:
         """The file to execute, while the context lasts; on leaving, that it still is what was checked.
 
         With a checksum it is the very file that was read, by its descriptor, whatever stands at the path by then. Who
-        writes into that file between check and start is found out at the end, by its time of change (ctime), which
-        cannot be set back: leave the context before the plugin is told anything. Raises Refused.
+        writes into that file between check and start is found out at the end: when its time of change (ctime, which
+        cannot be set back) is another, it is read again. Leave the context before the plugin is told anything. Raises
+        Refused.
         """
         if self.checksum is None:
             yield Verified(self.path)
@@ -59,14 +60,17 @@ class Executable:
         descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             before = _stamp(descriptor)
-            found = await asyncio.to_thread(_sha256, descriptor)
-            if found != self.checksum:
-                raise Refused(f"checksums did not match: {self.path} has {found.hex()}; check plugin_checksum")
+            await self._compare(descriptor)
             yield Verified(f"/proc/self/fd/{descriptor}", (descriptor,))
-            if _stamp(descriptor) != before:
-                raise Refused(f"checksums did not match: {self.path} was written to while it was being started")
+            if _stamp(descriptor) != before:  # a new link, or none any more, changes the time too
+                await self._compare(descriptor)
         finally:
             os.close(descriptor)
+
+    async def _compare(self, descriptor: int) -> None:
+        found = await asyncio.to_thread(_sha256, descriptor)
+        if found != self.checksum:
+            raise Refused(f"checksums did not match: {self.path} has {found.hex()}; check plugin_checksum")
 
 
 def _checksum(text: str) -> bytes:

@@ -21,7 +21,7 @@ from transport.router import Router
 from transport.server import Server
 from transport.status import Code, RpcError
 
-_HOST_SERVICES: Final = 1
+HOST_SERVICES: Final = 1
 """The number by which the broker knows SPIRE's host services."""
 
 _LIMITS: Final = Limits(connections=16, streams=64)
@@ -57,7 +57,7 @@ class Host:
         """Tell the plugin of our socket; what it tells of its own is not asked for."""
         try:
             async with self._channel.bidi("/plugin.GRPCBroker/StartStream", grpc_broker_pb2.ConnInfo) as stream:
-                await stream.send(grpc_broker_pb2.ConnInfo(service_id=_HOST_SERVICES, network="unix", address=path))
+                await stream.send(grpc_broker_pb2.ConnInfo(service_id=HOST_SERVICES, network="unix", address=path))
                 told.set()
                 while await stream.recv() is not None:
                     pass

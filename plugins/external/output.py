@@ -71,6 +71,7 @@ class Allowance:
         self._clock = clock
         self._at = clock()
         self._left = float(BURST)
+        self._dry = False
         self.dropped = 0
 
     def take(self, size: int) -> bool:
@@ -78,7 +79,9 @@ class Allowance:
         self._left = min(BURST, self._left + (now - self._at) * RATE)
         self._at = now
         cost = max(size, _LEAST)
-        if self._left < cost:
+        # Once dry it waits for a good part of the burst: a flood is not to be told of line by line.
+        self._dry = self._left < (BURST // 4 if self._dry else cost)
+        if self._dry:
             self.dropped += 1
             return False
         self._left -= cost

@@ -59,8 +59,7 @@ class Plugin:
         executable.check()
         if executable.checksum is None:
             log.warning("Plugin checksum not configured")
-        subsystem = f"{block.name}.{Path(executable.path).name}"
-        process = await PluginProcess.start(executable, block.args, block.type, log.bind(subsystem_name=subsystem))
+        process = await PluginProcess.start(executable, block.args, block.type, block.name, log)
         plugin = cls(block, trust_domain, process, log)
         try:
             await plugin._introduce(host_services)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
-from typing import Final
+import subprocess
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import IO, Final
 
 from operations.errors import InvalidArgument, PermanentlyUnusable, SpireError
 from operations.logs import Logger
 from operations.quoting import quote
 from plugins.external import handshake, output
-from plugins.external.executable import Executable
+from plugins.external.executable import Executable, Verified
 from plugins.external.handshake import Address
 
 START_TIMEOUT: Final = 60.0
@@ -35,13 +37,14 @@ Our own code between fork and exec would need the same, in a process with thread
 class PluginProcess:
     """Made by `start`. `address` is where it listens, `ended` is set when the process has."""
 
-    def __init__(self, process: asyncio.subprocess.Process, path: str, log: Logger) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], path: str, name: str, log: Logger) -> None:
         self.pid: Final = process.pid
         self.ended: Final = asyncio.Event()
         self.address = Address("unix", "")
         self._process = process
         self._path = path
         self._log = log
+        self._output_log = log.bind(subsystem_name=f"{name}.{Path(path).name}")
         self._last_words = b""
         self._line: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._reading = (asyncio.create_task(self._read_output()), asyncio.create_task(self._read_errors()))
@@ -49,27 +52,16 @@ class PluginProcess:
 
     @classmethod
     async def start(
-        cls, executable: Executable, arguments: Sequence[str], plugin_type: str, log: Logger
+        cls, executable: Executable, arguments: Sequence[str], type_: str, name: str, log: Logger
     ) -> PluginProcess:
-        """Raises SpireError classes, and then no process is left."""
+        """`type_` and `name` are the plugin's. Raises SpireError classes, and then no process is left."""
         async with executable.verified() as verified:
             log.debug("starting plugin", path=executable.path, args=[executable.path, *arguments])
             try:
-                process = await asyncio.create_subprocess_exec(
-                    *_LAUNCHER,
-                    verified.path,
-                    *arguments,
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stdout=asyncio.subprocess.PIPE,
-                    stderr=asyncio.subprocess.PIPE,
-                    env={**os.environ, **handshake.environment(plugin_type)},
-                    pass_fds=verified.descriptors,
-                    process_group=0,  # what the terminal sends is for us; what the plugin started ends with it
-                    limit=handshake.LONGEST_LINE,
-                )
+                process = _spawn(verified, arguments, handshake.environment(type_))
             except (OSError, ValueError) as error:  # ValueError: a NUL in an argument
                 raise PermanentlyUnusable(f"failed to launch plugin: {executable.path}: {error}") from error
-            started = cls(process, executable.path, log)
+            started = cls(process, executable.path, name, log)
             try:
                 log.debug("plugin started", path=executable.path, pid=process.pid)
                 started.address = await started._where()
@@ -97,6 +89,7 @@ class PluginProcess:
         try:
             async with asyncio.timeout(GRACE):
                 await self.ended.wait()
+            self._log.debug("plugin exited")
         except TimeoutError:
             self._log.warning("plugin failed to exit gracefully")
         await self.kill()
@@ -111,11 +104,13 @@ class PluginProcess:
             os.killpg(self.pid, signal.SIGKILL)
 
     async def _watch(self) -> None:
-        status = await self._process.wait()
+        await _exit_of(self.pid)
         self._signal()  # children that the plugin left behind: the group's number is theirs as long as there are any
+        status = self._process.wait()
         await asyncio.wait(self._reading, timeout=_DRAIN)
         for task in self._reading:
             task.cancel()
+        await asyncio.gather(*self._reading, return_exceptions=True)
         how = _how(status)
         if status:
             self._log.error("plugin process exited", plugin=self._path, id=str(self.pid), error=how)
@@ -133,31 +128,71 @@ class PluginProcess:
 
     async def _read_output(self) -> None:
         """The handshake's line; what follows is read and dropped, so that the plugin does not block on it."""
-        stream = _pipe(self._process.stdout)
-        try:
-            line = await stream.readline()
-        except ValueError:
-            line = b"a line of more than %d bytes" % handshake.LONGEST_LINE
-        if line and not self._line.done():
-            self._line.set_result(line.decode("utf-8", "replace"))
-        while await stream.read(_READ):
-            pass
+        async with _reader(self._process.stdout) as stream:
+            try:
+                line = await stream.readline()
+            except ValueError:
+                line = b"a line of more than %d bytes" % handshake.LONGEST_LINE
+            if line and not self._line.done():
+                self._line.set_result(line.decode("utf-8", "replace"))
+            while await stream.read(_READ):
+                pass
 
     async def _read_errors(self) -> None:
-        stream = _pipe(self._process.stderr)
-
-        async def chunks() -> AsyncIterator[bytes]:
-            while chunk := await stream.read(_READ):
-                yield chunk
-
-        async for line in output.follow(chunks(), self._log):
-            self._last_words = line
+        async with _reader(self._process.stderr) as stream:
+            async for line in output.follow(_chunks(stream), self._output_log):
+                self._last_words = line
 
 
-def _pipe(stream: asyncio.StreamReader | None) -> asyncio.StreamReader:
-    if stream is None:
+def _spawn(verified: Verified, arguments: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Returns when the launcher runs. On the main thread: to the kernel, the end of the thread that forks is ours."""
+    return subprocess.Popen(
+        [*_LAUNCHER, verified.path, *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, **environment},
+        pass_fds=verified.descriptors,
+        process_group=0,  # what the terminal sends is for us; what the plugin starts ends with it
+    )
+
+
+async def _exit_of(pid: int) -> None:
+    """Returns when the process, a child that nobody waits for before, has ended; whoever holds its pipes then."""
+    loop = asyncio.get_running_loop()
+    exited: asyncio.Future[None] = loop.create_future()
+    descriptor = os.pidfd_open(pid)
+
+    def readable() -> None:
+        loop.remove_reader(descriptor)
+        if not exited.done():
+            exited.set_result(None)
+
+    loop.add_reader(descriptor, readable)
+    try:
+        await exited
+    finally:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
+
+
+@asynccontextmanager
+async def _reader(pipe: IO[bytes] | None) -> AsyncGenerator[asyncio.StreamReader, None]:
+    if pipe is None:
         raise RuntimeError("the process was started without pipes")
-    return stream
+    stream = asyncio.StreamReader(limit=handshake.LONGEST_LINE)
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(stream), pipe
+    )
+    try:
+        yield stream
+    finally:
+        transport.close()
+
+
+async def _chunks(stream: asyncio.StreamReader) -> AsyncIterator[bytes]:
+    while chunk := await stream.read(_READ):
+        yield chunk
 
 
 def _how(status: int) -> str:

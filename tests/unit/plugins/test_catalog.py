@@ -86,7 +86,7 @@ def test_order_disabled_and_external_plugins() -> None:
     )
     assert [(block.type, block.name, block.enabled) for block in blocks] == [("B", "two", False), ("A", "one", True)]
     assert (blocks[1].command, blocks[1].args, blocks[1].checksum) == ("/bin/x", ("-a", "b"), "ff")
-    assert (blocks[1].data_text, blocks[1].data.items) == (" a = 1 ", ())
+    assert (blocks[1].data_text, blocks[1].data.items) == ("a = 1", ())
 
 
 def test_data_from_a_file(tmp_path: Path) -> None:

@@ -25,10 +25,9 @@ class Named(Protocol):
 class Conversation(Generic[R]):
     """Use with `async with`; leaving it cancels what has not ended. Raises RpcError under the plugin's name."""
 
-    def __init__(self, plugin: Named, opener: BidiOpener[R], *, answer_timeout: float = ANSWER_TIMEOUT) -> None:
+    def __init__(self, plugin: Named, opener: BidiOpener[R]) -> None:
         self._plugin = plugin
         self._opener = opener
-        self._answer_timeout = answer_timeout
         self._stream: Bidi[R] | None = None
 
     async def __aenter__(self) -> Self:
@@ -49,7 +48,7 @@ class Conversation(Generic[R]):
         if stream.done:
             return
         try:
-            async with asyncio.timeout(self._answer_timeout):
+            async with asyncio.timeout(ANSWER_TIMEOUT):
                 await stream.send(message)
         except TimeoutError:
             raise self._late() from None
@@ -60,7 +59,7 @@ class Conversation(Generic[R]):
     async def receive(self) -> R | None:
         """The plugin's next message, None at the end of its stream."""
         try:
-            async with asyncio.timeout(self._answer_timeout):
+            async with asyncio.timeout(ANSWER_TIMEOUT):
                 return await self._opened().recv()
         except TimeoutError:
             raise self._late() from None
@@ -73,5 +72,5 @@ class Conversation(Generic[R]):
         return self._stream
 
     def _late(self) -> RpcError:
-        text = f"the plugin gave no answer within {self._answer_timeout:g} s"
+        text = f"the plugin gave no answer within {ANSWER_TIMEOUT:g} s"
         return self._plugin.wrapped(RpcError(Code.DEADLINE_EXCEEDED, text))

@@ -177,8 +177,8 @@ def test_faults_that_need_no_start(tmp_path: Path) -> None:
         f's.conf:2: SVIDStore "py": plugin_cmd {tmp_path}/none: no such file or directory',
         's.conf:2: SVIDStore "py": plugin_checksum: expected checksum of length 64; got 2 (SHA-256 in hex)',
         (
-            's.conf:2: Notifier "py": external plugins (plugin_cmd) of this type are not available in this version: use '
-            "a built-in one (external ones may be: KeyManager, NodeAttestor, SVIDStore, WorkloadAttestor)"
+            's.conf:2: Notifier "py": external plugins (plugin_cmd) of this type are not available in this version: '
+            "use a built-in one (external ones may be: KeyManager, NodeAttestor, SVIDStore, WorkloadAttestor)"
         ),
     ]
 

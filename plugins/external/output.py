@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from operations.logs import Logger
 
@@ -147,13 +147,14 @@ def _hclog(text: str) -> Entry | None:
         return None
     if not isinstance(parsed, dict):
         return None
-    level, message = parsed.pop("@level", None), parsed.pop("@message", "")
+    line = cast("dict[str, object]", parsed)
+    level, message = line.pop("@level", None), line.pop("@message", "")
     if not isinstance(level, str) or not isinstance(message, str) or level.strip().lower() not in _LEVELS:
         return None
-    stamp = _timestamp(parsed.pop("@timestamp", None))
+    stamp = _timestamp(line.pop("@timestamp", None))
     if stamp is None:
         return None
-    return Entry(_LEVELS[level.strip().lower()], message, {**parsed, "timestamp": stamp})
+    return Entry(_LEVELS[level.strip().lower()], message, {**line, "timestamp": stamp})
 
 
 def _timestamp(value: object) -> str | None:

@@ -266,11 +266,15 @@ def _sign(key: Any, request: keymanager_pb2.SignDataRequest, data: bytes) -> byt
     return key.sign(data, pad, Prehashed(algorithm))
 
 
+def _serialized(message: Message) -> bytes:
+    return message.SerializeToString()
+
+
 def _handler(service: ServiceDescriptor, name: str, behaviour: Any) -> Any:
     method = service.methods_by_name[name]
-    codecs = {
+    codecs: dict[str, Any] = {
         "request_deserializer": GetMessageClass(method.input_type).FromString,
-        "response_serializer": lambda message: message.SerializeToString(),
+        "response_serializer": _serialized,
     }
 
     async def unary(request: Message, context: Any) -> Message:

@@ -118,7 +118,7 @@ async def test_the_host_services_socket(load: Load, log: Log) -> None:
         ),
         (["without-config"], 'failed to configure plugin "py": no supported configuration interface found'),
     ],
-    ids=lambda value: value[0] if isinstance(value, list) else "",
+    ids=str,
 )
 async def test_a_plugin_that_does_not_start(
     load: Load, log: Log, words: list[str], fault: str, monkeypatch: pytest.MonkeyPatch
@@ -164,7 +164,7 @@ class Wanting:
 
 
 def test_faults_that_need_no_start(tmp_path: Path) -> None:
-    faults = []
+    faults: list[str] = []
     for given in (
         block("SVIDStore", command=str(tmp_path / "none")),
         block("SVIDStore", checksum="00"),

@@ -74,7 +74,7 @@ class Loader:
             await each.close()
 
 
-_SIDES = {"server": SERVER, "agent": AGENT}
+_SIDES = {"server": SERVER, "agent": {**AGENT, "SVIDStore": "plugins.external.svidstore:ExternalSvidStore"}}
 
 
 @pytest.fixture

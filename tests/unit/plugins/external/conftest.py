@@ -14,7 +14,9 @@ from plugins.external import metrics
 from plugins.external.loading import ExternalPlugins
 from server.catalog import FACADES as SERVER
 
-SIDES = {"server": SERVER, "agent": AGENT}
+# The agent puts nothing into SVID stores yet, and so refuses them; what stands for a plugin is there.
+FACADES = {**AGENT, "SVIDStore": "plugins.external.svidstore:ExternalSvidStore"}
+SIDES = {"server": SERVER, "agent": FACADES}
 TRUST_DOMAIN = "example.org"
 
 

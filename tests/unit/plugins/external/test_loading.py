@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from agent.catalog import FACADES
 from keystores.external import ServerKeyManager
 from operations.errors import ConfigurationError
 from plugins import catalog
@@ -19,7 +18,7 @@ from plugins.external import hosting, plugin, process
 from plugins.external.loading import ExternalPlugins
 from plugins.keymanager import KeyType
 from tests.simulators.spire import eventually
-from tests.unit.plugins.external.conftest import TRUST_DOMAIN, Load, Log, block
+from tests.unit.plugins.external.conftest import FACADES, TRUST_DOMAIN, Load, Log, block
 
 
 def gone(pid: int) -> bool:
@@ -297,9 +296,8 @@ async def test_plugins_end_in_reverse_order(log: Log) -> None:
 
 HOST = """
 import asyncio
-from agent.catalog import FACADES
 from plugins.external.loading import ExternalPlugins
-from tests.unit.plugins.external.conftest import block
+from tests.unit.plugins.external.conftest import FACADES, block
 
 async def main():
     external = ExternalPlugins(FACADES, tuple)

@@ -137,7 +137,7 @@ def _block(type_: str, name: str, body: Body, position: Position) -> PluginBlock
         command=settings.plugin_cmd or None,
         args=settings.plugin_args,
         checksum=settings.plugin_checksum or None,
-        data_text=(data.source.strip() or None) if data is not None else None,
+        data_text=data.source.strip() if data is not None and data.items else None,
         data_file=settings.plugin_data_file,
     )
 

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from operations.errors import ConfigurationError, Refused
+from operations.errors import ConfigurationError, PermanentlyUnusable, Refused
 
 _CHUNK = 1 << 20
 
@@ -52,12 +52,15 @@ class Executable:
         With a checksum it is the very file that was read, by its descriptor, whatever stands at the path by then. Who
         writes into that file between check and start is found out at the end: when its time of change (ctime, which
         cannot be set back) is another, it is read again. Leave the context before the plugin is told anything. Raises
-        Refused.
+        Refused, and PermanentlyUnusable for a file that cannot be read.
         """
         if self.checksum is None:
             yield Verified(self.path)
             return
-        descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise self._unreadable(error) from error
         try:
             before = _stamp(descriptor)
             await self._compare(descriptor)
@@ -68,9 +71,16 @@ class Executable:
             os.close(descriptor)
 
     async def _compare(self, descriptor: int) -> None:
-        found = await asyncio.to_thread(_sha256, descriptor)
+        try:
+            found = await asyncio.to_thread(_sha256, descriptor)
+        except OSError as error:
+            raise self._unreadable(error) from error
         if found != self.checksum:
             raise Refused(f"checksums did not match: {self.path} has {found.hex()}; check plugin_checksum")
+
+    def _unreadable(self, error: OSError) -> PermanentlyUnusable:
+        reason = (error.strerror or str(error)).lower()
+        return PermanentlyUnusable(f"error verifying checksum: cannot read {self.path}: {reason}")
 
 
 def _checksum(text: str) -> bytes:

@@ -13,6 +13,7 @@ from typing import Final
 from google.protobuf import empty_pb2
 
 from generated.plugin import grpc_broker_pb2, grpc_controller_pb2, grpc_stdio_pb2
+from operations.errors import PermanentlyUnusable
 from operations.logs import Logger
 from plugins.external.loading import HostService
 from transport.client import Channel
@@ -46,7 +47,10 @@ class Host:
         for service, handlers in services:
             router.add(service, handlers)
         self._server = Server(router, limits=_LIMITS)
-        self._folder = await asyncio.to_thread(tempfile.mkdtemp, prefix="spire-plugin-")
+        try:
+            self._folder = await asyncio.to_thread(tempfile.mkdtemp, prefix="spire-plugin-")
+        except OSError as error:
+            raise PermanentlyUnusable(f"cannot make a folder for the host services' socket: {error}") from error
         path = str(Path(self._folder) / "host.sock")
         await self._server.listen_unix(path, mode=_SOCKET_MODE)
         told = asyncio.Event()

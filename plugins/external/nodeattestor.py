@@ -11,7 +11,7 @@ from identity.selectors import Selector
 from operations.errors import InvalidArgument
 from plugins.external.conversation import Conversation
 from plugins.external.plugin import Plugin
-from plugins.nodeattestor import AttestedNode, Challenge
+from plugins.nodeattestor import CLIENT_ADDRESS, AttestedNode, Challenge
 from transport.status import Code, RpcError
 
 
@@ -29,7 +29,11 @@ class ExternalServerNodeAttestor:
         """The selectors' type is the plugin's name, whatever the plugin says. Raises RpcError, InvalidArgument."""
         if not payload:
             raise InvalidArgument("payload cannot be empty")
-        async with self._plugin.converse(f"/{self.SERVICE}/Attest", server_api.AttestResponse) as conversation:
+        # SPIRE forwards the host that the agent called too; one that is not known, as here, is empty there.
+        metadata = {"x-untrusted-forwarded-host": "", "x-forwarded-client-ip": CLIENT_ADDRESS.get()}
+        async with self._plugin.converse(
+            f"/{self.SERVICE}/Attest", server_api.AttestResponse, metadata=metadata
+        ) as conversation:
             await conversation.send(server_api.AttestRequest(payload=payload))
             while True:
                 answer = await self._answer(conversation)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from datetime import datetime
 from typing import Any, Final, cast
 
 from operations.logs import Logger
+from operations.quoting import quote
 
 LONGEST_LINE: Final = 64 * 1024
 """Bytes of one line; a longer one is logged in pieces, at debug level."""
@@ -33,6 +35,8 @@ _LEVELS: Final = {
     "error": logging.ERROR,
 }
 _PREFIXES: Final = {f"[{name.upper()}]": level for name, level in _LEVELS.items()}
+_OURS: Final = frozenset({"external", "plugin_name", "plugin_type", "subsystem_name", "self"})
+_PLAIN: Final = re.compile(r"[A-Za-z0-9\-._/@]+")
 _PANICS: Final = ("panic: ", "fatal error: ")
 
 
@@ -122,7 +126,6 @@ async def lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[tuple[bytes, bool
 def write(log: Logger, entry: Entry) -> None:
     if entry.level is None:
         return
-    # The names are the plugin's: none of them may be taken for a parameter of ours.
     bound = log.bind(**{_safe(name): value for name, value in entry.fields.items()})
     by_level = {
         logging.DEBUG: bound.debug,
@@ -134,7 +137,10 @@ def write(log: Logger, entry: Entry) -> None:
 
 
 def _safe(name: str) -> str:
-    return f"fields.{name}" if name == "self" else name
+    """A plugin's name for a field: it stays on its line, and hides none of the fields that say who writes."""
+    if name in _OURS:
+        return f"fields.{name}"
+    return name if _PLAIN.fullmatch(name) else quote(name)
 
 
 def _hclog(text: str) -> Entry | None:

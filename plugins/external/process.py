@@ -37,11 +37,12 @@ Our own code between fork and exec would need the same, in a process with thread
 class PluginProcess:
     """Made by `start`. `address` is where it listens, `ended` is set when the process has."""
 
-    def __init__(self, process: subprocess.Popen[bytes], path: str, name: str, log: Logger) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], pidfd: int, path: str, name: str, log: Logger) -> None:
         self.pid: Final = process.pid
         self.ended: Final = asyncio.Event()
         self.address = Address("unix", "")
         self._process = process
+        self._pidfd = pidfd
         self._path = path
         self._log = log
         self._output_log = log.bind(subsystem_name=f"{name}.{Path(path).name}")
@@ -58,10 +59,10 @@ class PluginProcess:
         async with executable.verified() as verified:
             log.debug("starting plugin", path=executable.path, args=[executable.path, *arguments])
             try:
-                process = _spawn(verified, arguments, handshake.environment(type_))
+                process, pidfd = _spawn(verified, arguments, handshake.environment(type_))
             except (OSError, ValueError) as error:  # ValueError: a NUL in an argument
                 raise PermanentlyUnusable(f"failed to launch plugin: {executable.path}: {error}") from error
-            started = cls(process, executable.path, name, log)
+            started = cls(process, pidfd, executable.path, name, log)
             try:
                 log.debug("plugin started", path=executable.path, pid=process.pid)
                 started.address = await started._where()
@@ -104,7 +105,7 @@ class PluginProcess:
             os.killpg(self.pid, signal.SIGKILL)
 
     async def _watch(self) -> None:
-        await _exit_of(self.pid)
+        await _exit_of(self._pidfd)
         self._signal()  # children that the plugin left behind: the group's number is theirs as long as there are any
         status = self._process.wait()
         await asyncio.wait(self._reading, timeout=_DRAIN)
@@ -144,9 +145,14 @@ class PluginProcess:
                 self._last_words = line
 
 
-def _spawn(verified: Verified, arguments: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    """Returns when the launcher runs. On the main thread: to the kernel, the end of the thread that forks is ours."""
-    return subprocess.Popen(
+def _spawn(
+    verified: Verified, arguments: Sequence[str], environment: Mapping[str, str]
+) -> tuple[subprocess.Popen[bytes], int]:
+    """The process and its pidfd, once the launcher runs. Raises OSError and ValueError.
+
+    On the main thread: to the kernel, the end of the thread that forks is ours.
+    """
+    process = subprocess.Popen(
         [*_LAUNCHER, verified.path, *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -155,25 +161,30 @@ def _spawn(verified: Verified, arguments: Sequence[str], environment: Mapping[st
         pass_fds=verified.descriptors,
         process_group=0,  # what the terminal sends is for us; what the plugin starts ends with it
     )
+    try:
+        return process, os.pidfd_open(process.pid)
+    except OSError:
+        process.kill()
+        process.communicate()
+        raise
 
 
-async def _exit_of(pid: int) -> None:
-    """Returns when the process, a child that nobody waits for before, has ended; whoever holds its pipes then."""
+async def _exit_of(pidfd: int) -> None:
+    """Returns when the process has ended, whoever holds its pipes then; closes the descriptor."""
     loop = asyncio.get_running_loop()
     exited: asyncio.Future[None] = loop.create_future()
-    descriptor = os.pidfd_open(pid)
 
     def readable() -> None:
-        loop.remove_reader(descriptor)
+        loop.remove_reader(pidfd)
         if not exited.done():
             exited.set_result(None)
 
-    loop.add_reader(descriptor, readable)
+    loop.add_reader(pidfd, readable)
     try:
         await exited
     finally:
-        loop.remove_reader(descriptor)
-        os.close(descriptor)
+        loop.remove_reader(pidfd)
+        os.close(pidfd)
 
 
 @asynccontextmanager

@@ -286,6 +286,9 @@ def _handler(service: ServiceDescriptor, name: str, behaviour: Any) -> Any:
         return answer
 
     async def stream(requests: AsyncIterator[Message], context: Any) -> AsyncIterator[Message]:
+        known = {name: value for name, value in context.invocation_metadata() if name.startswith("x-")}
+        if known:
+            print(f"[INFO] told {sorted(known.items())}", file=sys.stderr, flush=True)
         try:
             async for message in behaviour(requests):
                 yield message

@@ -12,6 +12,7 @@ from agent.workload_attestation import WorkloadAttestation
 from identity.selectors import Selector
 from operations.errors import InvalidArgument, NotFound, TemporarilyUnavailable
 from plugins.external import conversation, process, workloadattestor
+from plugins.nodeattestor import CLIENT_ADDRESS
 from plugins.svidstore import StoredX509Svid
 from tests.simulators.spire import eventually
 from tests.unit.plugins.external.conftest import Load, Log
@@ -49,6 +50,14 @@ async def test_a_server_half(load: Load) -> None:
     assert node.spiffe_id == "spiffe://example.org/spire/agent/py/1"
     assert node.selectors == [Selector("py", "one"), Selector("py", "two")]
     assert node.can_reattest
+
+
+async def test_a_server_half_hears_where_the_agent_calls_from(load: Load, log: Log) -> None:
+    attestor = await load("NodeAttestor")
+    CLIENT_ADDRESS.set("192.0.2.7")
+    await attestor.attest(b"spire/agent/py/1", answer)
+    told = "[INFO] told [('x-forwarded-client-ip', '192.0.2.7'), ('x-untrusted-forwarded-host', '')]"
+    await asyncio.to_thread(eventually, lambda: log.named(told), "the plugin's line")
 
 
 async def test_many_challenges(load: Load) -> None:

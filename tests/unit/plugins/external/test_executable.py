@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from operations.errors import ConfigurationError, Refused
+from operations.errors import ConfigurationError, PermanentlyUnusable, Refused
 from plugins.external.executable import Executable, Verified
 
 SCRIPT = b"#!/bin/sh\necho first\n"
@@ -90,3 +90,9 @@ def test_what_cannot_be_executed(tmp_path: Path, script: Path) -> None:
     script.chmod(0o644)
     with pytest.raises(ConfigurationError, match="no executable file"):
         Executable.of(str(script), None).check()
+
+
+async def test_a_file_that_is_gone_by_then(script: Path) -> None:
+    executable = Executable.of(str(script.with_name("none")), SUM)
+    with pytest.raises(PermanentlyUnusable, match=r"error verifying checksum: cannot read .*/none: no such file"):
+        await executable.verified().__aenter__()

@@ -116,3 +116,12 @@ def test_the_allowance_comes_back_with_time() -> None:
 )
 def test_any_line_can_be_written(line: bytes) -> None:
     output.write(logs.get("test"), Reader().entry(line))
+
+
+async def test_names_of_fields_forge_nothing(log: Log) -> None:
+    forged = 'a\nlevel=error msg="forged"'
+    line = {"@level": "info", "@message": "m", "plugin_name": "another", forged: 1}
+    output.write(logs.get("test").bind(plugin_name="py"), Reader().entry(json.dumps(line).encode()))
+    (fields,) = log.named("m")
+    assert (fields["plugin_name"], fields["fields.plugin_name"]) == ("py", "another")
+    assert [name for name in fields if "forged" in name] == [r'"a\nlevel=error msg=\"forged\""']

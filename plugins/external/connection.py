@@ -73,7 +73,8 @@ async def _dial_tcp(address: str) -> tuple[socket.socket, Link]:
         await asyncio.get_running_loop().sock_connect(sock, (host.strip("[]"), int(port)))
     except OSError as error:
         sock.close()
-        raise dial.connection_error(f"Error while dialing: dial tcp {address}: connect: {error.strerror}") from error
+        reason = os.strerror(error.errno).lower() if error.errno else str(error)
+        raise dial.connection_error(f"Error while dialing: dial tcp {address}: connect: {reason}") from error
     except BaseException:
         sock.close()
         raise

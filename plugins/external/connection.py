@@ -44,23 +44,25 @@ class PluginDialer:
             return await _dial_tcp(where.address)
         sock, link = await dial.UnixDialer(where.address).dial()
         try:
-            self._check_owner(sock, where.address)
+            check_owner(sock, where.address, self._process.pid)
         except RpcError:
             sock.close()
             raise
         return sock, link
 
-    def _check_owner(self, sock: socket.socket, path: str) -> None:
-        _, owner, _ = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
-        trusted = {0, os.geteuid()}
-        with suppress(OSError):  # a set-user-ID plugin runs as somebody else
-            trusted.add(Path(f"/proc/{self._process.pid}").stat().st_uid)
-        if owner not in trusted:
-            raise dial.connection_error(f"Error while dialing: {path} is a socket of user {owner}, not of the plugin's")
-
 
 def channel(process: PluginProcess) -> Channel:
     return Channel(PluginDialer(process), None, LIMITS)
+
+
+def check_owner(sock: socket.socket, path: str, pid: int) -> None:
+    """Raises RpcError when neither we, nor root, nor the plugin's user listens at the other end."""
+    _, owner, _ = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    trusted = {0, os.geteuid()}
+    with suppress(OSError):  # a set-user-ID plugin runs as somebody else
+        trusted.add(Path(f"/proc/{pid}").stat().st_uid)
+    if owner not in trusted:
+        raise dial.connection_error(f"Error while dialing: {path} is a socket of user {owner}, not of the plugin's")
 
 
 async def _dial_tcp(address: str) -> tuple[socket.socket, Link]:

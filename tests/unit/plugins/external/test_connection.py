@@ -14,7 +14,7 @@ from typing import cast
 
 import pytest
 
-from plugins.external.connection import PluginDialer
+from plugins.external.connection import PluginDialer, check_owner
 from plugins.external.handshake import Address
 from plugins.external.process import PluginProcess
 from tests.simulators.spire import free_port
@@ -70,7 +70,7 @@ def test_a_socket_of_another_user_is_refused() -> None:
 
 
 def check(owner: int) -> None:
-    Running(Address("unix", "/a")).dialer()._check_owner(cast("socket.socket", Connected(owner)), "/a")
+    check_owner(cast("socket.socket", Connected(owner)), "/a", os.getpid())
 
 
 async def test_nobody_listens_on_tcp() -> None:

@@ -42,9 +42,8 @@ class ServerSvid:
             raise TemporarilyUnavailable("the server has no X509-SVID yet")
         return self._context
 
-    @property
     def identity(self) -> InProcessIdentity:
-        """The SVID and its key. Raises TemporarilyUnavailable before the first."""
+        """The SVID with its key; the same object until it is renewed."""
         if self._identity is None:
             raise TemporarilyUnavailable("the server has no X509-SVID yet")
         return self._identity
@@ -62,8 +61,8 @@ class ServerSvid:
             serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
         identity = InProcessIdentity(tuple(issued.chain), private_key)
-        self._context = server_context(identity, require_pq_kem=self._require_pq_kem)
         self._identity = identity
+        self._context = server_context(identity, require_pq_kem=self._require_pq_kem)
         leaf = der.certificate(issued.chain[0])
         begin, end = leaf.not_valid_before_utc.timestamp(), leaf.not_valid_after_utc.timestamp()
         self._made_at, self._renew_at = begin, begin + (end - begin) / 2

@@ -28,7 +28,7 @@ def services(host: HostServices) -> Sequence[HostService]:
         bundle = await parts.bundles.get(parts.trust_domain)
         if bundle is None:
             raise NotFound(f'no bundle found for trust domain "{parts.trust_domain}"')
-        identity = parts.svid.identity
+        identity = parts.svid.identity()
         return identityprovider_pb2.FetchX509IdentityResponse(
             identity=identityprovider_pb2.X509Identity(cert_chain=identity.chain, private_key=identity.private_key),
             bundle=_bundle(bundle),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from plugins.catalog import Builtin, Builtins
+from plugins.external.loading import Facades
 
 BUILTINS: Builtins = {
     "KeyManager": {
@@ -17,3 +18,10 @@ BUILTINS: Builtins = {
         "unix": Builtin("attestors.unix:Configuration", "attestors.unix:load"),
     },
 }
+
+FACADES: Facades = {
+    "KeyManager": "keystores.external:AgentKeyManager",
+    "NodeAttestor": "plugins.external.nodeattestor:ExternalAgentNodeAttestor",
+    "WorkloadAttestor": "plugins.external.workloadattestor:ExternalWorkloadAttestor",
+}
+"""The plugin types of which external ones are hosted."""

@@ -12,7 +12,7 @@ from typing import Any
 from agent import manager, workload_api
 from agent.attest import Attestation
 from agent.bootstrap import TrustBundleSource
-from agent.catalog import BUILTINS
+from agent.catalog import BUILTINS, FACADES
 from agent.config import AgentConfig
 from agent.health import HealthService
 from agent.manager import Manager
@@ -30,6 +30,7 @@ from operations.version import VERSION
 from plugins import catalog
 from plugins.blocks import PluginBlock
 from plugins.catalog import PluginContext
+from plugins.external.loading import ExternalPlugins, HostService
 from plugins.keymanager import KeyManager
 from plugins.nodeattestor import AgentNodeAttestor
 from plugins.workloadattestor import WorkloadAttestor
@@ -124,25 +125,33 @@ class _Plugins:
 
 @asynccontextmanager
 async def _plugins(config: AgentConfig) -> AsyncGenerator[_Plugins, None]:
-    catalog.check(config.plugins, catalog.AGENT, BUILTINS, config.file)
-    keys: KeyManager = (await _load(config, "KeyManager"))[0]
-    try:
-        node_attestors: list[AgentNodeAttestor] = await _load(config, "NodeAttestor")
+    catalog.check(config.plugins, catalog.AGENT, BUILTINS, config.file, FACADES)
+    external = ExternalPlugins(FACADES, _host_services)
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(external.close)
+        external.reconfigure_on_signal()
+        keys: KeyManager = (await _load(config, "KeyManager", external))[0]
+        stack.push_async_callback(keys.close)
+        node_attestors: list[AgentNodeAttestor] = await _load(config, "NodeAttestor", external)
         # A join token wins over whatever attestor is configured, as in SPIRE.
         node_attestor = JoinTokenAttestor(config.join_token) if config.join_token else node_attestors[0]
-        yield _Plugins(keys, node_attestor, await _load(config, "WorkloadAttestor"))
-    finally:
-        await keys.close()
+        yield _Plugins(keys, node_attestor, await _load(config, "WorkloadAttestor", external))
 
 
-async def _load(config: AgentConfig, kind: str) -> list[Any]:
+def _host_services() -> Sequence[HostService]:
+    from plugins.external import metrics  # for those who have external plugins
+
+    return (metrics.service(),)
+
+
+async def _load(config: AgentConfig, kind: str, external: ExternalPlugins) -> list[Any]:
     blocks = [block for block in config.plugins if block.type == kind and block.enabled]
-    return [await catalog.load(block, BUILTINS, _context(config, block)) for block in blocks]
+    return [await catalog.load(block, BUILTINS, _context(config, block, external)) for block in blocks]
 
 
-def _context(config: AgentConfig, block: PluginBlock) -> PluginContext:
+def _context(config: AgentConfig, block: PluginBlock, external: ExternalPlugins) -> PluginContext:
     log = logs.get("catalog").bind(plugin_name=block.name, plugin_type=block.type)
-    return PluginContext(trust_domain=config.trust_domain.name, data_dir=config.data_dir, log=log)
+    return PluginContext(config.trust_domain.name, config.data_dir, log, external=external)
 
 
 @asynccontextmanager

@@ -18,7 +18,9 @@ from operations.quoting import quote
 class PluginBlock:
     """One plugin. `data` is the inside of plugin_data, or of the file that plugin_data_file names.
 
-    An external plugin has a `command`; `checksum` is the hex SHA-256 of its executable.
+    An external plugin has a `command`; `checksum` is the hex SHA-256 of its executable. Its data is its own business:
+    it gets the text of plugin_data (None where there is no such block or nothing in it) or of `data_file`, read when
+    the plugin is loaded and again on demand, and `data` is empty.
     """
 
     type: str
@@ -29,6 +31,8 @@ class PluginBlock:
     command: str | None = None
     args: tuple[str, ...] = ()
     checksum: str | None = None
+    data_text: str | None = None
+    data_file: str | None = None
 
     def __str__(self) -> str:
         return f"{self.type} {quote(self.name)}"
@@ -121,17 +125,20 @@ def _block(type_: str, name: str, body: Body, position: Position) -> PluginBlock
         raise body.find("plugin_data_file").error(
             f"{type_} {quote(name)}: plugin_data and plugin_data_file exclude each other: keep one"
         )
-    if settings.plugin_data_file is not None and settings.enabled:
+    external = bool(settings.plugin_cmd)
+    if settings.plugin_data_file is not None and settings.enabled and not external:
         data = _load(settings.plugin_data_file, body.find("plugin_data_file"))
     return PluginBlock(
         type=type_,
         name=name,
-        data=data or Body((), position, ""),
+        data=Body((), position, "") if data is None or external else data,
         position=position,
         enabled=settings.enabled,
         command=settings.plugin_cmd or None,
         args=settings.plugin_args,
-        checksum=settings.plugin_checksum,
+        checksum=settings.plugin_checksum or None,
+        data_text=data.source.strip() if data is not None and data.items else None,
+        data_file=settings.plugin_data_file,
     )
 
 

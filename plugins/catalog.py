@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from operations import config
@@ -15,17 +15,26 @@ from operations.errors import ConfigurationError, ConfigurationErrors, raise_pro
 from operations.logs import Logger
 from operations.quoting import quote
 from plugins.blocks import PluginBlock, read
+from plugins.external import loading
+from plugins.external.loading import ExternalPlugins, Facades
 
-__all__ = ["AGENT", "SERVER", "Builtin", "Builtins", "Count", "PluginBlock", "PluginContext", "check", "load", "read"]
+__all__ = [
+    "AGENT", "SERVER", "Builtin", "Builtins", "Count", "Facades", "PluginBlock", "PluginContext", "check", "load",
+    "read",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class PluginContext:
-    """What a plugin gets besides its own configuration. `data_dir` is the program's, where it has one."""
+    """What a plugin gets besides its own configuration. `data_dir` is the program's, where it has one.
+
+    `external` loads the external ones; without it there are none.
+    """
 
     trust_domain: str
     data_dir: str | None
     log: Logger
+    external: ExternalPlugins | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +89,19 @@ AGENT: Mapping[str, Count] = {
 """The agent's plugin types."""
 
 
-def check(blocks: Sequence[PluginBlock], types: Mapping[str, Count], builtins: Builtins, file: str) -> None:
+_NO_FACADES: Facades = {}
+
+
+def check(
+    blocks: Sequence[PluginBlock],
+    types: Mapping[str, Count],
+    builtins: Builtins,
+    file: str,
+    facades: Facades = _NO_FACADES,
+) -> None:
     """Check types, names, numbers and every key of the enabled plugins, without loading any.
+
+    Of an external plugin it is checked that its type may be external (`facades`) and that it can be started.
 
     Raises ConfigurationError, or ConfigurationErrors, with file and line.
     """
@@ -89,7 +109,9 @@ def check(blocks: Sequence[PluginBlock], types: Mapping[str, Count], builtins: B
     for block in blocks:
         try:
             _check_type(block, types)
-            if block.enabled:
+            if block.enabled and block.command is not None:
+                loading.check(block, facades)
+            elif block.enabled:
                 _configuration(block, _builtin(block, builtins))
         except ConfigurationErrors as errors:
             problems.extend(errors.problems)
@@ -110,6 +132,8 @@ async def load(block: PluginBlock, builtins: Builtins, context: PluginContext) -
     Raises ConfigurationError with file and line for a plugin that does not exist or a setting that is wrong, and
     whatever SpireError the plugin's own start raises.
     """
+    if block.command is not None:
+        return await loading.load(block, context.external, context.trust_domain)
     builtin = _builtin(block, builtins)
     configuration = _configuration(block, builtin)
     try:
@@ -127,9 +151,6 @@ def _check_type(block: PluginBlock, types: Mapping[str, Count]) -> None:
 
 
 def _builtin(block: PluginBlock, builtins: Builtins) -> Builtin:
-    if block.command is not None:
-        reason = "external plugins (plugin_cmd) are not available in this version: use a built-in one"
-        raise block.error(reason)
     known = builtins.get(block.type, {})
     builtin = known.get(block.name)
     if builtin is None:

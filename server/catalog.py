@@ -10,6 +10,7 @@ from attestors.join_token.server import NAME, JoinTokenAttestor, JoinTokens
 from operations import logs
 from plugins import catalog
 from plugins.catalog import Builtin, Builtins, PluginContext
+from plugins.external.loading import ExternalPlugins, Facades
 from plugins.keymanager import KeyManager
 from plugins.nodeattestor import ServerNodeAttestor
 from server.config import ServerConfig
@@ -26,6 +27,12 @@ BUILTINS: Builtins = {
         "join_token": Builtin("attestors.join_token.server:Configuration", "attestors.join_token.server:load"),
     },
 }
+
+FACADES: Facades = {
+    "KeyManager": "keystores.external:ServerKeyManager",
+    "NodeAttestor": "plugins.external.nodeattestor:ExternalServerNodeAttestor",
+}
+"""The plugin types of which external ones are hosted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +56,15 @@ class ServerContext(PluginContext):
 
 def check(config: ServerConfig) -> None:
     """Check every plugin's name and settings without loading any. Raises ConfigurationError."""
-    catalog.check(config.plugins, catalog.SERVER, BUILTINS, config.file)
+    catalog.check(config.plugins, catalog.SERVER, BUILTINS, config.file, FACADES)
 
 
-async def open_stores(config: ServerConfig) -> Stores:
+async def open_stores(config: ServerConfig, external: ExternalPlugins) -> Stores:
     """Open the key manager and the datastore, side by side. Raises SpireError; what was open by then is closed."""
     blocks = {block.type: block for block in config.plugins if block.enabled}
-    opening = [asyncio.create_task(catalog.load(blocks[kind], BUILTINS, _context(config, kind))) for kind in _STORES]
+    opening = [
+        asyncio.create_task(catalog.load(blocks[kind], BUILTINS, _context(config, kind, external))) for kind in _STORES
+    ]
     await asyncio.wait(opening)
     if all(task.exception() is None for task in opening):
         key_manager, datastore = (task.result() for task in opening)
@@ -66,9 +75,13 @@ async def open_stores(config: ServerConfig) -> Stores:
     raise next(error for task in opening if (error := task.exception()) is not None)
 
 
-async def load_node_attestors(config: ServerConfig, join_tokens: JoinTokens) -> Mapping[str, ServerNodeAttestor]:
+async def load_node_attestors(
+    config: ServerConfig, join_tokens: JoinTokens, external: ExternalPlugins
+) -> Mapping[str, ServerNodeAttestor]:
     """The node attestors by name. Join tokens need no block, as in SPIRE: an operator made each of them."""
-    context = ServerContext(config.trust_domain.name, config.data_dir, logs.get("node_attestor"), join_tokens)
+    context = ServerContext(
+        config.trust_domain.name, config.data_dir, logs.get("node_attestor"), join_tokens, external=external
+    )
     attestors: dict[str, ServerNodeAttestor] = {NAME: JoinTokenAttestor(config.trust_domain, join_tokens)}
     for block in config.plugins:
         if block.type == "NodeAttestor" and block.enabled:
@@ -79,5 +92,5 @@ async def load_node_attestors(config: ServerConfig, join_tokens: JoinTokens) -> 
 _STORES = ("KeyManager", "DataStore")
 
 
-def _context(config: ServerConfig, kind: str) -> PluginContext:
-    return PluginContext(config.trust_domain.name, config.data_dir, logs.get(kind.lower()))
+def _context(config: ServerConfig, kind: str, external: ExternalPlugins) -> PluginContext:
+    return PluginContext(config.trust_domain.name, config.data_dir, logs.get(kind.lower()), external=external)

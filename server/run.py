@@ -13,6 +13,7 @@ from identity.spiffeid import SpiffeId
 from operations import logs, program, sdnotify, startup
 from operations.errors import ConfigurationError, PermanentlyUnusable
 from operations.version import VERSION
+from plugins.external.loading import ExternalPlugins
 from server import catalog
 from server.authority_store import DatastoreAuthorities
 from server.authorization import Authorizer, PeerIdentities
@@ -22,6 +23,7 @@ from server.config import ServerConfig
 from server.datastore.store import DataStore
 from server.entries import EntryIndex
 from server.health import Health
+from server.host_services import HostServices, Parts
 from server.housekeeping import Housekeeping
 from server.join_tokens import StoredJoinTokens
 from server.nodes import AttestedNodes
@@ -74,9 +76,13 @@ async def serve(config: ServerConfig, ready: Callable[[], None] = lambda: None) 
     _make_folder(config.data_dir, DATA_DIR_MODE, "data_dir")
     _make_folder(str(Path(config.socket_path).parent), SOCKET_FOLDER_MODE, "socket_path")
     async with AsyncExitStack() as cleanup:
-        stores = await catalog.open_stores(config)
+        host_services = HostServices()
+        external = ExternalPlugins(catalog.FACADES, host_services.services)
+        cleanup.push_async_callback(external.close)
+        external.reconfigure_on_signal()
+        stores = await catalog.open_stores(config, external)
         cleanup.push_async_callback(stores.close)
-        house = await _House.build(config, stores)
+        house = await _House.build(config, stores, external, host_services)
         cleanup.push_async_callback(house.drain)
         await house.listen()
         ready()
@@ -105,7 +111,9 @@ class _House:
         self._local = Server(router((*remote, *local), gate))
 
     @classmethod
-    async def build(cls, config: ServerConfig, stores: Stores) -> _House:
+    async def build(
+        cls, config: ServerConfig, stores: Stores, external: ExternalPlugins, host_services: HostServices
+    ) -> _House:
         store = stores.datastore
         trust_domain = config.trust_domain
         await _check_trust_domain(store, trust_domain.name)
@@ -113,7 +121,7 @@ class _House:
             _ca_settings(config), stores.key_manager, DatastoreAuthorities(store, trust_domain)
         )
         attestors, index, _ = await asyncio.gather(
-            catalog.load_node_attestors(config, StoredJoinTokens(store)),
+            catalog.load_node_attestors(config, StoredJoinTokens(store), external),
             EntryIndex.follow(store, trust_domain),
             authority.start(),
         )
@@ -122,6 +130,7 @@ class _House:
 
         nodes = AttestedNodes(store)
         bundles = TrustBundles(store)
+        host_services.begin(Parts(trust_domain, nodes, bundles, svid))
         identities = PeerIdentities(trust_domain, config.admin_ids, bundles.roots)
         authorizer = Authorizer(identities, store, nodes, config.admin_ids)
         limits = server_limits(attestation=config.ratelimit_attestation, signing=config.ratelimit_signing)

@@ -30,12 +30,12 @@ def validate(flags: FlagSet) -> Run:
     read = declare_flags(flags)
 
     def check(_: list[str]) -> int:
-        from agent.catalog import BUILTINS
+        from agent.catalog import BUILTINS, FACADES
         from plugins import catalog
 
         try:
             config = read()
-            catalog.check(config.plugins, catalog.AGENT, BUILTINS, config.file)
+            catalog.check(config.plugins, catalog.AGENT, BUILTINS, config.file, FACADES)
         except SpireError as error:
             print(f"SPIRE agent configuration file is invalid: {error}", file=sys.stderr)
             return 1

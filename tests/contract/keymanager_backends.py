@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,8 +13,12 @@ from keystores import disk, memory
 from keystores.pkcs11.configuration import Configuration
 from keystores.pkcs11.manager import load_server
 from operations import logs
+from operations.hcl import Body, Position
+from plugins.blocks import PluginBlock
 from plugins.catalog import PluginContext
+from plugins.external.loading import ExternalPlugins
 from plugins.keymanager import KeyManager
+from server.catalog import FACADES
 from tests.simulators import softhsm
 
 
@@ -75,4 +80,28 @@ def pkcs11_backend(folder: Path) -> Generator[Backend]:
         yield Pkcs11(hsm)
 
 
-BACKENDS = {"memory": memory_backend, "disk": disk_backend, "pkcs11": pkcs11_backend}
+class External:
+    """A plugin that holds its keys in memory, behind its own process."""
+
+    durable = False
+
+    async def open(self) -> KeyManager:
+        place = Position("s.conf", 1)
+        block = PluginBlock(
+            type="KeyManager",
+            name="simulated",
+            data=Body((), place, ""),
+            position=place,
+            command=sys.executable,
+            args=("-m", "tests.simulators.plugin"),
+        )
+        manager: KeyManager = await ExternalPlugins(FACADES, tuple).load(block, "example.org")
+        return manager
+
+
+@contextmanager
+def external_backend(_folder: Path) -> Generator[Backend]:
+    yield External()
+
+
+BACKENDS = {"memory": memory_backend, "disk": disk_backend, "pkcs11": pkcs11_backend, "external": external_backend}

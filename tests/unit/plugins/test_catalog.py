@@ -86,7 +86,7 @@ def test_order_disabled_and_external_plugins() -> None:
     )
     assert [(block.type, block.name, block.enabled) for block in blocks] == [("B", "two", False), ("A", "one", True)]
     assert (blocks[1].command, blocks[1].args, blocks[1].checksum) == ("/bin/x", ("-a", "b"), "ff")
-    assert blocks[1].data.source == " a = 1 "
+    assert (blocks[1].data_text, blocks[1].data.items) == ("a = 1", ())
 
 
 def test_data_from_a_file(tmp_path: Path) -> None:
@@ -130,8 +130,8 @@ def test_faults_of_blocks(text: str, message: str) -> None:
         (
             'KeyManager "mine" { plugin_cmd = "/x" }',
             (
-                's.conf:2: KeyManager "mine": external plugins (plugin_cmd) are not available in this version: '
-                "use a built-in one"
+                's.conf:2: KeyManager "mine": external plugins (plugin_cmd) of this type are not available in this '
+                "version: use a built-in one (external ones may be: none)"
             ),
         ),
         (

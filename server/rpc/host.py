@@ -1,0 +1,68 @@
+"""The host services' handlers. Their callers are the external plugins, over a socket that only they can reach."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from google.protobuf.message import Message
+
+from generated.spire.hostservice.server.agentstore.v1 import agentstore_pb2
+from generated.spire.hostservice.server.identityprovider.v1 import identityprovider_pb2
+from generated.spire.plugin.types import bundle_pb2, jwtkey_pb2, x509certificate_pb2
+from identity.bundles import Bundle
+from operations.errors import NotFound
+from plugins.external import metrics
+from plugins.external.loading import HostService
+from server.host_services import HostServices
+from transport.peer import Peer
+from transport.router import Context
+
+
+def services(host: HostServices) -> Sequence[HostService]:
+    """In the order in which SPIRE names them to a plugin."""
+
+    async def fetch_x509_identity(
+        _request: Message, _peer: Peer, _context: Context
+    ) -> identityprovider_pb2.FetchX509IdentityResponse:
+        parts = host.parts("IdentityProvider")
+        bundle = await parts.bundles.get(parts.trust_domain)
+        if bundle is None:
+            raise NotFound(f'no bundle found for trust domain "{parts.trust_domain}"')
+        identity = parts.svid.identity()
+        return identityprovider_pb2.FetchX509IdentityResponse(
+            identity=identityprovider_pb2.X509Identity(cert_chain=identity.chain, private_key=identity.private_key),
+            bundle=_bundle(bundle),
+        )
+
+    async def get_agent_info(
+        request: agentstore_pb2.GetAgentInfoRequest, _peer: Peer, _context: Context
+    ) -> agentstore_pb2.GetAgentInfoResponse:
+        if await host.parts("AgentStore").nodes.get(request.agent_id) is None:
+            raise NotFound("no such agent")
+        return agentstore_pb2.GetAgentInfoResponse(info=agentstore_pb2.AgentInfo(agent_id=request.agent_id))
+
+    return (
+        (
+            identityprovider_pb2.DESCRIPTOR.services_by_name["IdentityProvider"],
+            {"FetchX509Identity": fetch_x509_identity},
+        ),
+        (agentstore_pb2.DESCRIPTOR.services_by_name["AgentStore"], {"GetAgentInfo": get_agent_info}),
+        metrics.service(),
+    )
+
+
+def _bundle(bundle: Bundle) -> bundle_pb2.Bundle:
+    return bundle_pb2.Bundle(
+        trust_domain=bundle.trust_domain.name,
+        x509_authorities=[
+            x509certificate_pb2.X509Certificate(asn1=each.der, tainted=each.tainted) for each in bundle.x509_authorities
+        ],
+        jwt_authorities=[
+            jwtkey_pb2.JWTKey(
+                public_key=each.public_key, key_id=each.key_id, expires_at=each.expires_at, tainted=each.tainted
+            )
+            for each in bundle.jwt_authorities
+        ],
+        refresh_hint=bundle.refresh_hint,
+        sequence_number=bundle.sequence_number,
+    )

@@ -221,7 +221,7 @@ async def test_a_key_store_that_is_away_is_no_lost_key() -> None:
 async def test_what_signs_is_in_the_bundle_again_after_an_old_database_was_restored() -> None:
     server = Server()
     await server.start()
-    server.store.roots.clear()
+    server.store.x509_authorities.clear()
     server.store.jwt_authorities.clear()
     await server.check(await server.start())
     assert len(server.store.jwt_authorities) == 1

@@ -110,7 +110,7 @@ GROUPS = {
     "bundle": "The trust bundle",
     "entry": "Registration entries: create, show, update, delete",
     "jwt": "JWT-SVIDs by hand",
-    "localauthority": "This server's authorities: show, prepare, activate, taint, revoke",
+    "localauthority": "Authorities: show, prepare, activate, taint, revoke",
     "localauthority jwt": "JWT authorities",
     "localauthority x509": "X.509 authorities",
     "token": "Join tokens",

@@ -6,44 +6,59 @@ JWT keys up, and tell what the bundle of the whole trust domain is. Where there 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Never, Protocol
+from typing import Never, Protocol, TypeVar
 
 from identity.bundles import JwtAuthority, X509Authority
 
+T_co = TypeVar("T_co", covariant=True)
+
 X509Roots = Sequence[X509Authority]
 JwtKeys = Sequence[JwtAuthority]
+
+
+class Updates(Protocol[T_co]):
+    """What is the case now, whole, whenever it changes. It ends for an upstream that tells of nothing (any more), and
+    raises SpireError when it breaks off."""
+
+    def __aiter__(self) -> AsyncIterator[T_co]: ...
+
+    async def aclose(self) -> None:
+        """Called by whoever got it, once it is not read any more, and also when it never was.
+
+        An async generator that never began does not notice: what holds a connection needs a class.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class MintedX509Ca:
     """A CA certificate with what stands above it.
 
-    `chain` is DER: the new certificate, then every further one up to, but without, a root. `updates` yields the roots,
-    whole, whenever they change; who got it closes it with `aclose`. It raises SpireError when it breaks off.
+    `chain` is DER: the new certificate, then every further one up to, but without, a root. `updates` are of the roots.
     """
 
     chain: Sequence[bytes]
     roots: X509Roots
-    updates: AsyncGenerator[X509Roots, None]
+    updates: Updates[X509Roots]
 
 
 @dataclass(frozen=True, slots=True)
 class PublishedJwtKeys:
-    """The JWT keys of the trust domain, and, as in MintedX509Ca, how they change."""
+    """The JWT keys of the trust domain, and how they change."""
 
     keys: JwtKeys
-    updates: AsyncGenerator[JwtKeys, None]
+    updates: Updates[JwtKeys]
 
 
 @dataclass(frozen=True, slots=True)
 class LocalBundle:
-    """The trust domain's authorities as the upstream has them, and, as in MintedX509Ca, how they change."""
+    """The trust domain's authorities as the upstream has them, and how they change."""
 
     roots: X509Roots
     keys: JwtKeys
-    updates: AsyncGenerator[tuple[X509Roots, JwtKeys], None]
+    updates: Updates[tuple[X509Roots, JwtKeys]]
 
 
 async def no_updates() -> AsyncGenerator[Never, None]:

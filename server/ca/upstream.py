@@ -7,8 +7,8 @@ would say of it, and nothing is waited for without end.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -19,7 +19,7 @@ from identity.tainting import Followed, follow
 from operations import logs
 from operations.errors import InvalidArgument, Refused, SpireError, TemporarilyUnavailable, Unsupported
 from plugins.keymanager import Key
-from plugins.upstreamauthority import MintedX509Ca, UpstreamAuthority
+from plugins.upstreamauthority import MintedX509Ca, Updates, UpstreamAuthority
 from server.ca import conformance, names, signing
 from server.ca.settings import AuthorityStore
 from server.ca.template import Leaf, LeafTemplate
@@ -53,7 +53,7 @@ class Upstream:
         self._trust_domain = trust_domain
         self._now = now
         self._tainted = tainted
-        self._following: dict[str, asyncio.Task[None]] = {}
+        self._following: dict[str, tuple[asyncio.Task[None], Updates[Any]]] = {}
         self._warned = False
 
     async def mint(self, key: Key, csr: bytes, ttl: int) -> tuple[bytes, ...]:
@@ -101,19 +101,22 @@ class Upstream:
             await asyncio.sleep(SUBSCRIBE_DELAY)
             try:
                 bundle = await self._authority.subscribe_to_local_bundle()
-                await self._take_both((bundle.roots, bundle.keys))
             except Unsupported:
                 return
             except SpireError as error:
                 _log.error("Unable to subscribe to the local bundle of the upstream authority", error=error)
                 continue
+            try:
+                await self._take_both((bundle.roots, bundle.keys))
+            except SpireError as error:
+                # The next update brings the whole bundle again.
+                _log.error("Failed to store the bundle received by the upstream authority plugin.", error=error)
             await self._follow("bundle", bundle.updates, self._take_both)
             return
 
     async def close(self) -> None:
-        for task in self._following.values():
-            task.cancel()
-        await asyncio.gather(*self._following.values(), return_exceptions=True)
+        for what in tuple(self._following):
+            await self._leave(what)
         await self._authority.close()
 
     async def _check(self, key: Key, minted: MintedX509Ca) -> None:
@@ -174,18 +177,20 @@ class Upstream:
         await self._take_roots(told[0])
         await self._take_keys(told[1])
 
-    async def _follow(
-        self, what: str, updates: AsyncGenerator[_T, None], take: Callable[[_T], Awaitable[None]]
-    ) -> None:
+    async def _follow(self, what: str, updates: Updates[_T], take: Callable[[_T], Awaitable[None]]) -> None:
         """Take updates in the place of those that were followed before."""
-        before = self._following.pop(what, None)
-        if before is not None:
-            before.cancel()
-            await asyncio.gather(before, return_exceptions=True)
-        self._following[what] = asyncio.create_task(_taken(what, updates, take))
+        await self._leave(what)
+        self._following[what] = asyncio.create_task(_taken(what, updates, take)), updates
+
+    async def _leave(self, what: str) -> None:
+        if what in self._following:
+            task, updates = self._following.pop(what)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            await updates.aclose()
 
 
-async def _taken(what: str, updates: AsyncGenerator[_T, None], take: Callable[[_T], Awaitable[None]]) -> None:
+async def _taken(what: str, updates: Updates[_T], take: Callable[[_T], Awaitable[None]]) -> None:
     try:
         async for update in updates:
             try:
@@ -197,8 +202,6 @@ async def _taken(what: str, updates: AsyncGenerator[_T, None], take: Callable[[_
             f"The upstream authority plugin stopped streaming {what} updates prematurely. Will retry later.",
             error=error,
         )
-    finally:
-        await updates.aclose()
 
 
 async def _within(seconds: float, call: Awaitable[_T], what: str) -> _T:

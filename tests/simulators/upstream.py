@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Generic, TypeVar
 
 from authorities import issuing
@@ -20,30 +20,38 @@ class Updates(Generic[T]):
     """Told to whoever listens; an error ends them."""
 
     def __init__(self) -> None:
-        self._queues: list[asyncio.Queue[T | SpireError]] = []
+        self._listening: list[Listener[T]] = []
 
     @property
     def listeners(self) -> int:
-        return len(self._queues)
+        return len(self._listening)
 
     def tell(self, update: T | SpireError) -> None:
-        for queue in self._queues:
-            queue.put_nowait(update)
+        for listener in self._listening:
+            listener.queue.put_nowait(update)
 
-    def listen(self) -> AsyncGenerator[T, None]:
-        queue: asyncio.Queue[T | SpireError] = asyncio.Queue()
-        self._queues.append(queue)
-        return self._read(queue)
+    def listen(self) -> Listener[T]:
+        listener = Listener(self._listening)
+        self._listening.append(listener)
+        return listener
 
-    async def _read(self, queue: asyncio.Queue[T | SpireError]) -> AsyncGenerator[T, None]:
-        try:
-            while True:
-                update = await queue.get()
-                if isinstance(update, SpireError):
-                    raise update
-                yield update
-        finally:
-            self._queues.remove(queue)
+
+class Listener(Generic[T]):
+    def __init__(self, others: list[Listener[T]]) -> None:
+        self.queue: asyncio.Queue[T | SpireError] = asyncio.Queue()
+        self._others = others
+
+    async def __aiter__(self) -> AsyncIterator[T]:
+        while True:
+            update = await self.queue.get()
+            if isinstance(update, SpireError):
+                await self.aclose()
+                raise update
+            yield update
+
+    async def aclose(self) -> None:
+        if self in self._others:
+            self._others.remove(self)
 
 
 class FakeUpstream:
@@ -107,5 +115,3 @@ class FakeUpstream:
     def _require_publishing(self) -> None:
         if not self.publishes:
             raise Unsupported("not implemented")
-
-

@@ -94,8 +94,9 @@ def check_path(chain: Sequence[bytes], roots: Sequence[bytes], now: datetime) ->
     try:
         x509svid.find_path(chain, roots, now)
     except Refused as error:
+        reason = str(error).removeprefix("could not verify leaf certificate: ")
         raise InvalidArgument(
-            f"certificate cannot be validated with the provided bundle or is not self-signed ({error})"
+            f"certificate cannot be validated with the provided bundle or is not self-signed ({reason})"
         ) from error
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import jwt
 import pytest
 from cryptography import x509
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from governance.uniqueid import UniqueId
 from identity import x509svid
@@ -203,11 +203,11 @@ MALICE: dict[str, tuple[Svid, str]] = {
     ),
     "no signing": (extension("2.5.29.15", key_usage("key_agreement")), "digitalSignature key usage must be set"),
     "client only": (
-        extension("2.5.29.37", x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.CLIENT_AUTH])),
+        extension("2.5.29.37", x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])),
         "missing serverAuth extended key usage",
     ),
     "neither": (
-        extension("2.5.29.37", x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.CODE_SIGNING])),
+        extension("2.5.29.37", x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CODE_SIGNING])),
         "missing both serverAuth and clientAuth",
     ),
     "another ID": (extension("2.5.29.17", alternative("spiffe://example.org/admin")), "expected URI SAN"),

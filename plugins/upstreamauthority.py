@@ -6,9 +6,9 @@ JWT keys up, and tell what the bundle of the whole trust domain is. Where there 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Never, Protocol, TypeVar
+from typing import Any, Never, Protocol, TypeVar
 
 from identity.bundles import JwtAuthority, X509Authority
 
@@ -24,7 +24,7 @@ class Updates(Protocol[T_co]):
 
     def __aiter__(self) -> AsyncIterator[T_co]: ...
 
-    async def aclose(self) -> None:
+    def aclose(self) -> Coroutine[Any, Any, None]:
         """Called by whoever got it, once it is not read any more, and also when it never was.
 
         An async generator that never began does not notice: what holds a connection needs a class.

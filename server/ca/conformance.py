@@ -5,9 +5,9 @@ For what composers changed and what an upstream authority signed: pure, bytes an
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, cast
 
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
@@ -91,9 +91,9 @@ def check_jwt_claims(claims: Mapping[str, Any], spiffe_id: SpiffeId, now: float)
     if begins is not None and not (_is_time(begins) and begins <= now):
         raise Refused('invalid JWT-SVID "nbf" claim: not yet valid')
     audience = claims.get("aud")
-    values = [audience] if isinstance(audience, str) else audience
-    if not isinstance(values, list | tuple) or not values:
+    if not isinstance(audience, str | list | tuple) or not audience:
         raise Refused('invalid JWT-SVID "aud" claim: required but missing')
+    values = [audience] if isinstance(audience, str) else cast("Sequence[object]", audience)
     if not all(isinstance(value, str) and value for value in values):
         raise Refused('invalid JWT-SVID "aud" claim: contains empty value')
 

@@ -136,7 +136,7 @@ def test_a_kill_between_any_two_steps_costs_nothing(make_server: MakeServer, tmp
             target=rotate_until_it_fails, args=(server, random.Random(chance.random()), acknowledged)
         )
         operator.start()
-        eventually(lambda done=acknowledged: done, "a rotation")
+        eventually(partial(list[str], acknowledged), "a rotation")
         threading.Event().wait(chance.random())
         server.run.end(signal.SIGKILL)
         operator.join()

@@ -19,12 +19,16 @@ from operations.errors import InvalidArgument, NotFound
 
 
 def subject_key_id(certificate: bytes) -> str:
-    """The hex subject key identifier that a DER certificate carries; "" without one. Raises InvalidArgument."""
+    """The hex subject key identifier of a DER certificate, that of RFC 5280, 4.2.1.2 (1), where it carries none.
+
+    Raises InvalidArgument.
+    """
     try:
-        found = der.certificate(certificate).extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
+        found = der.certificate(certificate).extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     except x509.ExtensionNotFound:
-        return ""
-    return found.value.digest.hex()
+        key = der.public_key(der.certificate_key(certificate))
+        found = x509.SubjectKeyIdentifier.from_public_key(key)
+    return found.digest.hex()
 
 
 def authority_key_id(certificate: bytes) -> str:

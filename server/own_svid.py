@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -25,6 +26,9 @@ INTERVAL = 5.0
 RETRY = 1.0
 """Seconds that a failed renewal waits."""
 
+REMEMBERED = 16
+"""Tainted authorities, the latest: no more have signed what may be shown."""
+
 
 class ServerSvid:
     """`tls()` gives the context for the next connection."""
@@ -40,6 +44,7 @@ class ServerSvid:
         self._made_at = self._renew_at = 0.0
         self._chain: tuple[bytes, ...] = ()
         self._hurry = asyncio.Event()
+        self._tainted: deque[bytes] = deque(maxlen=REMEMBERED)
         authority.authorities.on_tainted(self._distrust)
 
     def tls(self) -> TlsContext:
@@ -75,16 +80,21 @@ class ServerSvid:
                     await self._hurry.wait()
             if self._made_at <= time.time() < self._renew_at and not self._hurry.is_set():
                 continue
+            self._hurry.clear()
             try:
                 await self.rotate()
             except SpireError as error:
                 self._log.error("Could not rotate server SVID", error=error)
                 await asyncio.sleep(RETRY)
-            else:
-                self._hurry.clear()
+            # Also one that was under way when its authority was tainted, and one that could not be replaced just now.
+            self._leave_tainted()
 
     def _distrust(self, authorities: Sequence[bytes]) -> None:
         """What signs now is no tainted authority any more: a renewal leads away from it."""
-        if is_signed_by(self._chain, authorities):
+        self._tainted.extend(authorities)
+        self._leave_tainted()
+
+    def _leave_tainted(self) -> None:
+        if is_signed_by(self._chain, self._tainted):
             self._log.info("Server SVID signed using a tainted authority, forcing rotation of the Server SVID")
             self._hurry.set()

@@ -28,7 +28,10 @@ BUILTINS: Builtins = {
     "NodeAttestor": {
         "join_token": Builtin("attestors.join_token.server:Configuration", "attestors.join_token.server:load"),
     },
-    "UpstreamAuthority": {"disk": Builtin("authorities.disk:Configuration", "authorities.disk:load")},
+    "UpstreamAuthority": {
+        "disk": Builtin("authorities.disk:Configuration", "authorities.disk:load"),
+        "spire": Builtin("authorities.spire:Configuration", "authorities.spire:load"),
+    },
 }
 
 

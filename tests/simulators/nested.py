@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from generated.spiffe.workload import workload_pb2
@@ -16,12 +16,13 @@ from tests.simulators.pki import ec_key, pkcs8
 
 @dataclass
 class Nest:
-    """`plugin` is the block of a server below `root`."""
+    """`plugin` is the block of a server below `root`; `given` is what the Workload API answers."""
 
     root: House
     agent: AgentClient
     entry_id: str
     workload_api: Canned
+    given: workload_pb2.X509SVIDResponse = field(default_factory=workload_pb2.X509SVIDResponse)
 
     @property
     def plugin(self) -> str:
@@ -36,14 +37,14 @@ class Nest:
         params = [svid_pb2.NewX509SVIDParams(entry_id=self.entry_id, csr=csr(key))]
         request = svid_pb2.BatchNewX509SVIDRequest(params=params)
         made = await self.agent.channel.unary(SVID + "BatchNewX509SVID", request, svid_pb2.BatchNewX509SVIDResponse)
-        response = workload_pb2.X509SVIDResponse()
-        response.svids.add(
+        self.given = workload_pb2.X509SVIDResponse()
+        self.given.svids.add(
             spiffe_id="spiffe://example.org/downstream",
             x509_svid=b"".join(made.results[0].svid.cert_chain),
             x509_svid_key=pkcs8(key),
             bundle=b"".join(each.asn1 for each in (await self.root.bundle()).x509_authorities),
         )
-        self.workload_api.answers["FetchX509SVID"] = [response]
+        self.workload_api.answers["FetchX509SVID"] = [self.given]
 
 
 @asynccontextmanager

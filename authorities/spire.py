@@ -43,8 +43,9 @@ if TYPE_CHECKING:
 
 NAME = "spire"
 POLL_INTERVAL = 5.0
-TIMEOUT = 30.0
+TIMEOUT = 20.0
 RETRY = 1.0
+PATIENCE = 30.0
 """Seconds."""
 
 _HEADER = {"workload.spiffe.io": "true"}
@@ -147,13 +148,19 @@ class SpireAuthority:
         return bundle
 
     async def _trying(self, call: Callable[[], Awaitable[R]], what: str) -> R:
-        """Until it succeeds, or is refused for good. The caller says how long that may take."""
+        """Until it succeeds, is refused for good, or has failed for long enough: then the last failure is raised."""
+        end = time.monotonic() + PATIENCE
+        told = ""
         while True:
             try:
                 with _telling(what):
                     return await call()
             except TemporarilyUnavailable as error:
-                self._log.warning("The upstream server, or the Workload API, is not there yet", error=error)
+                if time.monotonic() > end:
+                    raise
+                if str(error) != told:
+                    told = str(error)
+                    self._log.warning("The upstream server cannot be asked yet; trying again", error=error)
             await asyncio.sleep(RETRY)
 
     async def _ask(self, method: str, request: Message, response: type[R]) -> R:

@@ -146,7 +146,9 @@ async def test_a_mint_waits_for_its_entry_and_its_server(nested: Nest, caplog: p
 async def test_a_mint_gives_up_with_the_last_reason(nested: Nest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spire, "PATIENCE", 0.2)
     nested.workload_api.answers["FetchX509SVID"] = [RpcError(Code.PERMISSION_DENIED, "no identity issued")]
-    with pytest.raises(TemporarilyUnavailable, match="unable to request a new Downstream X509CA: .*no identity issued"):
+    with pytest.raises(
+        TemporarilyUnavailable, match=r"unable to request a new Downstream X509CA: .*no identity issued"
+    ):
         await authority(nested).mint_x509_ca(csr(ec_key(), uris=[TD.id]), 60)
 
 

@@ -36,7 +36,9 @@ _PRUNE_INTERVAL = 6 * 3600
 _ROTATE_INTERVAL = 10.0
 # An authority of seconds, as in tests, is looked at more often, so that none of its sixths is missed.
 _LOOKS_PER_LIFE = 60
+# Seconds until a tainted upstream authority is tried to be left again, at first and at most: each try costs a key.
 _TAINT_RETRY = 5.0
+_TAINT_RETRY_MOST = 300.0
 
 _KEY_ID_LENGTH = 32
 _KEY_ID_LETTERS = string.ascii_letters + string.digits
@@ -182,6 +184,9 @@ class Authorities:
 
     async def taint_x509(self, key_id: str) -> None:
         """Mark a root in the bundle as tainted, by its hex subject key identifier. Raises SpireError."""
+        await _whole(self._taint_x509(key_id))
+
+    async def _taint_x509(self, key_id: str) -> None:
         bundle = await self._store.edit(lambda bundle: tainting.taint_x509(bundle, key_id))
         self._tell_tainted(
             [each.der for each in bundle.x509_authorities if tainting.subject_key_id(each.der) == key_id]
@@ -248,13 +253,16 @@ class Authorities:
 
     async def _leave_tainted(self) -> NoReturn:
         """Replace what tainted upstream authorities signed, as they become known, then pass the news on."""
+        wait = _TAINT_RETRY
         while True:
             await self._tainted.wait()
             try:
                 await self._leave(dict(self._tainted_upstream))
+                wait = _TAINT_RETRY
             except SpireError as error:
                 _log.warning("Failed to process tainted keys on upstream authority", error=error)
-                await asyncio.sleep(_TAINT_RETRY)
+                await asyncio.sleep(wait)
+                wait = min(2 * wait, _TAINT_RETRY_MOST)
 
     async def _leave(self, tainted: Mapping[str, bytes]) -> None:
         _log.debug("Processing tainted keys on upstream authority")
@@ -266,7 +274,7 @@ class Authorities:
         current = self.x509.slots.current
         if current is not None and distrusted(current):
             _log.info("Current root CA is signed by a tainted upstream authority, preparing rotation")
-            await self.x509.replace(distrusted)
+        await self.x509.replace(distrusted)
         for key_id, root in tainted.items():
             try:
                 await self.taint_x509(key_id)

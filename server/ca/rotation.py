@@ -117,15 +117,17 @@ class Rotation(Generic[A]):
             return following
 
     async def replace(self, distrusted: Callable[[A], bool]) -> None:
-        """Leave the authority that signs for another if it is distrusted. Raises SpireError, also for a new one
-        that is distrusted as well."""
+        """Sign with none that is distrusted, now or later.
+
+        Raises SpireError, and TemporarilyUnavailable where a new one is distrusted as well: then the current one stays.
+        """
         async with self._turn:
             current = self._current()
+            if self.slots.next is not None and distrusted(self.slots.next):
+                await self._switch(Slots(current, None, self.slots.old))
             if not distrusted(current):
                 return
-            following = self.slots.next
-            if following is None or distrusted(following):
-                following = await self._prepare_next(current)
+            following = self.slots.next or await self._prepare_next(current)
             if distrusted(following):
                 raise TemporarilyUnavailable(f"the new {self.kind} is distrusted as the one before")
             await self._activate_next(current, following)

@@ -272,6 +272,19 @@ async def test_a_prepared_authority_below_the_good_root_takes_over() -> None:
         assert server.above.minted == 2
 
 
+async def test_a_prepared_authority_below_a_tainted_root_is_forgotten() -> None:
+    server = Server()
+    async with server.running() as authority:
+        other = Authority.root(name="other")
+        server.above.replace_signer(other)
+        before = authority.x509_authority()
+        await authority.authorities.prepare_x509()
+        server.above.root_updates.tell([X509Authority(server.root.der), X509Authority(other.der, tainted=True)])
+        await until(lambda: [each.tainted for each in server.store.x509_authorities] == [False, True])
+        assert authority.x509_authorities() == [before]
+        assert server.above.minted == 2
+
+
 async def test_a_taint_waits_for_an_upstream_that_is_away(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

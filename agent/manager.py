@@ -18,9 +18,9 @@ from agent.rotation import RotationStrategy
 from agent.server_client import ServerClient
 from agent.startup import Start
 from agent.sync import DEFAULT_INTERVAL, Synchroniser
-from agent.taint import is_signed_by
 from agent.tasks import until_first
 from identity.bundles import Bundle
+from identity.tainting import is_signed_by, subject_key_id
 from operations import logs
 from operations.errors import SpireError
 from plugins.keymanager import KeyType
@@ -148,9 +148,11 @@ class Manager:
         if not fresh:
             self._tainted_x509 = tainted
             return
+        _log.debug("New tainted X.509 authorities found", subject_key_ids=",".join(map(subject_key_id, fresh)))
         chains = {entry_id: svid.chain for entry_id, svid in self.cache.svids().items()}
+        _log.debug("Scheduled rotation for SVID entries due to tainted X.509 authorities", count=len(chains))
         affected = await asyncio.to_thread(_signed_by, fresh, chains)
-        _log.info("Tainted X.509 SVIDs", tainted_svids=len(affected))
+        _log.info("Tainted X.509 SVIDs", tainted_x509_svids=len(affected))
         self.cache.renew_now(affected)
         if is_signed_by(self._own.current.chain, fresh):
             _log.info("Agent SVID is tainted by a root authority, forcing rotation")
@@ -162,8 +164,13 @@ class Manager:
         tainted = frozenset(each.key_id for each in bundle.jwt_authorities if each.tainted)
         fresh, self._tainted_jwt = tainted - self._tainted_jwt, tainted
         if fresh:
-            dropped = self._jwt_cache.drop_signed_by(fresh)
-            _log.info("Dropped cached JWT-SVIDs of tainted authorities", tainted_svids=dropped)
+            _log.debug("New tainted JWT authorities found", jwt_authority_key_ids=",".join(fresh))
+            if dropped := self._jwt_cache.drop_signed_by(fresh):
+                _log.info(
+                    "JWT-SVIDs were removed from the JWT cache because they were issued by a tainted authority",
+                    tainted_jwt_svids=dropped,
+                    jwt_authority_key_ids=",".join(fresh),
+                )
 
 
 def _signed_by(authorities: frozenset[bytes], chains: Mapping[str, tuple[bytes, ...]]) -> list[str]:

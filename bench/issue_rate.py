@@ -19,7 +19,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from identity.bundles import JwtAuthority
+from identity.bundles import Bundle, JwtAuthority
 from identity.spiffeid import SpiffeId, TrustDomain
 from keystores.memory import MemoryKeyManager
 from plugins.keymanager import Key
@@ -50,6 +50,12 @@ class NoStore:
 
     async def save_journal(self, data: bytes) -> None:
         pass
+
+    async def bundle(self) -> Bundle | None:
+        return None
+
+    async def edit(self, change: Callable[[Bundle], Bundle]) -> Bundle:
+        return change(Bundle(TRUST_DOMAIN))
 
     async def append_x509_authority(self, der: bytes) -> None:
         self.root = der

@@ -17,6 +17,8 @@ from operations.errors import InvalidArgument
 
 PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
 
+_SEQUENCE = 0x30
+
 # Far above what SPIFFE peers exchange.
 _MAX_LENGTH = 64 * 1024
 
@@ -63,3 +65,26 @@ def certificate_key(der: bytes) -> bytes:
     if not isinstance(key, PublicKey):
         raise InvalidArgument("unsupported public key type: use RSA or ECDSA")
     return subject_public_key_info(key)
+
+
+def split(data: bytes) -> list[bytes]:
+    """DER certificates that stand one after the other. Raises InvalidArgument.
+
+    Only the lengths are read here (X.690, 8.1.3); what is inside is for the certificate parser.
+    """
+    certificates: list[bytes] = []
+    while data:
+        size = _size(data)
+        if data[0] != _SEQUENCE or size > len(data):
+            raise InvalidArgument("malformed certificate")
+        certificates.append(data[:size])
+        data = data[size:]
+    return certificates
+
+
+def _size(data: bytes) -> int:
+    if len(data) < 2:
+        raise InvalidArgument("malformed certificate")
+    octets = data[1] & 0x7F if data[1] & 0x80 else 0
+    length = int.from_bytes(data[2 : 2 + octets]) if octets else data[1]
+    return 2 + octets + length

@@ -58,7 +58,7 @@ def verify_until(
     anchors = roots.get(spiffe_id.trust_domain)
     if not anchors:
         raise Refused(f'no X.509 bundle for trust domain "{spiffe_id.trust_domain}"')
-    path = _find_path(chain, anchors, now)
+    path = find_path(chain, anchors, now)
     _check_path(path)
     return spiffe_id, min(certificate.not_valid_after_utc for certificate in path)
 
@@ -92,8 +92,11 @@ def _check_leaf(leaf: x509.Certificate) -> None:
         raise InvalidArgument("leaf certificate without digitalSignature key usage")
 
 
-def _find_path(chain: Sequence[bytes], anchors: Sequence[bytes], now: datetime) -> list[x509.Certificate]:
-    """The path that OpenSSL found and verified, leaf first, anchor last."""
+def find_path(chain: Sequence[bytes], anchors: Sequence[bytes], now: datetime) -> list[x509.Certificate]:
+    """The path that OpenSSL finds and verifies from a chain (DER, leaf first) to an anchor (DER), leaf first.
+
+    RFC 5280 only: what a SPIFFE leaf must be besides is the caller's to check. Raises InvalidArgument and Refused.
+    """
     # Stores are made per call: they are cheap, and set_time on a shared one would race between threads.
     try:
         store = crypto.X509Store()

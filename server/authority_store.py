@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from identity.bundles import Bundle, JwtAuthority, X509Authority
 from identity.spiffeid import TrustDomain
+from operations.errors import NotFound
 from server.datastore.store import DataStore
 
 
@@ -19,6 +22,18 @@ class DatastoreAuthorities:
 
     async def save_journal(self, data: bytes) -> None:
         await self._store.set_ca_journal(data)
+
+    async def bundle(self) -> Bundle | None:
+        return await self._store.get_bundle(self._trust_domain)
+
+    async def edit(self, change: Callable[[Bundle], Bundle]) -> Bundle:
+        """In one transaction, but for the very first bundle."""
+        try:
+            return await self._store.edit_bundle(self._trust_domain, change)
+        except NotFound:
+            if await self.bundle() is not None:
+                raise  # what was looked for in the bundle
+        return await self._store.append_bundle(change(Bundle(self._trust_domain)))
 
     async def append_x509_authority(self, der: bytes) -> None:
         """Publish a root before anything is signed under it."""

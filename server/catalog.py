@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from attestors.join_token.server import NAME, JoinTokenAttestor, JoinTokens
 from operations import logs
 from plugins import catalog
-from plugins.catalog import Builtin, Builtins, PluginContext
+from plugins.catalog import Builtin, Builtins, PluginBlock, PluginContext
+from plugins.credentialcomposer import CredentialComposer
 from plugins.external.loading import ExternalPlugins, Facades
 from plugins.keymanager import KeyManager
 from plugins.nodeattestor import ServerNodeAttestor
+from plugins.upstreamauthority import UpstreamAuthority
 from server.config import ServerConfig
 from server.datastore.store import DataStore
 
 BUILTINS: Builtins = {
+    "CredentialComposer": {"uniqueid": Builtin("governance.uniqueid:Configuration", "governance.uniqueid:load")},
     "DataStore": {"sql": Builtin("server.config.datastore:DataStoreConfiguration", "server.sql:load")},
     "KeyManager": {
         "disk": Builtin("keystores.disk:ServerConfiguration", "keystores.disk:load_server"),
@@ -25,6 +28,10 @@ BUILTINS: Builtins = {
     },
     "NodeAttestor": {
         "join_token": Builtin("attestors.join_token.server:Configuration", "attestors.join_token.server:load"),
+    },
+    "UpstreamAuthority": {
+        "disk": Builtin("authorities.disk:Configuration", "authorities.disk:load"),
+        "spire": Builtin("authorities.spire:Configuration", "authorities.spire:load"),
     },
 }
 
@@ -83,10 +90,27 @@ async def load_node_attestors(
         config.trust_domain.name, config.data_dir, logs.get("node_attestor"), join_tokens, external=external
     )
     attestors: dict[str, ServerNodeAttestor] = {NAME: JoinTokenAttestor(config.trust_domain, join_tokens)}
-    for block in config.plugins:
-        if block.type == "NodeAttestor" and block.enabled:
-            attestors[block.name] = await catalog.load(block, BUILTINS, context)
+    for block in _enabled(config, "NodeAttestor"):
+        attestors[block.name] = await catalog.load(block, BUILTINS, context)
     return attestors
+
+
+async def load_upstream_authority(config: ServerConfig, external: ExternalPlugins) -> UpstreamAuthority | None:
+    """The upstream authority, where one is configured. Raises SpireError."""
+    for block in _enabled(config, "UpstreamAuthority"):
+        authority: UpstreamAuthority = await catalog.load(block, BUILTINS, _context(config, block.type, external))
+        return authority
+    return None
+
+
+async def load_composers(config: ServerConfig, external: ExternalPlugins) -> Sequence[CredentialComposer]:
+    """The credential composers, in the order of the configuration. Raises SpireError."""
+    blocks = _enabled(config, "CredentialComposer")
+    return [await catalog.load(block, BUILTINS, _context(config, block.type, external)) for block in blocks]
+
+
+def _enabled(config: ServerConfig, kind: str) -> Sequence[PluginBlock]:
+    return [block for block in config.plugins if block.type == kind and block.enabled]
 
 
 _STORES = ("KeyManager", "DataStore")

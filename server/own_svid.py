@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from identity import der
 from identity.spiffeid import TrustDomain
+from identity.tainting import is_signed_by
 from operations.errors import SpireError, TemporarilyUnavailable
 from operations.logs import Logger
 from server.ca import checks
@@ -21,6 +25,9 @@ INTERVAL = 5.0
 
 RETRY = 1.0
 """Seconds that a failed renewal waits."""
+
+REMEMBERED = 16
+"""Tainted authorities, the latest: no more have signed what may be shown."""
 
 
 class ServerSvid:
@@ -36,6 +43,10 @@ class ServerSvid:
         self._context: TlsContext | None = None
         self._identity: InProcessIdentity | None = None
         self._made_at = self._renew_at = 0.0
+        self._chain: tuple[bytes, ...] = ()
+        self._hurry = asyncio.Event()
+        self._tainted: deque[bytes] = deque(maxlen=REMEMBERED)
+        authority.authorities.on_tainted(self._distrust)
 
     def tls(self) -> TlsContext:
         if self._context is None:
@@ -66,15 +77,32 @@ class ServerSvid:
         leaf = der.certificate(issued.chain[0])
         begin, end = leaf.not_valid_before_utc.timestamp(), leaf.not_valid_after_utc.timestamp()
         self._made_at, self._renew_at = begin, begin + (end - begin) / 2
+        self._chain = issued.chain
         self._log.debug("Signed X509 SVID", spiffe_id=issued.spiffe_id, expiration=leaf.not_valid_after_utc)
 
     async def run(self) -> None:
         """Renew in time, until cancelled. By the wall clock, which jumps while the machine sleeps, or is put right."""
         while True:
-            await asyncio.sleep(min(INTERVAL, max(self._renew_at - time.time(), RETRY)))
-            if self._made_at <= time.time() < self._renew_at:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(INTERVAL, max(self._renew_at - time.time(), RETRY))):
+                    await self._hurry.wait()
+            if self._made_at <= time.time() < self._renew_at and not self._hurry.is_set():
                 continue
+            self._hurry.clear()
             try:
                 await self.rotate()
             except SpireError as error:
                 self._log.error("Could not rotate server SVID", error=error)
+                await asyncio.sleep(RETRY)
+            # Also one that was under way when its authority was tainted, and one that could not be replaced just now.
+            self._leave_tainted()
+
+    def _distrust(self, authorities: Sequence[bytes]) -> None:
+        """What signs now is no tainted authority any more: a renewal leads away from it."""
+        self._tainted.extend(authorities)
+        self._leave_tainted()
+
+    def _leave_tainted(self) -> None:
+        if is_signed_by(self._chain, self._tainted):
+            self._log.info("Server SVID signed using a tainted authority, forcing rotation of the Server SVID")
+            self._hurry.set()

@@ -34,6 +34,7 @@ from server.rpc.bundle import BundleService
 from server.rpc.call import Gate
 from server.rpc.entry import EntryService
 from server.rpc.health import HealthService
+from server.rpc.localauthority import LocalAuthorityService
 from server.rpc.services import Service, router
 from server.rpc.svid import SvidService
 from server.rpc.trustdomain import TrustDomainService
@@ -118,7 +119,11 @@ class _House:
         trust_domain = config.trust_domain
         await _check_trust_domain(store, trust_domain.name)
         authority = CertificateAuthority(
-            _ca_settings(config), stores.key_manager, DatastoreAuthorities(store, trust_domain)
+            _ca_settings(config),
+            stores.key_manager,
+            DatastoreAuthorities(store, trust_domain),
+            upstream=await catalog.load_upstream_authority(config, external),
+            composers=await catalog.load_composers(config, external),
         )
         attestors, index, _ = await asyncio.gather(
             catalog.load_node_attestors(config, StoredJoinTokens(store), external),
@@ -149,7 +154,8 @@ class _House:
                 BundleService(trust_domain, store, bundles),
                 EntryService(trust_domain, store, index),
                 TrustDomainService(trust_domain, store, bundles),
-                SvidService(trust_domain, index, authority, jwt_disabled=config.disable_jwt_svids),
+                LocalAuthorityService(authority.authorities),
+                SvidService(trust_domain, index, authority, bundles, jwt_disabled=config.disable_jwt_svids),
             ),
             local=(HealthService(Health(probe, logs.get("health"))),),
             gate=gate,
@@ -171,6 +177,7 @@ class _House:
         log = logs.get("endpoints")
         log.info("Stopping Server APIs")
         await asyncio.gather(self._remote.drain(GRACE), self._local.drain(GRACE))
+        await self._authority.close()
         log.info("Server APIs have stopped")
 
 

@@ -17,8 +17,6 @@ from operations import duration, times
 from operations.errors import InvalidArgument, NotFound, Refused, SpireError
 from operations.quoting import quote
 
-_SEQUENCE = 0x30
-
 
 @dataclass(frozen=True, slots=True)
 class Svid:
@@ -65,29 +63,6 @@ def print_all(svids: Sequence[Svid], took: timedelta, *, hints: bool = True, nam
     print()
 
 
-def split(data: bytes) -> list[bytes]:
-    """DER certificates that stand one after the other. Raises InvalidArgument.
-
-    Only the lengths are read here (X.690, 8.1.3); what is inside is for the certificate parser.
-    """
-    certificates: list[bytes] = []
-    while data:
-        size = _size(data)
-        if data[0] != _SEQUENCE or size > len(data):
-            raise InvalidArgument("malformed certificate")
-        certificates.append(data[:size])
-        data = data[size:]
-    return certificates
-
-
-def _size(data: bytes) -> int:
-    if len(data) < 2:
-        raise InvalidArgument("malformed certificate")
-    octets = data[1] & 0x7F if data[1] & 0x80 else 0
-    length = int.from_bytes(data[2 : 2 + octets]) if octets else data[1]
-    return 2 + octets + length
-
-
 def _federated_bundle(trust_domain_id: str, data: bytes) -> list[bytes]:
     try:
         certificates = _parsed(data)
@@ -123,7 +98,7 @@ def _bundle(data: bytes) -> list[bytes]:
 
 
 def _parsed(data: bytes) -> list[bytes]:
-    certificates = split(data)
+    certificates = der.split(data)
     for certificate in certificates:
         der.certificate(certificate)
     return certificates

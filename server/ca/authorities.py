@@ -1,7 +1,8 @@
-"""The server's own authorities over their lives: restored, prepared, rotated, pruned.
+"""The server's own authorities over their lives: restored, prepared, rotated, pruned, tainted, revoked.
 
-Everything is made in an order in which a crash costs nothing: generate the key, sign its certificate, append it to the
-bundle, write the journal, sign with it. Each step is durable before the next.
+Everything is made in an order in which a crash costs nothing: generate the key, sign its certificate, append it (or the
+roots it stands below) to the bundle, write the journal, sign with it. Each step is durable before the next. A tainted
+upstream authority is left before the bundle says so, because then everybody renews at once.
 """
 
 from __future__ import annotations
@@ -9,19 +10,25 @@ from __future__ import annotations
 import asyncio
 import secrets
 import string
-from collections.abc import Callable, Sequence
-from typing import NoReturn
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn, TypeVar
 
-from identity import der
+from identity import tainting
+from identity.bundles import JwtAuthority
 from operations import logs
-from operations.errors import NotFound, SpireError
-from plugins.keymanager import Key, KeyManager
-from server.ca import authority, journal, signing
-from server.ca.authority import JwtSigner, X509Ca
-from server.ca.journal import Journal, JwtRecord, Status, X509Record
+from operations.errors import InvalidArgument, NotFound, SpireError
+from plugins.keymanager import KeyManager
+from plugins.upstreamauthority import UpstreamAuthority
+from server.ca import ca_certificate, conformance, journal, names, signing
+from server.ca.authority import Authority, JwtSigner, X509Ca
+from server.ca.composing import Composers
+from server.ca.journal import Journal, Status
 from server.ca.jwt import JwtEncoder
-from server.ca.rotation import Rotation, Slots, restored
+from server.ca.restoring import Restoring, jwt_key_id, x509_key_id
+from server.ca.rotation import Rotation, Slots
 from server.ca.settings import AuthorityStore, CaSettings
+from server.ca.upstream import Upstream
 
 # Authorities stay in the bundle this long after their end, for verifiers whose clocks are behind.
 _PRUNE_AFTER = 24 * 3600
@@ -29,45 +36,107 @@ _PRUNE_INTERVAL = 6 * 3600
 _ROTATE_INTERVAL = 10.0
 # An authority of seconds, as in tests, is looked at more often, so that none of its sixths is missed.
 _LOOKS_PER_LIFE = 60
+# Seconds until a tainted upstream authority is tried to be left again, at first and at most: each try costs a key.
+_TAINT_RETRY = 5.0
+_TAINT_RETRY_MOST = 300.0
 
 _KEY_ID_LENGTH = 32
 _KEY_ID_LETTERS = string.ascii_letters + string.digits
 
+_A = TypeVar("_A", bound=Authority)
+_T = TypeVar("_T")
+
 _log = logs.get("ca_manager")
+
+
+@dataclass(frozen=True, slots=True)
+class AuthorityInfo:
+    """An authority by its id: the hex subject key identifier, or the JWT key id. `expires_at` is in unix seconds.
+
+    `upstream_id` is the hex key identifier of who signed an X.509 authority, "" for a self-signed one.
+    """
+
+    authority_id: str
+    status: Status
+    expires_at: int
+    upstream_id: str = ""
 
 
 class Authorities:
     """`x509` and `jwt` hold what signs now. `now` gives unix seconds."""
 
     def __init__(
-        self, settings: CaSettings, key_manager: KeyManager, store: AuthorityStore, now: Callable[[], float]
+        self,
+        settings: CaSettings,
+        key_manager: KeyManager,
+        store: AuthorityStore,
+        now: Callable[[], float],
+        upstream: UpstreamAuthority | None,
+        composers: Composers,
     ) -> None:
         self._settings = settings
         self._keys = key_manager
         self._store = store
         self._now = now
-        self.x509: Rotation[X509Ca] = Rotation("X509 CA", self._prepare_x509, self._save_x509)
-        self.jwt: Rotation[JwtSigner] = Rotation("JWT key", self._prepare_jwt, self._save_jwt)
+        self._composers = composers
+        self._upstream: Upstream | None = None
+        if upstream is not None:
+            self._upstream = Upstream(upstream, store, settings.trust_domain, now, self._upstream_tainted)
+        self._tainted_upstream: dict[str, bytes] = {}
+        self._tainted = asyncio.Event()
+        self._listeners: list[Callable[[Sequence[bytes]], None]] = []
+        lock = asyncio.Lock()
+        self.x509: Rotation[X509Ca] = Rotation(
+            "X509 CA", self._prepare_x509, self._save_x509, journal=lock, activated=self._tell_rotated
+        )
+        self.jwt: Rotation[JwtSigner] = Rotation("JWT key", self._prepare_jwt, self._save_jwt, journal=lock)
+
+    @property
+    def has_upstream(self) -> bool:
+        return self._upstream is not None
+
+    @property
+    def jwt_disabled(self) -> bool:
+        return self._settings.disable_jwt_svids
 
     async def start(self) -> None:
         """Go on with the journal's keys, and prepare what is missing.
 
-        Raises Corrupt for a damaged journal, and what the key manager and the store raise.
+        Raises Corrupt for a damaged journal, and what the key manager, the store and the upstream authority raise.
         """
         data = await self._store.load_journal()
         saved = journal.load(data) if data is not None else Journal()
         _log.info("Journal loaded", x509_cas=len(saved.x509), jwt_keys=len(saved.jwt))
-        x509_cas = [(record.status, await self._restore_x509(record)) for record in saved.x509]
-        jwt_signers = [(record.status, await self._restore_jwt(record)) for record in saved.jwt]
-        self.x509.slots = restored(x509_cas)
-        self.jwt.slots = restored(jwt_signers)
+        bundle = await self._store.bundle()
+        restoring = Restoring(
+            self._keys, bundle, self._now, upstream=self.has_upstream, jwt_issuer=self._settings.jwt_issuer
+        )
+        self.x509.slots = await restoring.x509(saved)
+        self.jwt.slots = await restoring.jwt(saved)
         await self._republish()
         for rotation in self._rotations():
             rotation.tell_active()
         await self._rotate(starting=True)
 
     async def run(self) -> NoReturn:
-        """Rotate and prune until cancelled. What fails is logged and tried again."""
+        """Rotate, prune and listen to the upstream authority until cancelled. What fails is logged and tried again."""
+        async with asyncio.TaskGroup() as tasks:
+            if self._upstream is not None:
+                tasks.create_task(self._upstream.subscribe())
+            tasks.create_task(self._leave_tainted())
+            await self._keep_rotating()
+
+    async def close(self) -> None:
+        """Stop listening to the upstream authority."""
+        if self._upstream is not None:
+            await self._upstream.close()
+
+    def on_tainted(self, listener: Callable[[Sequence[bytes]], None]) -> None:
+        """Tell `listener` of X.509 authorities (DER) that are tainted from now on; whatever signs does so already
+        with another."""
+        self._listeners.append(listener)
+
+    async def _keep_rotating(self) -> NoReturn:
         interval = min(_ROTATE_INTERVAL, self._settings.ca_ttl / _LOOKS_PER_LIFE)
         pruned_at = self._now()
         while True:
@@ -97,69 +166,134 @@ class Authorities:
         except SpireError as error:
             _log.error("Could not prune CA certificates", error=error)
 
-    async def _prepare_x509(self, slot: str) -> X509Ca:
-        key = await self._keys.generate(_x509_key_id(slot), self._settings.ca_key_type)
-        issued_at = int(self._now())
-        certificate = await authority.self_signed_certificate(
-            key, self._settings.trust_domain, self._settings.subject, issued_at, issued_at + self._settings.ca_ttl
+    async def prepare_x509(self) -> AuthorityInfo:
+        """Make the next X.509 authority now. Raises SpireError."""
+        return _info(await _whole(self.x509.prepare()), Status.PREPARED)
+
+    async def prepare_jwt(self) -> AuthorityInfo:
+        """Make the next JWT authority now. Raises SpireError."""
+        return _info(await _whole(self.jwt.prepare()), Status.PREPARED)
+
+    async def activate_x509(self, authority_id: str) -> AuthorityInfo:
+        """Sign X509-SVIDs with the prepared authority. Raises SpireError, Refused for any other id."""
+        return _info(await _whole(self.x509.activate(authority_id)), Status.ACTIVE)
+
+    async def activate_jwt(self, authority_id: str) -> AuthorityInfo:
+        """Sign JWT-SVIDs with the prepared authority. Raises SpireError, Refused for any other id."""
+        return _info(await _whole(self.jwt.activate(authority_id)), Status.ACTIVE)
+
+    async def taint_x509(self, key_id: str) -> None:
+        """Mark a root in the bundle as tainted, by its hex subject key identifier. Raises SpireError."""
+        await _whole(self._taint_x509(key_id))
+
+    async def _taint_x509(self, key_id: str) -> None:
+        bundle = await self._store.edit(lambda bundle: tainting.taint_x509(bundle, key_id))
+        self._tell_tainted(
+            [each.der for each in bundle.x509_authorities if tainting.subject_key_id(each.der) == key_id]
         )
+
+    async def revoke_x509(self, key_id: str) -> None:
+        """Take a tainted root out of the bundle. Raises SpireError."""
+        await self._store.edit(lambda bundle: tainting.revoke_x509(bundle, key_id))
+
+    async def taint_jwt(self, key_id: str) -> None:
+        """Mark a JWT key in the bundle as tainted. Raises SpireError."""
+        await self._store.edit(lambda bundle: tainting.taint_jwt(bundle, key_id))
+
+    async def revoke_jwt(self, key_id: str) -> None:
+        """Take a tainted JWT key out of the bundle. Raises SpireError."""
+        await self._store.edit(lambda bundle: tainting.revoke_jwt(bundle, key_id))
+
+    async def publish_jwt_key(self, key: JwtAuthority) -> tuple[JwtAuthority, ...]:
+        """Publish a JWT key, this server's or that of one below it, as far up as can be; returns the bundle's keys.
+
+        Raises SpireError.
+        """
+        if self._upstream is None or not await self._upstream.publish(key):
+            await self._store.append_jwt_authority(key)
+        return await self.published_jwt_keys()
+
+    async def published_jwt_keys(self) -> tuple[JwtAuthority, ...]:
+        bundle = await self._store.bundle()
+        return bundle.jwt_authorities if bundle is not None else ()
+
+    async def _prepare_x509(self, slot: str) -> X509Ca:
+        settings = self._settings
+        key = await self._keys.generate(x509_key_id(slot), settings.ca_key_type)
+        issued_at = int(self._now())
+        serial = signing.new_serial()
+        content = await self._composers.x509_ca(names.authority_name(settings.subject, serial))
+        if self._upstream is not None:
+            csr = await ca_certificate.signing_request(key, settings.trust_domain, content)
+            chain = await self._upstream.mint(key, csr, settings.ca_ttl)
+            return X509Ca.of(slot, issued_at, key, chain[0], chain)
+        life = ca_certificate.Life(issued_at, issued_at + settings.ca_ttl)
+        certificate = await ca_certificate.self_signed(key, settings.trust_domain, content, serial, life)
+        if self._composers:
+            conformance.check_x509_ca(certificate, settings.trust_domain, signing.utc(issued_at))
         await self._store.append_x509_authority(certificate)
         return X509Ca.of(slot, issued_at, key, certificate)
 
     async def _prepare_jwt(self, slot: str) -> JwtSigner:
-        key = await self._keys.generate(_jwt_key_id(slot), self._settings.jwt_key_type)
+        key = await self._keys.generate(jwt_key_id(slot), self._settings.jwt_key_type)
         issued_at = int(self._now())
         key_id = "".join(secrets.choice(_KEY_ID_LETTERS) for _ in range(_KEY_ID_LENGTH))
-        signer = self._jwt_signer(slot, issued_at, issued_at + self._settings.ca_ttl, key, key_id)
-        await self._store.append_jwt_authority(signer.bundle_entry())
+        encoder = JwtEncoder(key, key_id, self._settings.jwt_issuer)
+        signer = JwtSigner(slot, issued_at, issued_at + self._settings.ca_ttl, key_id, key, encoder)
+        await self.publish_jwt_key(signer.bundle_entry())
         return signer
 
-    def _jwt_signer(self, slot: str, issued_at: int, not_after: int, key: Key, key_id: str) -> JwtSigner:
-        encoder = JwtEncoder(key, key_id, self._settings.jwt_issuer)
-        return JwtSigner(slot, issued_at, not_after, key_id, key, encoder)
+    def _upstream_tainted(self, roots: Sequence[bytes]) -> None:
+        for root in roots:
+            key_id = tainting.subject_key_id(root)
+            if key_id not in self._tainted_upstream:
+                _log.info("X.509 authority tainted", subject_key_id=key_id)
+            self._tainted_upstream[key_id] = root
+        self._tainted.set()
 
-    async def _restore_x509(self, record: X509Record) -> X509Ca | None:
-        public_key = der.certificate_key(record.certificate)
-        key = await self._usable_key(_x509_key_id(record.slot), public_key, record, "X509CA slot unusable")
-        if key is None:
-            return None
-        return X509Ca.of(record.slot, record.issued_at, key, record.certificate, record.upstream_chain)
-
-    async def _restore_jwt(self, record: JwtRecord) -> JwtSigner | None:
-        key = await self._usable_key(_jwt_key_id(record.slot), record.public_key, record, "JWT key slot unusable")
-        if key is None:
-            return None
-        return self._jwt_signer(record.slot, record.issued_at, record.not_after, key, record.key_id)
-
-    async def _usable_key(
-        self, key_id: str, public_key: bytes, record: X509Record | JwtRecord, warning: str
-    ) -> Key | None:
-        """The key of a journal record, or None, with a warning, when it cannot sign for it any more.
-
-        A key store that is away raises; that its keys cannot be asked for does not mean that they are lost.
-        """
-        reason = ""
-        key = None
-        if record.not_after <= self._now():
-            reason = "slot expired"
-        else:
+    async def _leave_tainted(self) -> NoReturn:
+        """Replace what tainted upstream authorities signed, as they become known, then pass the news on."""
+        wait = _TAINT_RETRY
+        while True:
+            await self._tainted.wait()
             try:
-                key = await self._keys.get(key_id)
+                await self._leave(dict(self._tainted_upstream))
+                wait = _TAINT_RETRY
+            except SpireError as error:
+                _log.warning("Failed to process tainted keys on upstream authority", error=error)
+                await asyncio.sleep(wait)
+                wait = min(2 * wait, _TAINT_RETRY_MOST)
+
+    async def _leave(self, tainted: Mapping[str, bytes]) -> None:
+        _log.debug("Processing tainted keys on upstream authority")
+        roots = tuple(tainted.values())
+
+        def distrusted(authority: X509Ca) -> bool:
+            return tainting.is_signed_by(authority.chain, roots)
+
+        current = self.x509.slots.current
+        if current is not None and distrusted(current):
+            _log.info("Current root CA is signed by a tainted upstream authority, preparing rotation")
+        await self.x509.replace(distrusted)
+        for key_id, root in tainted.items():
+            try:
+                await self.taint_x509(key_id)
+            except InvalidArgument:
+                self._tell_tainted([root])  # marked already, by an operator or by a server that shares the database
             except NotFound:
-                reason = "no key manager key"
-            else:
-                if der.public_key(key.public_key) != der.public_key(public_key):
-                    reason = "public key does not match key manager key"
-        if not reason:
-            return key
-        _log.warning(
-            warning,
-            error=reason,
-            slot=record.slot,
-            status=record.status.value,
-            issued_at=signing.utc(record.issued_at),
-        )
-        return None
+                _log.debug("A tainted upstream authority is not in the bundle any more", subject_key_id=key_id)
+            del self._tainted_upstream[key_id]
+        if not self._tainted_upstream:
+            self._tainted.clear()
+
+    def _tell_tainted(self, roots: Sequence[bytes]) -> None:
+        for listener in self._listeners:
+            listener(roots)
+
+    def _tell_rotated(self, authority: X509Ca) -> None:
+        trust_domain = self._settings.trust_domain.id
+        ttl = authority.not_after - self._now()
+        _log.debug("Successfully rotated X.509 CA", trust_domain_id=trust_domain, ttl=ttl)
 
     async def _republish(self) -> None:
         """Have the bundle hold what signs and what is about to, whatever database was restored meanwhile."""
@@ -184,9 +318,16 @@ class Authorities:
         await self._store.save_journal(journal.dump(records))
 
 
-def _x509_key_id(slot: str) -> str:
-    return f"x509-CA-{slot}"
+def infos(rotation: Rotation[_A]) -> list[AuthorityInfo]:
+    """The active authority, then the prepared and the old one where there are any."""
+    return [_info(authority, status) for authority, status in rotation.slots.with_status()]
 
 
-def _jwt_key_id(slot: str) -> str:
-    return f"JWT-Signer-{slot}"
+def _info(authority: Authority, status: Status) -> AuthorityInfo:
+    upstream_id = authority.upstream_id if isinstance(authority, X509Ca) else ""
+    return AuthorityInfo(authority.authority_id, status, authority.not_after, upstream_id)
+
+
+async def _whole(work: Coroutine[Any, Any, _T]) -> _T:
+    """Do it to its end, though the caller may leave: what is saved and what is in memory are not to differ."""
+    return await asyncio.shield(asyncio.ensure_future(work))

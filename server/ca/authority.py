@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from cryptography import x509
-from cryptography.exceptions import InvalidSignature
-
-from identity import der
+from identity import der, tainting
 from identity.bundles import JwtAuthority
-from identity.spiffeid import TrustDomain
-from operations.errors import PermanentlyUnusable
 from plugins.keymanager import Key
-from server.ca import names, signing
+from server.ca import signing
 from server.ca.journal import JwtRecord, Status, X509Record
 from server.ca.jwt import JwtEncoder
-from server.ca.template import LeafTemplate, key_usage
-
-BACKDATE = 10
-"""Seconds by which certificates start early, for clocks that are behind."""
+from server.ca.template import LeafTemplate
 
 
 class Authority(Protocol):
@@ -34,15 +27,24 @@ class Authority(Protocol):
     @property
     def not_after(self) -> int: ...
 
+    def log_fields(self) -> Mapping[str, object]:
+        """What a log line says of it, by SPIRE's names."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class X509Ca:
-    """A key with its DER CA certificate; `template` makes its leaves. The id is the hex subject key identifier."""
+    """A key with its DER CA certificate; `template` makes its leaves. The id is the hex subject key identifier.
+
+    `upstream_id` is that of who signed it, "" for a self-signed one; `upstream_chain`, its own certificate first, is
+    what leaves bring along for verifiers that know the upstream's roots.
+    """
 
     slot: str
     issued_at: int
     not_after: int
     authority_id: str
+    upstream_id: str
     key: Key
     certificate: bytes
     upstream_chain: tuple[bytes, ...]
@@ -58,11 +60,24 @@ class X509Ca:
             issued_at=issued_at,
             not_after=int(parsed.not_valid_after_utc.timestamp()),
             authority_id=signing.issuer_key_id(parsed).hex(),
+            upstream_id=tainting.authority_key_id(certificate) if upstream_chain else "",
             key=key,
             certificate=certificate,
             upstream_chain=upstream_chain,
             template=LeafTemplate(parsed, key.key_type),
         )
+
+    @property
+    def chain(self) -> tuple[bytes, ...]:
+        """Its certificate and what stands above it below the roots, DER."""
+        return self.upstream_chain or (self.certificate,)
+
+    def log_fields(self) -> Mapping[str, object]:
+        return {
+            **_log_fields(self),
+            "self_signed": not self.upstream_chain,
+            "upstream_authority_id": self.upstream_id,
+        }
 
     def record(self, status: Status) -> X509Record:
         return X509Record(
@@ -86,6 +101,9 @@ class JwtSigner:
     key: Key
     encoder: JwtEncoder
 
+    def log_fields(self) -> Mapping[str, object]:
+        return _log_fields(self)
+
     def record(self, status: Status) -> JwtRecord:
         return JwtRecord(
             slot=self.slot,
@@ -100,34 +118,10 @@ class JwtSigner:
         return JwtAuthority(self.authority_id, self.key.public_key, self.not_after)
 
 
-async def self_signed_certificate(
-    key: Key, trust_domain: TrustDomain, subject: names.Subject, issued_at: int, not_after: int
-) -> bytes:
-    """The DER certificate of a root (X509-SVID 4 and 5: a CA, named by its trust domain, signing certificates only).
-
-    Raises what the key raises, and PermanentlyUnusable for a signature that does not verify.
-    """
-    public_key = der.public_key(key.public_key)
-    key_id = x509.SubjectKeyIdentifier(signing.subject_key_id(key.public_key))
-    serial = signing.new_serial()
-    name = names.authority_name(subject, serial)
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(public_key)
-        .serial_number(serial)
-        .not_valid_before(signing.utc(issued_at - BACKDATE))
-        .not_valid_after(signing.utc(not_after))
-        .add_extension(key_usage("key_cert_sign", "crl_sign"), critical=True)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .add_extension(key_id, critical=False)
-        .add_extension(x509.SubjectAlternativeName([x509.UniformResourceIdentifier(trust_domain.id)]), critical=False)
-    )
-    certificate = await signing.sign_certificate(builder, key)
-    parsed = der.certificate(certificate)
-    try:
-        parsed.verify_directly_issued_by(parsed)
-    except (InvalidSignature, ValueError, TypeError) as error:
-        raise PermanentlyUnusable(f"key {key.id!r} made a wrong signature: the CA certificate is not used") from error
-    return certificate
+def _log_fields(authority: Authority) -> Mapping[str, object]:
+    return {
+        "slot": authority.slot,
+        "issued_at": signing.utc(authority.issued_at),
+        "expiration": signing.utc(authority.not_after),
+        "local_authority_id": authority.authority_id,
+    }

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
+from identity import der
 from identity.spiffeid import SpiffeId
 from operations.errors import Refused, TemporarilyUnavailable, Unsupported
+from plugins.credentialcomposer import CredentialComposer
 from plugins.keymanager import KeyManager
-from server.ca import checks, signing
-from server.ca.authorities import Authorities
-from server.ca.authority import BACKDATE, Authority, X509Ca
-from server.ca.checks import ApprovedJwt, ApprovedX509, X509Request
+from plugins.upstreamauthority import UpstreamAuthority
+from server.ca import ca_certificate, checks, conformance, names, signing
+from server.ca.authorities import Authorities, AuthorityInfo, infos
+from server.ca.authority import Authority, X509Ca
+from server.ca.ca_certificate import BACKDATE
+from server.ca.checks import ApprovedDownstream, ApprovedJwt, ApprovedX509, Kind, X509Request
+from server.ca.composing import Composers, SvidContent
 from server.ca.journal import Status
 from server.ca.names import Subject
 from server.ca.rotation import Rotation
@@ -21,12 +27,15 @@ from server.ca.settings import AuthorityStore, CaSettings
 from server.ca.template import Leaf
 
 __all__ = [
+    "ApprovedDownstream",
     "ApprovedJwt",
     "ApprovedX509",
+    "Authorities",
     "AuthorityInfo",
     "AuthorityStore",
     "CaSettings",
     "CertificateAuthority",
+    "IssuedCa",
     "IssuedJwt",
     "IssuedX509",
     "Status",
@@ -57,11 +66,10 @@ class IssuedJwt:
 
 
 @dataclass(frozen=True, slots=True)
-class AuthorityInfo:
-    """An authority by its id: the hex subject key identifier, or the JWT key id. `expires_at` is in unix seconds."""
+class IssuedCa:
+    """An X.509 authority of a downstream server: DER certificates, its own first; as in IssuedX509."""
 
-    authority_id: str
-    status: Status
+    chain: tuple[bytes, ...]
     expires_at: int
 
 
@@ -74,11 +82,20 @@ class CertificateAuthority:
         key_manager: KeyManager,
         store: AuthorityStore,
         *,
+        upstream: UpstreamAuthority | None = None,
+        composers: Sequence[CredentialComposer] = (),
         now: Callable[[], float] = time.time,
     ) -> None:
+        """Without `upstream`, X.509 authorities are self-signed. `composers` are asked in their order."""
         self._settings = settings
-        self._authorities = Authorities(settings, key_manager, store, now)
+        self._composers = Composers(composers)
+        self._authorities = Authorities(settings, key_manager, store, now, upstream, self._composers)
         self._now = now
+
+    @property
+    def authorities(self) -> Authorities:
+        """For operators: prepare, activate, taint, revoke."""
+        return self._authorities
 
     async def start(self) -> None:
         """Go on with the keys of the journal, and make what is missing; afterwards SVIDs can be issued.
@@ -88,8 +105,12 @@ class CertificateAuthority:
         await self._authorities.start()
 
     async def run(self) -> NoReturn:
-        """Rotate the authorities and prune the bundle until cancelled."""
+        """Rotate the authorities, prune the bundle and listen to the upstream authority until cancelled."""
         await self._authorities.run()
+
+    async def close(self) -> None:
+        """Stop listening to the upstream authority."""
+        await self._authorities.close()
 
     async def issue_x509(self, approved: Sequence[ApprovedX509]) -> list[IssuedX509]:
         """Issue an X509-SVID for each approval, in order, all or none. Lifetimes end with the authority's at most.
@@ -98,16 +119,22 @@ class CertificateAuthority:
         is no authority, and what the key raises.
         """
         now = int(self._now())
-        authority = self._active(self._authorities.x509, now, "X509 CA is not available for signing")
+        authority = self._x509(now)
         requests = [each.take() for each in approved]
-        leaves = [self._leaf(request, authority, now) for request in requests]
+        for request in requests:
+            self._require_own(request.spiffe_id)
+        leaves = await self._leaves(requests, authority, now)
         scheme = signing.SCHEMES[authority.key.key_type]
 
-        def prepare(leaf: Leaf) -> tuple[bytes, bytes]:
+        def prepare(request_and_leaf: tuple[X509Request, Leaf]) -> tuple[bytes, bytes]:
+            request, leaf = request_and_leaf
             tbs = authority.template.tbs(leaf)
+            if self._composers:
+                unsigned = signing.certificate(tbs, authority.template.algorithm, b"")
+                conformance.check_x509_svid(unsigned, request.spiffe_id, signing.utc(now))
             return tbs, signing.digest(tbs, scheme)
 
-        prepared = await checks.in_chunks(prepare, leaves)
+        prepared = await checks.in_chunks(prepare, list(zip(requests, leaves, strict=True)))
         signatures = await authority.key.sign_batch([digest for _, digest in prepared], scheme)
         algorithm = authority.template.algorithm
         return [
@@ -120,6 +147,26 @@ class CertificateAuthority:
             for request, leaf, (tbs, _), signature in zip(requests, leaves, prepared, signatures, strict=True)
         ]
 
+    async def issue_downstream(self, approved: ApprovedDownstream) -> IssuedCa:
+        """Issue an X.509 authority for a server below this one. Raises as `issue_x509` does."""
+        now = int(self._now())
+        authority = self._x509(now)
+        request = approved.take()
+        if ca_certificate.forbids_authorities_below(authority.certificate):
+            raise Refused("the upstream authority allows no further authority below this server's own (path length 0)")
+        issuer = der.certificate(authority.certificate)
+        content = await self._composers.x509_ca(names.downstream_name(issuer.subject, len(authority.chain)))
+        not_after = min(now + (request.ttl or self._settings.ca_ttl), authority.not_after)
+        certificate = await ca_certificate.below(
+            ca_certificate.Issuer(authority.certificate, authority.key),
+            request.public_key,
+            self._settings.trust_domain,
+            content,
+            ca_certificate.Life(now, not_after),
+        )
+        conformance.check_x509_ca(certificate, self._settings.trust_domain, signing.utc(now))
+        return IssuedCa((certificate, *authority.upstream_chain), not_after)
+
     async def issue_jwt(self, approved: ApprovedJwt) -> IssuedJwt:
         """Issue a JWT-SVID. Raises as `issue_x509` does, and Unsupported when JWT-SVIDs are turned off."""
         if self._settings.disable_jwt_svids:
@@ -129,21 +176,25 @@ class CertificateAuthority:
         request = approved.take()
         self._require_own(request.spiffe_id)
         expires_at = min(now + (request.ttl or self._settings.jwt_svid_ttl), authority.not_after)
-        token = await authority.encoder.encode(request, now, expires_at)
-        return IssuedJwt(token, request.spiffe_id, now, expires_at)
+        claims: Mapping[str, Any] = authority.encoder.claims(request, now, expires_at)
+        if self._composers:
+            claims = await self._composers.jwt_svid(request.spiffe_id, claims)
+            conformance.check_jwt_claims(claims, request.spiffe_id, now)
+        token = await authority.encoder.encode(claims)
+        return IssuedJwt(token, request.spiffe_id, int(claims["iat"]), int(claims["exp"]))
 
     def x509_authority(self) -> AuthorityInfo:
         """The X.509 authority that signs now. Raises TemporarilyUnavailable while there is none."""
-        authority = self._active(self._authorities.x509, self._now(), "X509 CA is not available for signing")
-        return AuthorityInfo(authority.authority_id, Status.ACTIVE, authority.not_after)
+        self._x509(self._now())
+        return infos(self._authorities.x509)[0]
 
     def x509_authorities(self) -> list[AuthorityInfo]:
         """The active X.509 authority, then the prepared and the old one where there are any."""
-        return _infos(self._authorities.x509)
+        return infos(self._authorities.x509)
 
     def jwt_authorities(self) -> list[AuthorityInfo]:
         """The active JWT authority, then the prepared and the old one where there are any."""
-        return _infos(self._authorities.jwt)
+        return infos(self._authorities.jwt)
 
     def _active(self, rotation: Rotation[_A], now: float, reason: str) -> _A:
         authority = rotation.slots.current
@@ -151,26 +202,32 @@ class CertificateAuthority:
             raise TemporarilyUnavailable(reason)
         return authority
 
-    def _leaf(self, request: X509Request, authority: X509Ca, now: int) -> Leaf:
-        self._require_own(request.spiffe_id)
-        ttl = request.ttl or (request.agent and self._settings.agent_ttl) or self._settings.x509_svid_ttl
+    def _x509(self, now: float) -> X509Ca:
+        return self._active(self._authorities.x509, now, "X509 CA is not available for signing")
+
+    async def _leaves(self, requests: Sequence[X509Request], authority: X509Ca, now: int) -> list[Leaf]:
+        if not self._composers:
+            return [
+                self._leaf(request, SvidContent(request.subject, request.dns_names), authority, now)
+                for request in requests
+            ]
+        contents = await asyncio.gather(*map(self._composers.x509_svid, requests))
+        return [self._leaf(*each, authority, now) for each in zip(requests, contents, strict=True)]
+
+    def _leaf(self, request: X509Request, content: SvidContent, authority: X509Ca, now: int) -> Leaf:
+        agent = request.kind is Kind.AGENT
+        ttl = request.ttl or (agent and self._settings.agent_ttl) or self._settings.x509_svid_ttl
         return Leaf(
             serial=signing.new_serial(),
             not_before=now - BACKDATE,
             not_after=min(now + ttl, authority.not_after),
-            subject=request.subject,
+            subject=content.subject,
             spiffe_id=str(request.spiffe_id),
-            dns_names=request.dns_names,
+            dns_names=content.dns_names,
             public_key=request.public_key,
+            extensions=content.extensions,
         )
 
     def _require_own(self, spiffe_id: SpiffeId) -> None:
         if spiffe_id.trust_domain != self._settings.trust_domain:
             raise Refused(f'"{spiffe_id}" is not a member of trust domain "{self._settings.trust_domain}"')
-
-
-def _infos(rotation: Rotation[_A]) -> list[AuthorityInfo]:
-    return [
-        AuthorityInfo(authority.authority_id, status, authority.not_after)
-        for authority, status in rotation.slots.with_status()
-    ]

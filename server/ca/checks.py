@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Generic, Protocol, TypeVar
 
 from cryptography import x509
@@ -34,16 +35,36 @@ _T = TypeVar("_T")
 _MAKER = object()
 
 
+class Kind(Enum):
+    """Whose X509-SVID it is: lifetimes and composers differ."""
+
+    WORKLOAD = "workload"
+    AGENT = "agent"
+    SERVER = "server"
+
+
 @dataclass(frozen=True, slots=True)
 class X509Request:
-    """A checked X509-SVID. `public_key` and `subject` are DER; a `ttl` of 0 seconds is the configured one."""
+    """A checked X509-SVID. `public_key` and `subject` are DER; a `ttl` of 0 seconds is the configured one.
+
+    `name` is what `subject` encodes.
+    """
 
     spiffe_id: SpiffeId
     public_key: bytes
     subject: bytes
+    name: x509.Name
     dns_names: tuple[str, ...] = ()
     ttl: int = 0
-    agent: bool = False
+    kind: Kind = Kind.WORKLOAD
+
+
+@dataclass(frozen=True, slots=True)
+class DownstreamRequest:
+    """A checked X.509 authority of a server below this one; as in X509Request."""
+
+    public_key: bytes
+    ttl: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +101,12 @@ class ApprovedX509(_Approved[X509Request]):
     __slots__ = ()
 
 
+class ApprovedDownstream(_Approved[DownstreamRequest]):
+    """Permission to issue one X.509 authority to a downstream server."""
+
+    __slots__ = ()
+
+
 class ApprovedJwt(_Approved[JwtRequest]):
     """Permission to issue one JWT-SVID."""
 
@@ -107,8 +134,9 @@ def approve_workload(csr: bytes, entry: WorkloadEntry, trust_domain: TrustDomain
         raise InvalidArgument(f"entry has malformed SPIFFE ID: {error}") from error
     dns_names = tuple(entry.dns_names)
     _check_dns_names(dns_names, "entry")
-    subject = names.leaf_name_der(dns_names[0] if dns_names else "")
-    return ApprovedX509(X509Request(spiffe_id, public_key, subject, dns_names, entry.x509_svid_ttl), _MAKER)
+    common_name = dns_names[0] if dns_names else ""
+    subject, name = names.leaf_name_der(common_name), names.leaf_name(common_name)
+    return ApprovedX509(X509Request(spiffe_id, public_key, subject, name, dns_names, entry.x509_svid_ttl), _MAKER)
 
 
 async def approve_workloads(
@@ -129,13 +157,24 @@ def approve_agent(csr: bytes, agent_id: SpiffeId) -> ApprovedX509:
     """An agent's own X509-SVID. The CSR is to prove possession, and nothing else of it is used."""
     _, public_key = _check_csr(csr, "invalid CSR signature")
     spiffeid.require_agent(agent_id.trust_domain, agent_id)
-    return ApprovedX509(X509Request(agent_id, public_key, names.leaf_name_der(), agent=True), _MAKER)
+    request = X509Request(agent_id, public_key, names.leaf_name_der(), names.leaf_name(), kind=Kind.AGENT)
+    return ApprovedX509(request, _MAKER)
 
 
 def approve_server(public_key: bytes, trust_domain: TrustDomain) -> ApprovedX509:
     """The server's own X509-SVID, for a DER SubjectPublicKeyInfo."""
-    request = X509Request(spiffeid.server_id(trust_domain), _check_key(public_key), names.leaf_name_der())
-    return ApprovedX509(request, _MAKER)
+    server_id = spiffeid.server_id(trust_domain)
+    subject, name = names.leaf_name_der(), names.leaf_name()
+    return ApprovedX509(X509Request(server_id, _check_key(public_key), subject, name, kind=Kind.SERVER), _MAKER)
+
+
+def approve_downstream(csr: bytes, ttl: int = 0) -> ApprovedDownstream:
+    """An X.509 authority below this server's own, for the key of a CSR that proves possession.
+
+    Nothing else of the CSR is used: such an authority always is the trust domain's.
+    """
+    _, public_key = _check_csr(csr, "invalid CSR signature")
+    return ApprovedDownstream(DownstreamRequest(public_key, max(ttl, 0)), _MAKER)
 
 
 def approve_mint(csr: bytes, trust_domain: TrustDomain, ttl: int = 0) -> ApprovedX509:
@@ -152,11 +191,13 @@ def approve_mint(csr: bytes, trust_domain: TrustDomain, ttl: int = 0) -> Approve
     except InvalidArgument as error:
         raise InvalidArgument(f"CSR URI SAN is invalid: {error}") from error
     _check_dns_names(dns_names, "CSR")
+    common_name = dns_names[0] if dns_names else ""
     try:
-        subject = names.leaf_name_der(dns_names[0] if dns_names else "", parsed.subject)
+        subject = names.leaf_name_der(common_name, parsed.subject)
+        name = names.leaf_name(common_name, parsed.subject)
     except ValueError as error:
         raise InvalidArgument(f"CSR subject is invalid: {error}") from error
-    return ApprovedX509(X509Request(spiffe_id, public_key, subject, dns_names, max(ttl, 0)), _MAKER)
+    return ApprovedX509(X509Request(spiffe_id, public_key, subject, name, dns_names, max(ttl, 0)), _MAKER)
 
 
 def approve_jwt(

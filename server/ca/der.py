@@ -9,9 +9,13 @@ from functools import lru_cache
 INTEGER = 0x02
 BIT_STRING = 0x03
 OCTET_STRING = 0x04
+_OBJECT_IDENTIFIER = 0x06
 SEQUENCE = 0x30
 _UTC_TIME = 0x17
 _GENERALIZED_TIME = 0x18
+
+# Digits of one arc: room for those made of UUIDs (X.667).
+_MAX_ARC = 39
 
 # RFC 5280, 4.1.2.5: dates through the year 2049 are UTCTime, later ones GeneralizedTime.
 _YEAR_2050 = 2524608000
@@ -29,6 +33,26 @@ def element(tag: int, content: bytes) -> bytes:
 def integer(value: int) -> bytes:
     """A non-negative INTEGER."""
     return element(INTEGER, value.to_bytes(value.bit_length() // 8 + 1, "big"))
+
+
+@lru_cache(maxsize=256)
+def object_identifier(dotted: str) -> bytes:
+    """An OBJECT IDENTIFIER in its dotted notation (X.690, 8.19). Raises ValueError."""
+    parts = dotted.split(".")
+    if len(parts) < 2 or not all(part.isascii() and part.isdigit() and len(part) <= _MAX_ARC for part in parts):
+        raise ValueError(f"{dotted!r} is no object identifier")
+    first, second, *rest = map(int, parts)
+    if first > 2 or (first < 2 and second > 39):
+        raise ValueError(f"{dotted!r} is no object identifier")
+    return element(_OBJECT_IDENTIFIER, b"".join(map(_arc, (first * 40 + second, *rest))))
+
+
+def _arc(value: int) -> bytes:
+    """Seven bits an octet, the highest first; all but the last are marked."""
+    octets = [value & 0x7F]
+    while value := value >> 7:
+        octets.append(value & 0x7F | 0x80)
+    return bytes(reversed(octets))
 
 
 @lru_cache(maxsize=256)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import base64
 import uuid
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric import utils
 
+from operations.errors import Refused
 from plugins.keymanager import Key, KeyType
 from server.ca import signing
 from server.ca.checks import JwtRequest
@@ -38,15 +40,19 @@ class JwtEncoder:
         self._issuer = issuer
         self._key = key
 
-    async def encode(self, request: JwtRequest, issued_at: int, expires_at: int) -> str:
-        """A signed token; times are unix seconds. Raises what the key raises."""
-        payload = msgspec.json.encode(self._claims(request, issued_at, expires_at), order="sorted")
+    async def encode(self, claims: Mapping[str, Any]) -> str:
+        """A signed token of JSON values. Raises what the key raises, and Refused for claims that are none."""
+        try:
+            payload = msgspec.json.encode(claims, order="sorted")
+        except (TypeError, ValueError, msgspec.MsgspecError) as error:
+            raise Refused(f"the claims of a JWT-SVID are no JSON: {error}") from error
         signed = self._header + b"." + _base64url(payload)
         scheme = signing.SCHEMES[self._key.key_type]
         signature = await self._key.sign(signing.digest(signed, scheme), scheme)
         return (signed + b"." + _base64url(self._raw(signature))).decode()
 
-    def _claims(self, request: JwtRequest, issued_at: int, expires_at: int) -> dict[str, Any]:
+    def claims(self, request: JwtRequest, issued_at: int, expires_at: int) -> dict[str, Any]:
+        """What a JWT-SVID says (JWT-SVID 3); times are unix seconds."""
         claims: dict[str, Any] = {
             "aud": request.audience,
             "exp": expires_at,

@@ -9,19 +9,21 @@ from functools import lru_cache
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
+from plugins.credentialcomposer import DistinguishedName
+
 _MAX_COMMON_NAME = 64
 
-_ORDER = (
-    NameOID.COUNTRY_NAME,
-    NameOID.ORGANIZATION_NAME,
-    NameOID.ORGANIZATIONAL_UNIT_NAME,
-    NameOID.LOCALITY_NAME,
-    NameOID.STATE_OR_PROVINCE_NAME,
-    NameOID.STREET_ADDRESS,
-    NameOID.POSTAL_CODE,
-    NameOID.COMMON_NAME,
-    NameOID.SERIAL_NUMBER,
-)
+_LISTS = {
+    NameOID.COUNTRY_NAME: "country",
+    NameOID.ORGANIZATION_NAME: "organization",
+    NameOID.ORGANIZATIONAL_UNIT_NAME: "organizational_unit",
+    NameOID.LOCALITY_NAME: "locality",
+    NameOID.STATE_OR_PROVINCE_NAME: "province",
+    NameOID.STREET_ADDRESS: "street_address",
+    NameOID.POSTAL_CODE: "postal_code",
+}
+_SINGLES = {NameOID.COMMON_NAME: "common_name", NameOID.SERIAL_NUMBER: "serial_number"}
+_ORDER = (*_LISTS, *_SINGLES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,41 @@ def leaf_name(common_name: str = "", requested: x509.Name | None = None) -> x509
 @lru_cache(maxsize=4096)
 def leaf_name_der(common_name: str = "", requested: x509.Name | None = None) -> bytes:
     return leaf_name(common_name, requested).public_bytes()
+
+
+def downstream_name(issuer: x509.Name, depth: int) -> x509.Name:
+    """The subject of an authority below this issuer: the issuer's, with the depth as its organizational unit."""
+    return _name({**_values(issuer), NameOID.ORGANIZATIONAL_UNIT_NAME: (f"DOWNSTREAM-{depth}",)})
+
+
+def to_distinguished_name(name: x509.Name) -> DistinguishedName:
+    """For composers. What SPIRE's plugin API has no field for is left out."""
+    values = _values(name)
+
+    def texts(oid: x509.ObjectIdentifier) -> tuple[str, ...]:
+        return values.get(oid, ())
+
+    return DistinguishedName(
+        country=texts(NameOID.COUNTRY_NAME),
+        organization=texts(NameOID.ORGANIZATION_NAME),
+        organizational_unit=texts(NameOID.ORGANIZATIONAL_UNIT_NAME),
+        locality=texts(NameOID.LOCALITY_NAME),
+        province=texts(NameOID.STATE_OR_PROVINCE_NAME),
+        street_address=texts(NameOID.STREET_ADDRESS),
+        postal_code=texts(NameOID.POSTAL_CODE),
+        serial_number=next(iter(texts(NameOID.SERIAL_NUMBER)), ""),
+        common_name=next(iter(texts(NameOID.COMMON_NAME)), ""),
+    )
+
+
+def from_distinguished_name(name: DistinguishedName) -> x509.Name:
+    """Of a composer. Raises ValueError for what an X.501 name cannot hold."""
+    extra = [x509.NameAttribute(x509.ObjectIdentifier(each.oid), each.value) for each in name.extra_names]
+    values: dict[x509.ObjectIdentifier, Sequence[str]] = {oid: getattr(name, field) for oid, field in _LISTS.items()}
+    values |= {oid: (value,) for oid, field in _SINGLES.items() if (value := getattr(name, field))}
+    replaced = {attribute.oid for attribute in extra}
+    usual = _name({oid: texts for oid, texts in values.items() if oid not in replaced})
+    return x509.Name([*usual.rdns, *(x509.RelativeDistinguishedName([attribute]) for attribute in extra)])
 
 
 def _values(name: x509.Name) -> dict[x509.ObjectIdentifier, tuple[str, ...]]:

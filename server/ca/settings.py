@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from identity.bundles import JwtAuthority
+from identity.bundles import Bundle, JwtAuthority
 from identity.spiffeid import TrustDomain
 from operations.errors import ConfigurationError
 from plugins.keymanager import KeyType
@@ -44,6 +45,17 @@ class AuthorityStore(Protocol):
     async def load_journal(self) -> bytes | None: ...
 
     async def save_journal(self, data: bytes) -> None: ...
+
+    async def bundle(self) -> Bundle | None:
+        """The trust domain's bundle as it is now."""
+        ...
+
+    async def edit(self, change: Callable[[Bundle], Bundle]) -> Bundle:
+        """Replace the bundle by `change` of it, an empty one where there is none, and return it.
+
+        `change` is pure and quick. What it raises is raised here, and nothing is changed.
+        """
+        ...
 
     async def append_x509_authority(self, der: bytes) -> None:
         """Add a root to the trust domain's bundle; one that is there already changes nothing."""

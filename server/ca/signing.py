@@ -43,8 +43,21 @@ def tbs_certificate(builder: x509.CertificateBuilder, key_type: KeyType) -> tupl
     return built.tbs_certificate_bytes, algorithm
 
 
+def request_info(
+    builder: x509.CertificateSigningRequestBuilder, key_type: KeyType, public_key: bytes
+) -> tuple[bytes, bytes]:
+    """The DER CertificationRequestInfo (RFC 2986, 4.1) of a builder for this key, and its AlgorithmIdentifier.
+
+    As above; the throwaway's public key gives way to the right one, a DER SubjectPublicKeyInfo.
+    """
+    built = builder.sign(_throwaway(key_type), _HASHES[SCHEMES[key_type].hash])
+    _, algorithm, _ = der.children(built.public_bytes(Encoding.DER))
+    version, subject, _, attributes = der.children(built.tbs_certrequest_bytes)
+    return der.element(der.SEQUENCE, version + subject + public_key + attributes), algorithm
+
+
 def certificate(tbs: bytes, algorithm: bytes, signature: bytes) -> bytes:
-    """The DER Certificate (RFC 5280, 4.1) of its three parts."""
+    """The DER Certificate (RFC 5280, 4.1), or CertificationRequest (RFC 2986, 4.2), of its three parts."""
     return der.element(der.SEQUENCE, tbs + algorithm + der.element(der.BIT_STRING, b"\0" + signature))
 
 

@@ -40,8 +40,25 @@ _KEY_USAGES = (
 
 
 @dataclass(frozen=True, slots=True)
+class Extension:
+    """A whole Extension (RFC 5280, 4.1) in DER, and its type's OBJECT IDENTIFIER in DER."""
+
+    oid: bytes
+    encoded: bytes
+
+    @classmethod
+    def of(cls, oid: str, value: bytes, *, critical: bool) -> Extension:
+        """Of a dotted object identifier and the DER of the value. Raises ValueError."""
+        encoded_oid = der.object_identifier(oid)
+        return cls(encoded_oid, _extension(encoded_oid, value, critical=critical))
+
+
+@dataclass(frozen=True, slots=True)
 class Leaf:
-    """The values of one X509-SVID. Times are unix seconds, `subject` and `public_key` DER, `serial` positive."""
+    """The values of one X509-SVID. Times are unix seconds, `subject` and `public_key` DER, `serial` positive.
+
+    Further `extensions` stand after the usual ones, or in the place of one of the same type.
+    """
 
     serial: int
     not_before: int
@@ -50,6 +67,7 @@ class Leaf:
     spiffe_id: str
     dns_names: Sequence[str]
     public_key: bytes
+    extensions: tuple[Extension, ...] = ()
 
 
 class LeafTemplate:
@@ -81,6 +99,8 @@ class LeafTemplate:
                 _san(leaf),
             )
         )
+        if leaf.extensions:
+            extensions = _with_further(extensions, leaf.extensions)
         return der.element(
             der.SEQUENCE,
             b"".join(
@@ -129,6 +149,12 @@ def builder(issuer: x509.Certificate, leaf: Leaf, subject: x509.Name) -> x509.Ce
 def key_usage(*usages: str) -> x509.KeyUsage:
     """A KeyUsage with these bits, by cryptography's names for them."""
     return x509.KeyUsage(**{usage: usage in usages for usage in _KEY_USAGES})
+
+
+def _with_further(usual: bytes, further: Sequence[Extension]) -> bytes:
+    replaced = {extension.oid for extension in further}
+    kept = (each for each in der.children(der.element(der.SEQUENCE, usual)) if next(der.children(each)) not in replaced)
+    return b"".join((*kept, *(extension.encoded for extension in further)))
 
 
 def _san(leaf: Leaf) -> bytes:

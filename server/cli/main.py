@@ -59,6 +59,58 @@ COMMANDS = (
         "Evict long expired agents that can attest again by themselves",
         _in("agent_purge", "purge"),
     ),
+    Command("localauthority x509 show", "Print the X.509 authorities", _in("localauthority", "x509_show")),
+    Command(
+        "localauthority x509 prepare",
+        "Make the next X.509 authority and publish it",
+        _in("localauthority", "x509_prepare"),
+    ),
+    Command(
+        "localauthority x509 activate",
+        "Sign with the prepared X.509 authority from now on",
+        _in("localauthority", "x509_activate"),
+    ),
+    Command(
+        "localauthority x509 taint",
+        "Have everything renewed that the old X.509 authority signed",
+        _in("localauthority", "x509_taint"),
+    ),
+    Command(
+        "localauthority x509 revoke",
+        "Take the tainted X.509 authority out of the bundle",
+        _in("localauthority", "x509_revoke"),
+    ),
+    Command("localauthority jwt show", "Print the JWT authorities", _in("localauthority", "jwt_show")),
+    Command(
+        "localauthority jwt prepare",
+        "Make the next JWT authority and publish it",
+        _in("localauthority", "jwt_prepare"),
+    ),
+    Command(
+        "localauthority jwt activate",
+        "Sign with the prepared JWT authority from now on",
+        _in("localauthority", "jwt_activate"),
+    ),
+    Command(
+        "localauthority jwt taint",
+        "Have every JWT-SVID dropped that the old JWT authority signed",
+        _in("localauthority", "jwt_taint"),
+    ),
+    Command(
+        "localauthority jwt revoke",
+        "Take the tainted JWT authority out of the bundle",
+        _in("localauthority", "jwt_revoke"),
+    ),
+    Command(
+        "upstreamauthority taint",
+        "Have everything renewed that stands below an upstream authority",
+        _in("upstreamauthority", "taint"),
+    ),
+    Command(
+        "upstreamauthority revoke",
+        "Take a tainted upstream authority out of the bundle",
+        _in("upstreamauthority", "revoke"),
+    ),
     Command("x509 mint", "Sign an X509-SVID for a new key, without an entry", _in("mint", "x509")),
     Command("jwt mint", "Sign a JWT-SVID, without an entry", _in("mint", "jwt")),
 )
@@ -69,7 +121,11 @@ GROUPS = {
     "entry": "Registration entries: create, show, update, delete",
     "federation": "Where other trust domains serve their bundles",
     "jwt": "JWT-SVIDs by hand",
+    "localauthority": "Authorities: show, prepare, activate, taint, revoke",
+    "localauthority jwt": "JWT authorities",
+    "localauthority x509": "X.509 authorities",
     "token": "Join tokens",
+    "upstreamauthority": "Upstream authorities: taint, revoke",
     "x509": "X509-SVIDs by hand",
 }
 

@@ -16,6 +16,7 @@ from server.entries import EntryIndex, IndexedEntry
 from server.rpc import convert, ids
 from server.rpc.call import Call
 from server.rpc.failures import code_of, failed, failing, failure
+from server.trust import TrustBundles
 from transport.peer import Peer
 from transport.router import Context, Handler
 from transport.status import Code
@@ -28,11 +29,18 @@ class SvidService:
     DESCRIPTOR = api.DESCRIPTOR.services_by_name["SVID"]
 
     def __init__(
-        self, trust_domain: TrustDomain, index: EntryIndex, authority: CertificateAuthority, *, jwt_disabled: bool
+        self,
+        trust_domain: TrustDomain,
+        index: EntryIndex,
+        authority: CertificateAuthority,
+        bundles: TrustBundles,
+        *,
+        jwt_disabled: bool,
     ) -> None:
         self._trust_domain = trust_domain
         self._index = index
         self._authority = authority
+        self._bundles = bundles
         self._jwt_disabled = jwt_disabled
 
     def handlers(self) -> dict[str, Handler]:
@@ -41,6 +49,7 @@ class SvidService:
             "MintJWTSVID": self.mint_jwt,
             "BatchNewX509SVID": self.batch_new_x509,
             "NewJWTSVID": self.new_jwt,
+            "NewDownstreamX509CA": self.new_downstream,
         }
 
     async def mint_x509(
@@ -160,6 +169,30 @@ class SvidService:
         if log.enabled("debug"):
             log.debug("Server CA successfully signed JWT SVID", audience=list(audience), expiration=issued.expires_at)
         return issued
+
+    async def new_downstream(
+        self, request: api.NewDownstreamX509CARequest, _peer: Peer, context: Context
+    ) -> api.NewDownstreamX509CAResponse:
+        call = Call.of(context)
+        call.note(csr=_digest(request.csr), trust_domain_id=self._trust_domain.id)
+        await call.limit(1, "downstream CA signing")
+        if not call.caller.downstream:
+            raise failure(call.log, Code.INTERNAL, "caller is not a downstream workload")
+        try:
+            approved = checks.approve_downstream(request.csr, request.preferred_ttl)
+        except InvalidArgument as error:
+            raise failure(call.log, Code.INVALID_ARGUMENT, str(error)) from error
+        with failing(call.log, "failed to sign downstream X.509 CA"):
+            issued = await self._authority.issue_downstream(approved)
+        call.log.debug("Signed X509 CA SVID", spiffe_id=self._trust_domain.id, expiration=issued.expires_at)
+        with failing(call.log, "failed to fetch bundle"):
+            bundle = await self._bundles.get(self._trust_domain)
+        if bundle is None:
+            raise failure(call.log, Code.NOT_FOUND, "bundle not found")
+        call.succeeded(expires_at=issued.expires_at)
+        return api.NewDownstreamX509CAResponse(
+            ca_cert_chain=issued.chain, x509_authorities=[each.der for each in bundle.x509_authorities]
+        )
 
     def _require_jwt(self, call: Call) -> None:
         if self._jwt_disabled:

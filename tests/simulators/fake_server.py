@@ -35,9 +35,10 @@ _Reason = status_pb2.PermissionDeniedDetails
 
 
 class Authority:
-    """A self-signed CA that signs leaves for SPIFFE IDs."""
+    """A CA, self-signed or below a parent, that signs leaves for SPIFFE IDs. `above` goes along with each."""
 
-    def __init__(self, trust_domain: TrustDomain, lifetime: float = 3600) -> None:
+    def __init__(self, trust_domain: TrustDomain, lifetime: float = 3600, *, parent: Authority | None = None) -> None:
+        self.root = parent or self
         self._key = pki.ec_key()
         self._name = x509.Name(
             [
@@ -49,7 +50,7 @@ class Authority:
         self._certificate = (
             x509.CertificateBuilder()
             .subject_name(self._name)
-            .issuer_name(self._name)
+            .issuer_name(self.root._name)
             .public_key(self._key.public_key())
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - timedelta(seconds=_BACKDATE))
@@ -57,8 +58,9 @@ class Authority:
             .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
             .add_extension(pki.key_usage("key_cert_sign", "crl_sign"), critical=True)
             .add_extension(x509.SubjectAlternativeName([x509.UniformResourceIdentifier(trust_domain.id)]), False)
-            .sign(self._key, hashes.SHA256())
+            .sign(self.root._key, hashes.SHA256())
         )
+        self.above = (self.der,) if parent else ()
 
     @property
     def der(self) -> bytes:
@@ -94,7 +96,8 @@ class Authority:
 
     def identity(self, spiffe_id: str, ttl: float = 3600) -> tls.InProcessIdentity:
         key = pki.ec_key()
-        return tls.InProcessIdentity((_der(self.sign(spiffe_id, key.public_key(), ttl)),), pki.pkcs8(key))
+        leaf = _der(self.sign(spiffe_id, key.public_key(), ttl))
+        return tls.InProcessIdentity((leaf, *self.above), pki.pkcs8(key))
 
 
 @dataclass
@@ -107,7 +110,8 @@ class _Node:
 class FakeServer:
     """Behaves as SPIRE's does, as far as agents can tell. Times are in seconds.
 
-    `failing` is raised by every call but attestation. `calls` counts calls by method name.
+    `failing` is raised by every call but attestation. `calls` counts calls by method name. `below_upstream` puts its CA
+    below a root, which then is what its bundle has.
     """
 
     trust_domain: TrustDomain = field(default_factory=lambda: TrustDomain("example.org"))
@@ -115,6 +119,7 @@ class FakeServer:
     agent_ttl: float = 3600
     reattestable: bool = False
     by_revision: bool = True
+    below_upstream: bool = False
     page_size: int = 2
     failing: RpcError | None = None
     banned: bool = False
@@ -124,7 +129,7 @@ class FakeServer:
     port: int = 0
 
     def __post_init__(self) -> None:
-        self.authority = Authority(self.trust_domain)
+        self.authority = self._new_authority()
         self.tainted: Authority | None = None
         self.entries: dict[str, entry_pb2.Entry] = {}
         self.federated: dict[str, bundle_pb2.Bundle] = {}
@@ -174,12 +179,15 @@ class FakeServer:
 
     def rotate_authority(self) -> None:
         """A new CA signs from now on; the old one is tainted."""
-        self.tainted, self.authority = self.authority, Authority(self.trust_domain)
+        self.tainted, self.authority = self.authority, self._new_authority()
+
+    def _new_authority(self) -> Authority:
+        return Authority(self.trust_domain, parent=Authority(self.trust_domain) if self.below_upstream else None)
 
     def bundle(self) -> bundle_pb2.Bundle:
-        authorities = [bundle_pb2.X509Certificate(asn1=self.authority.der)]
+        authorities = [bundle_pb2.X509Certificate(asn1=self.authority.root.der)]
         if self.tainted is not None:
-            authorities.append(bundle_pb2.X509Certificate(asn1=self.tainted.der, tainted=True))
+            authorities.append(bundle_pb2.X509Certificate(asn1=self.tainted.root.der, tainted=True))
         return bundle_pb2.Bundle(
             trust_domain=self.trust_domain.name,
             x509_authorities=authorities,
@@ -216,7 +224,7 @@ class FakeServer:
             raise _denied(_Reason.AGENT_BANNED)
         if not peer.certificates:
             raise RpcError(Code.PERMISSION_DENIED, "authorization denied")
-        roots = [self.authority.der, *([self.tainted.der] if self.tainted else [])]
+        roots = [each.root.der for each in (self.authority, self.tainted) if each is not None]
         spiffe_id = x509svid.verify(peer.certificates, {self.trust_domain: roots}, datetime.now(UTC))
         node = self._nodes.get(str(spiffe_id))
         if node is None:
@@ -240,7 +248,7 @@ class FakeServer:
             spiffe_id = f"{self.trust_domain.id}/spire/agent/{request.params.data.type}/{token}"
             certificate = self.authority.sign_request(request.params.params.csr, spiffe_id, self.agent_ttl)
             self._nodes[spiffe_id] = _Node(certificate.serial_number)
-            result = agent_pb2.AttestAgentResponse.Result(svid=_svid(certificate), reattestable=self.reattestable)
+            result = agent_pb2.AttestAgentResponse.Result(svid=self._svid(certificate), reattestable=self.reattestable)
             yield agent_pb2.AttestAgentResponse(result=result)
             return
 
@@ -251,7 +259,7 @@ class FakeServer:
         spiffe_id = str(x509svid.leaf_id(peer.certificates[0]))
         certificate = self.authority.sign_request(request.params.csr, spiffe_id, self.agent_ttl)
         self._nodes[spiffe_id].next_serial = certificate.serial_number
-        return agent_pb2.RenewAgentResponse(svid=_svid(certificate))
+        return agent_pb2.RenewAgentResponse(svid=self._svid(certificate))
 
     async def _post_status(
         self, request: agent_pb2.PostStatusRequest, peer: Peer, context: Context
@@ -316,7 +324,7 @@ class FakeServer:
                 response.results.add(status=status_pb2.Status(code=Code.NOT_FOUND, message="entry not found"))
                 continue
             spiffe_id = str(SpiffeId.from_proto(entry.spiffe_id))
-            svid = _svid(self.authority.sign_request(each.csr, spiffe_id, self.svid_ttl))
+            svid = self._svid(self.authority.sign_request(each.csr, spiffe_id, self.svid_ttl))
             response.results.add(status=status_pb2.Status(code=Code.OK), svid=svid)
         return response
 
@@ -334,6 +342,12 @@ class FakeServer:
         )
         return svid_pb2.NewJWTSVIDResponse(svid=svid)
 
+    def _svid(self, certificate: x509.Certificate) -> x509svid_pb2.X509SVID:
+        return x509svid_pb2.X509SVID(
+            cert_chain=[_der(certificate), *self.authority.above],
+            expires_at=int(certificate.not_valid_after_utc.timestamp()),
+        )
+
 
 def _denied(reason: status_pb2.PermissionDeniedDetails.Reason.ValueType) -> RpcError:
     return RpcError(Code.PERMISSION_DENIED, "authorization denied", [_Reason(reason=reason)])
@@ -341,9 +355,3 @@ def _denied(reason: status_pb2.PermissionDeniedDetails.Reason.ValueType) -> RpcE
 
 def _der(certificate: x509.Certificate) -> bytes:
     return certificate.public_bytes(serialization.Encoding.DER)
-
-
-def _svid(certificate: x509.Certificate) -> x509svid_pb2.X509SVID:
-    return x509svid_pb2.X509SVID(
-        cert_chain=[_der(certificate)], expires_at=int(certificate.not_valid_after_utc.timestamp())
-    )

@@ -183,12 +183,13 @@ async def refused(channel: Channel, path: str, request: Message) -> RpcError:
 
 
 @asynccontextmanager
-async def running(folder: Path, settings: str = "", ratelimit: str = "") -> AsyncGenerator[House]:
-    """A server that serves until the block ends."""
+async def running(folder: Path, settings: str = "", ratelimit: str = "", plugins: str = "") -> AsyncGenerator[House]:
+    """A server that serves until the block ends. What is given stands in its file, `plugins` beside the usual ones."""
     port = free_port()
     path = folder / "server.conf"
     limits = ratelimit or "attestation = false\n signing = false"
-    path.write_text(CONFIG.format(port=port, folder=folder, settings=settings, ratelimit=limits))
+    text = CONFIG.format(port=port, folder=folder, settings=settings, ratelimit=limits)
+    path.write_text(f"{text.rstrip().removesuffix('}')}  {plugins}\n}}\n")
     serving = asyncio.create_task(serve(load(str(path))))
     house = House(folder, port, Channel.unix(str(folder / "api.sock")))
     try:

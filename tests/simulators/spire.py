@@ -149,7 +149,7 @@ plugins {{
 
     def ask(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """One of the server's commands on its admin socket."""
-        words = 1 if arguments[0] == "healthcheck" else 2
+        words = {"healthcheck": 1, "localauthority": 3}.get(arguments[0], 2)
         done = command(self.program, *arguments[:words], "-socketPath", self.socket, *arguments[words:])
         assert not check or done.returncode == 0, f"{arguments}: {done.stdout}{done.stderr}"
         return done

@@ -237,6 +237,22 @@ async def test_what_a_tainted_authority_signed_is_renewed(agent: RunningAgent, s
     fresh.verify_directly_issued_by(x509.load_der_x509_certificate(server.authority.der))
 
 
+async def test_what_stands_below_a_tainted_upstream_is_renewed(tmp_path: Path) -> None:
+    server = FakeServer(below_upstream=True)
+    server.add_entry("a")
+    async with server.running(), Home(tmp_path, server).running() as agent:
+        before = (await agent.first(*X509)).svids[0].x509_svid
+        own = agent.storage.state.svid
+        assert own[1:] == (server.authority.der,)
+        server.rotate_authority()
+        async with asyncio.timeout(PATIENCE):
+            stream = aiter(agent.stream(*X509))
+            while (fresh := (await anext(stream)).svids[0].x509_svid) == before:
+                pass
+        assert fresh.endswith(server.authority.der)
+        await until(lambda: agent.storage.state.svid[1:] == (server.authority.der,))
+
+
 async def test_the_bundle_is_stored_when_it_changes(agent: RunningAgent, server: FakeServer) -> None:
     server.rotate_authority()
     await until(lambda: server.authority.der in agent.storage.state.bundle)

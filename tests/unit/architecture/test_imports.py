@@ -29,6 +29,8 @@ UNWANTED = {
     "server.cli.entry_queries": NEVER | TOKEN | HTTP | COMMANDS,
     "server.cli.bundle": NEVER | TOKEN | HTTP | COMMANDS - {"pathlib", "urllib.parse"},
     "server.cli.federation": NEVER | TOKEN | HTTP | COMMANDS - {"pathlib", "urllib.parse"},
+    "server.cli.localauthority": NEVER | TOKEN | HTTP | COMMANDS - {"pathlib", "urllib.parse"},
+    "server.cli.upstreamauthority": NEVER | TOKEN | HTTP | COMMANDS - {"pathlib", "urllib.parse"},
     "agent.cli.healthcheck": NEVER | TOKEN | HTTP | COMMANDS - {"pathlib", "urllib.parse"},
     "agent.cli.x509": NEVER | TOKEN | HTTP | COMMANDS - {"pathlib", "urllib.parse"},
     "keystores.pkcs11.manager": NEVER | HTTP | {"sqlalchemy", "OpenSSL", "jwt"},

@@ -102,7 +102,7 @@ async def test_batches_name_each_fault_in_its_place() -> None:
 
 def test_agents_are_agents() -> None:
     taken = checks.approve_agent(CSR, AGENT).take()
-    assert (taken.spiffe_id, taken.agent) == (AGENT, True)
+    assert (taken.spiffe_id, taken.kind) == (AGENT, checks.Kind.AGENT)
     with pytest.raises(InvalidArgument, match="path is not in the agent namespace"):
         checks.approve_agent(CSR, SpiffeId(TD, "/workload"))
 

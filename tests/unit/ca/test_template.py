@@ -169,3 +169,27 @@ def test_times_are_utc() -> None:
 def test_a_long_first_dns_name_is_in_the_san_only() -> None:
     assert names.leaf_name("a" * 64).get_attributes_for_oid(x509.NameOID.COMMON_NAME)
     assert names.leaf_name("a" * 65) == names.leaf_name()
+
+
+@given(
+    st.one_of(
+        st.tuples(st.integers(0, 1), st.integers(0, 39)),
+        st.tuples(st.just(2), st.integers(0, 2**32)),
+    ),
+    st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=8),
+)
+def test_object_identifiers_are_the_librarys(start: tuple[int, int], rest: list[int]) -> None:
+    dotted = ".".join(map(str, (*start, *rest)))
+    name = x509.Name([x509.NameAttribute(x509.ObjectIdentifier(dotted), "x")])
+    [relative] = der.children(name.public_bytes())
+    [attribute] = der.children(relative)
+    oid, _ = der.children(attribute)
+    assert der.object_identifier(dotted) == oid
+
+
+@pytest.mark.parametrize(
+    "text", ["", "1", "1.", "a.b", "3.1", "1.40", "0.40.1", "-1.2", "1.2.+3", "1.2.٣", "1.2." + "9" * 40]
+)
+def test_what_is_no_object_identifier(text: str) -> None:
+    with pytest.raises(ValueError, match="no object identifier"):
+        der.object_identifier(text)

@@ -13,6 +13,7 @@ from generated.spiffe.workload import workload_pb2
 from generated.spire.api.server.agent.v1 import agent_pb2
 from generated.spire.api.server.bundle.v1 import bundle_pb2
 from generated.spire.api.server.entry.v1 import entry_pb2
+from generated.spire.api.server.localauthority.v1 import localauthority_pb2
 from generated.spire.api.server.svid.v1 import svid_pb2
 from generated.spire.api.server.trustdomain.v1 import trustdomain_pb2
 from operations.flags import Program
@@ -25,6 +26,7 @@ SERVICES = (
     agent_pb2.DESCRIPTOR.services_by_name["Agent"],
     bundle_pb2.DESCRIPTOR.services_by_name["Bundle"],
     entry_pb2.DESCRIPTOR.services_by_name["Entry"],
+    localauthority_pb2.DESCRIPTOR.services_by_name["LocalAuthority"],
     svid_pb2.DESCRIPTOR.services_by_name["SVID"],
     trustdomain_pb2.DESCRIPTOR.services_by_name["TrustDomain"],
     workload_pb2.DESCRIPTOR.services_by_name["SpiffeWorkloadAPI"],

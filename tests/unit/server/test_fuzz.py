@@ -19,6 +19,7 @@ from generated.grpc.health.v1 import health_pb2
 from generated.spire.api.server.agent.v1 import agent_pb2
 from generated.spire.api.server.bundle.v1 import bundle_pb2
 from generated.spire.api.server.entry.v1 import entry_pb2
+from generated.spire.api.server.localauthority.v1 import localauthority_pb2
 from generated.spire.api.server.svid.v1 import svid_pb2
 from generated.spire.api.server.trustdomain.v1 import trustdomain_pb2
 from server.authorization import POLICY, Role
@@ -31,6 +32,7 @@ _SERVICES = (
     agent_pb2.DESCRIPTOR.services_by_name["Agent"],
     bundle_pb2.DESCRIPTOR.services_by_name["Bundle"],
     entry_pb2.DESCRIPTOR.services_by_name["Entry"],
+    localauthority_pb2.DESCRIPTOR.services_by_name["LocalAuthority"],
     svid_pb2.DESCRIPTOR.services_by_name["SVID"],
     trustdomain_pb2.DESCRIPTOR.services_by_name["TrustDomain"],
 )

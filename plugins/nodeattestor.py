@@ -7,6 +7,7 @@ challenges, and in the end names the agent and its selectors.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,6 +15,12 @@ from identity.selectors import Selector
 
 Challenge = Callable[[bytes], Awaitable[bytes]]
 """Sends a challenge to the agent and returns its response."""
+
+CLIENT_ADDRESS: ContextVar[str] = ContextVar("CLIENT_ADDRESS", default="")
+"""The IP address that the agent calls from, while a server half attests it; empty where it is not known.
+
+It is to a built-in attestor what the metadata `x-forwarded-client-ip` is to an external one.
+"""
 
 
 @dataclass(frozen=True, slots=True)

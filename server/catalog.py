@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from attestors.join_token.server import NAME, JoinTokenAttestor, JoinTokens
+from identity.spiffeid import TrustDomain
 from operations import logs
 from plugins import catalog
 from plugins.catalog import Builtin, Builtins, PluginContext
 from plugins.keymanager import KeyManager
 from plugins.nodeattestor import ServerNodeAttestor
+from server.authorization import Roots
 from server.config import ServerConfig
 from server.datastore.store import DataStore
+from server.nodes import WithIdAsSelector
 
 BUILTINS: Builtins = {
     "DataStore": {"sql": Builtin("server.config.datastore:DataStoreConfiguration", "server.sql:load")},
@@ -24,6 +27,7 @@ BUILTINS: Builtins = {
     },
     "NodeAttestor": {
         "join_token": Builtin("attestors.join_token.server:Configuration", "attestors.join_token.server:load"),
+        "x509pop": Builtin("attestors.x509pop.server:Configuration", "attestors.x509pop.server:load"),
     },
 }
 
@@ -45,6 +49,11 @@ class ServerContext(PluginContext):
     """What a server's node attestor gets besides."""
 
     join_tokens: JoinTokens
+    roots: Roots
+
+    async def authorities(self) -> Sequence[bytes]:
+        """The X.509 authorities of the server's own trust domain, DER. Raises SpireError."""
+        return await self.roots(TrustDomain(self.trust_domain))
 
 
 def check(config: ServerConfig) -> None:
@@ -66,13 +75,17 @@ async def open_stores(config: ServerConfig) -> Stores:
     raise next(error for task in opening if (error := task.exception()) is not None)
 
 
-async def load_node_attestors(config: ServerConfig, join_tokens: JoinTokens) -> Mapping[str, ServerNodeAttestor]:
+async def load_node_attestors(
+    config: ServerConfig, join_tokens: JoinTokens, roots: Roots
+) -> Mapping[str, ServerNodeAttestor]:
     """The node attestors by name. Join tokens need no block, as in SPIRE: an operator made each of them."""
-    context = ServerContext(config.trust_domain.name, config.data_dir, logs.get("node_attestor"), join_tokens)
+    context = ServerContext(config.trust_domain.name, config.data_dir, logs.get("node_attestor"), join_tokens, roots)
     attestors: dict[str, ServerNodeAttestor] = {NAME: JoinTokenAttestor(config.trust_domain, join_tokens)}
     for block in config.plugins:
         if block.type == "NodeAttestor" and block.enabled:
             attestors[block.name] = await catalog.load(block, BUILTINS, context)
+    if config.agent_spiffe_id_as_selector:
+        return {name: WithIdAsSelector(attestor) for name, attestor in attestors.items()}
     return attestors
 
 

@@ -22,7 +22,7 @@ from server.config import ServerConfig
 from server.datastore.store import DataStore
 from server.entries import EntryIndex
 from server.health import Health
-from server.housekeeping import Housekeeping
+from server.housekeeping import Housekeeping, NodeHousekeeping
 from server.join_tokens import StoredJoinTokens
 from server.nodes import AttestedNodes
 from server.own_svid import ServerSvid
@@ -91,7 +91,7 @@ class _House:
         config: ServerConfig,
         authority: CertificateAuthority,
         svid: ServerSvid,
-        housekeeping: Housekeeping,
+        housekeeping: Sequence[Housekeeping | NodeHousekeeping],
         remote: Sequence[Service],
         local: Sequence[Service],
         gate: Gate,
@@ -111,8 +111,9 @@ class _House:
         authority = CertificateAuthority(
             _ca_settings(config), stores.key_manager, DatastoreAuthorities(store, trust_domain)
         )
+        bundles = TrustBundles(store)
         attestors, index, _ = await asyncio.gather(
-            catalog.load_node_attestors(config, StoredJoinTokens(store)),
+            catalog.load_node_attestors(config, StoredJoinTokens(store), bundles.roots),
             EntryIndex.follow(store, trust_domain),
             authority.start(),
         )
@@ -120,7 +121,6 @@ class _House:
         await svid.rotate()
 
         nodes = AttestedNodes(store)
-        bundles = TrustBundles(store)
         identities = PeerIdentities(trust_domain, config.admin_ids, bundles.roots)
         authorizer = Authorizer(identities, store, nodes, config.admin_ids)
         limits = server_limits(attestation=config.ratelimit_attestation, signing=config.ratelimit_signing)
@@ -133,7 +133,7 @@ class _House:
             config,
             authority,
             svid,
-            Housekeeping(store, logs.get("registration_manager")),
+            _housekeeping(config, store, nodes),
             remote=(
                 AgentService(trust_domain, store, nodes, authority, attestors),
                 BundleService(trust_domain, store, bundles),
@@ -154,13 +154,22 @@ class _House:
         log.info("Starting Server APIs", network="unix", address=config.socket_path)
 
     def tasks(self) -> Sequence[Coroutine[None, None, None]]:
-        return (self._authority.run(), self._svid.run(), self._housekeeping.run())
+        return (self._authority.run(), self._svid.run(), *(each.run() for each in self._housekeeping))
 
     async def drain(self) -> None:
         log = logs.get("endpoints")
         log.info("Stopping Server APIs")
         await asyncio.gather(self._remote.drain(GRACE), self._local.drain(GRACE))
         log.info("Server APIs have stopped")
+
+
+def _housekeeping(
+    config: ServerConfig, store: DataStore, nodes: AttestedNodes
+) -> Sequence[Housekeeping | NodeHousekeeping]:
+    found: list[Housekeeping | NodeHousekeeping] = [Housekeeping(store, logs.get("registration_manager"))]
+    if config.node_pruning is not None:
+        found.append(NodeHousekeeping(nodes, config.node_pruning, logs.get("node_manager")))
+    return found
 
 
 def _ca_settings(config: ServerConfig) -> CaSettings:

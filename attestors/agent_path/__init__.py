@@ -1,0 +1,27 @@
+"""Agent path templates: how operators name agents by what attestation found out of their nodes.
+
+The language is that of Go's text/template with the functions that SPIRE allows (a part of sprig's), as far as a path
+can need it: no nested templates. What cannot work is refused when a template is read, not at each attestation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from attestors.agent_path.template import Template
+from attestors.agent_path.values import Value
+from identity.spiffeid import SpiffeId, TrustDomain
+from operations.errors import InvalidArgument
+from operations.quoting import quote
+
+__all__ = ["Template", "Value", "agent_id"]
+
+
+def agent_id(trust_domain: TrustDomain, template: Template, data: Mapping[str, Value]) -> SpiffeId:
+    """The agent's ID: /spire/agent and the path that the template makes. Raises InvalidArgument."""
+    suffix = template.render(data)
+    try:
+        SpiffeId(trust_domain, suffix or "/")
+        return SpiffeId(trust_domain, f"/spire/agent{suffix}")
+    except InvalidArgument as error:
+        raise InvalidArgument(f"invalid agent path suffix {quote(suffix)}: {error}") from error

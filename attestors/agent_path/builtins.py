@@ -143,6 +143,8 @@ def _format(verb: str, value: Value, flags: str, precision: str | None, width: i
     digits = None if precision is None else int(precision[1:] or 0)
     number = isinstance(value, int | float) and not isinstance(value, bool)
     text = _formatted(verb, value, flags, digits)
+    if text is None and value is None:
+        return f"%!{verb}(<nil>)"
     if text is None:
         return f"%!{verb}({_go_type(value)}={show(value, top=False)})"
     if "-" in flags:

@@ -87,23 +87,23 @@ def omit(mapping: Map, *unwanted: str) -> Map:
 
 def merge(into: Map, *others: Map) -> Map:
     """What the first has stays, unless it is empty; maps inside are merged too."""
-    return _merge(into, others, lambda mine, _theirs: not is_true(mine))
+    return _merge(into, others, lambda mine: not is_true(mine))
 
 
 def merge_overwrite(into: Map, *others: Map) -> Map:
-    """The last one wins, unless its value is empty."""
-    return _merge(into, others, lambda _mine, theirs: is_true(theirs))
+    """The last one wins; maps inside are merged too."""
+    return _merge(into, others, lambda _mine: True)
 
 
-def _merge(into: Map, others: Iterable[Map], wins: Callable[[Value, Value], bool]) -> Map:
+def _merge(into: Map, others: Iterable[Map], loses: Callable[[Value], bool]) -> Map:
     target = _mutable(into)
     for other in others:
         for key, theirs in other.items():
             mine = target.get(key)
             inner, outer = as_mapping(mine), as_mapping(theirs)
             if inner is not None and outer is not None:
-                target[key] = _merge(dict(inner), (outer,), wins)
-            elif key not in target or wins(mine, theirs):
+                target[key] = _merge(dict(inner), (outer,), loses)
+            elif key not in target or loses(mine):
                 target[key] = theirs
     return into
 

@@ -184,6 +184,8 @@ class _Action:
             raise InvalidArgument("non executable command in pipeline: only a function takes what comes before |")
         if len(operands) > 1:
             raise InvalidArgument("can't give argument to non-function")
+        if operands[0] == Literal(None):
+            raise InvalidArgument("nil is not a command")
         return operands[0]
 
     def _function_name(self) -> str | None:

@@ -12,6 +12,8 @@ from attestors.agent_path.values import Value, as_list, as_mapping, is_true, kin
 from operations.errors import InvalidArgument
 from operations.quoting import quote
 
+_MOST = 10_000
+
 _LAZY = {"and": False, "or": True}
 """Functions that stop at the first argument of this truth."""
 
@@ -125,6 +127,10 @@ def _pairs(value: Value) -> list[tuple[Value, Value]]:
         return list(enumerate(items))
     if (mapping := as_mapping(value)) is not None:
         return [(key, mapping[key]) for key in sorted(mapping)]
+    if isinstance(value, int) and not isinstance(value, bool):
+        if value > _MOST:
+            raise InvalidArgument(f"range over {value} is too long: at most {_MOST}")
+        return [(number, number) for number in range(value)]
     if value is None:
         return []
     raise InvalidArgument(f"range can't iterate over a {kind_of(value)}")

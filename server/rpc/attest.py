@@ -157,7 +157,8 @@ class Attestation:
             serial_number=str(issued.serial),
             expires_at=issued.expires_at,
             can_reattest=verdict.can_reattest,
-            selectors=tuple(verdict.selectors),
+            # Sorted, as operators see them in SPIRE.
+            selectors=tuple(sorted(verdict.selectors)),
         )
         with failing(log, "failed to update attested agent" if known else "failed to create attested agent"):
             try:

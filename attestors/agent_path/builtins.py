@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Sequence
 from typing import TypeGuard
 
@@ -189,7 +190,7 @@ def _of_text(verb: str, value: str | bytes, flags: str, digits: int | None) -> s
 
 def _of_integer(verb: str, value: int, flags: str) -> str | None:
     if verb == "c":
-        return chr(value)
+        return chr(value) if 0 <= value <= sys.maxunicode else "\ufffd"
     sign = "-" if value < 0 else "+" if "+" in flags else " " if " " in flags else ""
     prefix = {"x": "0x", "X": "0X", "o": "0", "b": "0b"}.get(verb, "") if "#" in flags else ""
     form = _INTEGERS.get("d" if verb == "v" else verb)

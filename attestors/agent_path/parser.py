@@ -18,6 +18,7 @@ _CONSTANTS = {"true": True, "false": False, "nil": None}
 _BRANCHES = ("if", "with", "range")
 _ABSENT = ("block", "define", "template", "break", "continue")
 _MAX_DEPTH = 64
+_LARGEST = 2**63 - 1
 _GO_TEXT = re.compile(r"""(?:[^\\]|\\(?:[abfnrtv\\'"]|x[0-9a-fA-F]{2}|[0-7]{3}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}))*""")
 
 
@@ -276,6 +277,8 @@ def _constant(token: Token) -> object:
         value: object = ast.literal_eval(text)
     except (ValueError, SyntaxError) as error:
         raise InvalidArgument(f"bad constant {text}") from error
+    if isinstance(value, int | float) and not -_LARGEST <= value <= _LARGEST:
+        raise InvalidArgument(f"bad constant {text}: too large a number")
     if token.kind is not Kind.CHARACTER:
         return value
     if not isinstance(value, str) or len(value) != 1:

@@ -36,13 +36,13 @@ def to_text(data: bytes) -> str:
 
 def kind_of(value: Value) -> str:
     """A word for messages."""
-    if value is None:
-        return "nil"
     if isinstance(value, Mapping):
         return "map"
     if isinstance(value, list | tuple | bytes):
         return "list"
-    return "string" if isinstance(value, str) else type(value).__name__
+    if isinstance(value, str):
+        return "string"
+    return "nil" if value is None else type(value).__name__
 
 
 def is_true(value: Value) -> bool:

@@ -26,7 +26,7 @@ def certificate_fields(certificate: x509.Certificate) -> dict[str, Value]:
     names = _names(certificate)
     return {
         "Version": certificate.version.value + 1,
-        "SerialNumber": str(certificate.serial_number),
+        "SerialNumber": certificate.serial_number,
         "Subject": _name(certificate.subject),
         "Issuer": _name(certificate.issuer),
         "IsCA": _is_ca(certificate),

@@ -16,7 +16,7 @@ from cryptography.x509.oid import NameOID
 
 from attestors.x509pop.paths import verified_paths
 from identity import der
-from operations.errors import InvalidArgument, Refused, SpireError, Unsupported
+from operations.errors import InvalidArgument, Refused, Unsupported
 
 MIN_RSA_KEY_SIZE = 1024
 """Bits; Go's crypto/rsa takes no shorter keys either."""
@@ -150,7 +150,9 @@ def _parse(certificate: bytes, what: str, policy: Policy) -> x509.Certificate:
     try:
         parsed = der.certificate(certificate)
         key = parsed.public_key()
-    except (SpireError, ValueError, UnsupportedAlgorithm) as error:
+        # Names and times are read when they are asked for; here is where a malformed one can be told.
+        _ = parsed.issuer, parsed.subject, parsed.not_valid_before_utc, parsed.not_valid_after_utc, parsed.serial_number
+    except (InvalidArgument, TypeError, ValueError, UnsupportedAlgorithm) as error:
         raise InvalidArgument(f"unable to parse {what}: {error}") from error
     if isinstance(key, rsa.RSAPublicKey):
         if key.key_size > policy.max_rsa_key_size:

@@ -20,6 +20,8 @@ NODE_INTERVAL = 3600.0
 NODE_JITTER = 900.0
 """Seconds between two rounds for agents, and how much more or less, so that servers of one database take turns."""
 
+_AT_ONCE = 500
+
 
 class Housekeeping:
     def __init__(self, store: DataStore, log: Logger) -> None:
@@ -65,11 +67,16 @@ class NodeHousekeeping:
 
     async def prune(self, now: float) -> None:
         """One round, of a batch at most."""
-        pruning = self._pruning
+        pruning, gone = self._pruning, 0
         before = int(now - pruning.expired_for.total_seconds())
         try:
-            gone = await self._nodes.prune(before, include_non_reattestable=pruning.tofu, limit=pruning.batch_size)
+            # In parts: others write in between.
+            while (most := min(pruning.batch_size - gone, _AT_ONCE)) > 0:
+                found = await self._nodes.prune(before, include_non_reattestable=pruning.tofu, limit=most)
+                gone += len(found)
+                if len(found) < most:
+                    break
         except SpireError as error:
             self._log.error("Failed during periodic pruning of expired nodes", error=error)
             return
-        self._log.info("Pruned expired agents", count=len(gone))
+        self._log.info("Pruned expired agents", count=gone)

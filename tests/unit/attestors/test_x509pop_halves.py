@@ -114,9 +114,7 @@ async def test_an_svid_of_this_server_attests(tmp_path: Path, bundle: Path) -> N
     with pytest.raises(TemporarilyUnavailable, match="failed to get trust bundle: no bundle"):
         await attest(await server_half(bundle, mode="spiffe"), proving)
     with pytest.raises(Refused, match="valid SVID x509 cert not found"):
-        await attest(
-            await server_half(bundle, own=[ROOT.der], mode="spiffe"), await agent_half(tmp_path, ROOT.node())
-        )
+        await attest(await server_half(bundle, own=[ROOT.der], mode="spiffe"), await agent_half(tmp_path, ROOT.node()))
 
 
 async def test_the_address_that_the_agent_calls_from(tmp_path: Path, bundle: Path) -> None:
@@ -255,9 +253,7 @@ async def test_several_ca_files(tmp_path: Path, bundle: Path) -> None:
     second = tmp_path / "second.pem"
     other = root("other")
     second.write_bytes(other.pem)
-    verifying = await server.load(
-        server.Configuration(ca_bundle_paths=(str(bundle), str(second))), Context()
-    )
+    verifying = await server.load(server.Configuration(ca_bundle_paths=(str(bundle), str(second))), Context())
     for anchor in (ROOT, other):
         await attest(verifying, await agent_half(tmp_path, anchor.node()))
 
@@ -318,7 +314,9 @@ async def test_a_recorded_answer_is_good_once(tmp_path: Path, bundle: Path) -> N
 @pytest.mark.parametrize("challenge", [b"", b"{", b"{}", b'{"ecdsa_signature":{"nonce":"AA=="}}', b"\xff" * 100])
 async def test_challenges_that_no_server_should_send(tmp_path: Path, challenge: bytes) -> None:
     attestation = await (await agent_half(tmp_path, ROOT.node())).begin()
-    with pytest.raises((InvalidArgument, Refused), match=r"unable to unmarshal challenge|failed to calculate challenge"):
+    with pytest.raises(
+        (InvalidArgument, Refused), match=r"unable to unmarshal challenge|failed to calculate challenge"
+    ):
         await attestation.respond(challenge)
 
 

@@ -98,9 +98,12 @@ def test_no_numbers_at_random_are_a_signature(r: bytes, s: bytes, nonce: bytes) 
 
 _JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=8) | st.sampled_from(["AAAA", "AAA", "/+=="]),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(
-        st.sampled_from(["certificates", "rsa_signature", "ecdsa_signature", "nonce", "signature", "r", "s", "x"]), inner
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["certificates", "rsa_signature", "ecdsa_signature", "nonce", "signature", "r", "s", "x"]),
+            inner,
+        )
     ),
     max_leaves=8,
 )

@@ -266,4 +266,3 @@ def test_fields_for_templates() -> None:
         **{name: [] for name in ("StreetAddress", "PostalCode")},
     }
     assert certificate_fields(root().certificate)["IsCA"] is True
-

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from attestors.agent_path.template import Template
-from attestors.agent_path.values import Value
+from attestors.agent_path.values import Texts, Value
 from identity.spiffeid import SpiffeId, TrustDomain
 from operations.errors import InvalidArgument
 from operations.quoting import quote
 
-__all__ = ["Template", "Value", "agent_id"]
+__all__ = ["Template", "Texts", "Value", "agent_id"]
 
 
 def agent_id(trust_domain: TrustDomain, template: Template, data: Mapping[str, Value]) -> SpiffeId:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -29,11 +29,42 @@ class Template:
         """Raises InvalidArgument for what cannot work whatever the data."""
         return cls(parse(text))
 
+    def root_fields(self) -> frozenset[str]:
+        """The names that the template asks the data itself for; not those it asks what is inside."""
+        return frozenset(_root_fields(self._nodes, Dot()))
+
     def render(self, data: Mapping[str, Value]) -> str:
         """Raises InvalidArgument for data that has not what the template asks for."""
         output: list[str] = []
         _Evaluation(output, data).run(self._nodes, data, {"$": [data]})
         return "".join(output)
+
+
+def _root_fields(nodes: Iterable[Node], root: Dot | None) -> Iterator[str]:
+    """`root` is None where the dot is something else than the data."""
+    for node in nodes:
+        match node:
+            case Text():
+                pass
+            case Action():
+                yield from _named(node.value, root)
+            case Branch():
+                yield from _named(node.value, root)
+                yield from _root_fields(node.body, root if node.keyword == "if" else None)
+                yield from _root_fields(node.otherwise, root)
+
+
+def _named(expression: Expression, root: Dot | None) -> Iterator[str]:
+    match expression:
+        case Field():
+            if expression.of in (root, Variable("$")):
+                yield expression.name
+            yield from _named(expression.of, root)
+        case Call():
+            for argument in expression.arguments:
+                yield from _named(argument, root)
+        case _:
+            pass
 
 
 Scope = dict[str, list[Value]]

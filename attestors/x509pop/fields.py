@@ -9,6 +9,14 @@ from cryptography.x509.oid import NameOID
 
 from attestors.agent_path import Value
 
+NAMES = frozenset(
+    (
+        *("Version", "SerialNumber", "Subject", "Issuer", "IsCA", "DNSNames", "EmailAddresses", "IPAddresses", "URIs"),
+        *("SubjectKeyId", "AuthorityKeyId"),
+    )
+)
+"""Of the fields of a certificate."""
+
 _LISTS = {
     "Country": NameOID.COUNTRY_NAME,
     "Organization": NameOID.ORGANIZATION_NAME,

@@ -12,9 +12,9 @@ from typing import Protocol
 import msgspec
 from cryptography import x509
 
-from attestors.agent_path import Template, agent_id
+from attestors.agent_path import Template, Texts, agent_id
 from attestors.x509pop import messages, proof, verifier
-from attestors.x509pop.fields import certificate_fields
+from attestors.x509pop.fields import NAMES, certificate_fields
 from identity import der
 from identity.bundles import from_pem
 from identity.selectors import Selector
@@ -38,6 +38,9 @@ _MODES = ("external_pki", "spiffe")
 _LARGEST_BUNDLE = 4 << 20
 _BY_FINGERPRINT = "/{{ .PluginName }}/{{ .Fingerprint }}"
 _BY_SVID = "/{{ .PluginName }}/{{ .SVIDPathTrimmed }}"
+_FIELDS = frozenset(
+    ("TrustDomain", "PluginName", "SerialNumberHex", "Fingerprint", "SVIDPathTrimmed", "URISanSelectors")
+)
 
 
 class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -77,9 +80,13 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     def template(self) -> Template:
         """Raises InvalidArgument."""
         try:
-            return Template.parse(self.agent_path_template or (_BY_SVID if self.by_svid else _BY_FINGERPRINT))
+            made = Template.parse(self.agent_path_template or (_BY_SVID if self.by_svid else _BY_FINGERPRINT))
+            if unknown := made.root_fields() - _FIELDS - NAMES:
+                known = ", ".join(sorted(_FIELDS | NAMES))
+                raise InvalidArgument(f"there is no {quote(min(unknown))}; there are {known}")
         except InvalidArgument as error:
             raise InvalidArgument(f"agent_path_template {quote(self.agent_path_template)}: {error}") from error
+        return made
 
     def prefix(self) -> str:
         return self.spiffe_prefix if self.spiffe_prefix.endswith("/") else f"{self.spiffe_prefix}/"
@@ -169,7 +176,7 @@ class X509PopAttestor:
             "SerialNumberHex": verifier.serial_number(leaf),
             "Fingerprint": verifier.fingerprint(leaf),
             "SVIDPathTrimmed": trimmed,
-            "URISanSelectors": of_uris,
+            "URISanSelectors": Texts(of_uris),
         }
         try:
             name = agent_id(self._trust_domain, self._template, fields)

@@ -1,6 +1,6 @@
 from collections.abc import Iterator
 
-class error(Exception): ...
+class error(Exception): ...  # noqa: N801
 
 class Options:
     log_errors: bool

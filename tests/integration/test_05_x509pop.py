@@ -43,14 +43,14 @@ class Site:
         made.start()
         return made
 
-    def agent(self, server: Server, name: str = "agent", attestor: str = "") -> Agent:
+    def agent(self, server: Server, name: str = "agent", attestor: str = "", program: str = AGENT) -> Agent:
         folder = self.folder / name
         folder.mkdir()
         certificate, key = folder / "node.crt.pem", folder / "node.key.pem"
         data = attestor or f'certificate_path = "{certificate}"\n private_key_path = "{key}"'
         block = f'NodeAttestor "x509pop" {{ plugin_data {{ {data} }} }}'
         self.ca.node().write(folder, "node")
-        made = Agent(folder, server, program=AGENT, node_attestor=block)
+        made = Agent(folder, server, program=program, node_attestor=block)
         self.programs.append(made.run)
         return made
 
@@ -92,7 +92,7 @@ def test_an_agent_and_its_workloads(site: Site) -> None:
 
 
 def test_renewals_attest_anew_with_the_files_of_the_day(site: Site) -> None:
-    server = site.server('agent_ttl = "4s"')
+    server = site.server('agent_ttl = "20s"')
     agent = site.agent(server)
     agent.start()
     first = site.ca.node(Shape(serial=0xABCDEF))
@@ -150,6 +150,18 @@ def test_an_svid_that_ran_out_while_the_agent_was_down(site: Site) -> None:
     assert "SVID key recovered, but SVID is expired" in agent.run.output()
 
 
+def test_a_server_that_is_away_for_longer_than_an_svid_lasts(site: Site) -> None:
+    server = site.server('agent_ttl = "4s"')
+    agent = site.agent(server)
+    agent.start()
+    server.run.end()
+    assert agent.run.wait() == 1
+    assert "current SVID has already expired and reattest agent failed" in agent.run.output()
+    server.start()
+    agent.start()
+    assert NAMED in listed(server)
+
+
 def test_an_agent_that_the_server_forgot_while_it_was_down(site: Site) -> None:
     server = site.server()
     agent = site.agent(server)
@@ -202,7 +214,7 @@ def test_an_agent_that_attests_by_the_svid_of_another(site: Site) -> None:
     ],
 )
 def test_agent_settings_that_cannot_be_used(site: Site, attestor: str, words: tuple[str, ...]) -> None:
-    agent = site.agent(site.server(), attestor=attestor)
+    agent = site.agent(site.server(), attestor=attestor, program=spire.AGENT)
     agent.run.start()
     assert agent.run.wait() == 1
     for word in words:
@@ -213,7 +225,6 @@ def test_agent_settings_that_cannot_be_used(site: Site, attestor: str, words: tu
 def test_a_template_that_cannot_work_is_refused_at_the_start(site: Site) -> None:
     server = Server(
         site.folder / "server",
-        program=SERVER,
         node_attestor=f'NodeAttestor "x509pop" {{ plugin_data {{ ca_bundle_path = "{site.folder}/ca.pem"\n'
         'agent_path_template = "/{{ env `HOME` }}" } }',
     )
@@ -222,4 +233,4 @@ def test_a_template_that_cannot_work_is_refused_at_the_start(site: Site) -> None
     assert server.run.wait() == 1
     for word in ("server.conf:", "agent_path_template", 'function "env" not defined'):
         assert word in server.run.output().replace('\\"', '"')
-    assert spire.command(SERVER, "validate", "-config", str(server.config)).returncode != 0
+    assert spire.command(spire.SERVER, "validate", "-config", str(server.config)).returncode != 0

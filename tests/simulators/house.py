@@ -54,6 +54,7 @@ plugins {{
     connection_string = "{folder}/datastore.sqlite3"
   }} }}
   KeyManager "memory" {{ plugin_data {{}} }}
+  {plugins}
 }}
 """
 
@@ -183,12 +184,12 @@ async def refused(channel: Channel, path: str, request: Message) -> RpcError:
 
 
 @asynccontextmanager
-async def running(folder: Path, settings: str = "", ratelimit: str = "") -> AsyncGenerator[House]:
+async def running(folder: Path, settings: str = "", ratelimit: str = "", plugins: str = "") -> AsyncGenerator[House]:
     """A server that serves until the block ends."""
     port = free_port()
     path = folder / "server.conf"
     limits = ratelimit or "attestation = false\n signing = false"
-    path.write_text(CONFIG.format(port=port, folder=folder, settings=settings, ratelimit=limits))
+    path.write_text(CONFIG.format(port=port, folder=folder, settings=settings, ratelimit=limits, plugins=plugins))
     serving = asyncio.create_task(serve(load(str(path))))
     house = House(folder, port, Channel.unix(str(folder / "api.sock")))
     try:

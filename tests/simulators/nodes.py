@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import ipaddress
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cryptography import x509
@@ -36,7 +36,7 @@ class Shape:
     usage: Sequence[str] = ("digital_signature",)
     begins: datetime.timedelta = -DAY
     ends: datetime.timedelta = DAY
-    hash: hashes.HashAlgorithm | None = field(default_factory=hashes.SHA256)
+    hash: hashes.SHA224 | hashes.SHA256 = field(default_factory=hashes.SHA256)
     serial: int = 0
     critical: bool = False
 
@@ -92,7 +92,7 @@ def private_pem(key: Key, form: serialization.PrivateFormat = serialization.Priv
 
 
 def _named(shape: Shape, name: str) -> Shape:
-    return Shape(**{**shape.__dict__, "cn": name})
+    return replace(shape, cn=name)
 
 
 def _name(text: str) -> x509.Name:
@@ -121,4 +121,4 @@ def _build(shape: Shape, key: Key, issuer: x509.Name, issuer_key: Key) -> x509.C
         unknown = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.99999.1"), b"\x05\x00")
         builder = builder.add_extension(unknown, critical=True)
     algorithm = None if isinstance(issuer_key, ed25519.Ed25519PrivateKey) else shape.hash
-    return builder.sign(issuer_key, algorithm)  # type: ignore[arg-type]
+    return builder.sign(issuer_key, algorithm)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from attestors.x509pop import agent, messages, proof, server
+from attestors.x509pop import agent, messages, proof, server, verifier
 from identity.selectors import Selector
 from operations import config, hcl, logs
 from operations.errors import (
@@ -84,7 +85,7 @@ async def attest(verifying: server.X509PopAttestor, proving: agent.X509PopAttest
 async def test_a_node_is_attested(tmp_path: Path, bundle: Path, key: proof.PrivateKey) -> None:
     node = SUB.node(Shape(uris=("x509pop://example.org/cluster/east",)), key)
     verdict = await attest(await server_half(bundle), await agent_half(tmp_path, node, SUB))
-    fingerprint = server.verifier.fingerprint(node.certificate)
+    fingerprint = verifier.fingerprint(node.certificate)
     assert verdict.spiffe_id == f"spiffe://example.org/spire/agent/x509pop/{fingerprint}"
     assert verdict.can_reattest
     assert Selector("x509pop", "subject:cn:node-1.example.org") in verdict.selectors
@@ -214,6 +215,10 @@ SERVER_FAULTS = [
     ('ca_bundle_path = "a"\n max_intermediates = 0', "max_intermediates must be greater than 0"),
     ('ca_bundle_path = "a"\n max_rsa_key_size = -1', "max_rsa_key_size must be greater than 0"),
     ('ca_bundle_path = "a"\n agent_path_template = "/{{ env `HOME` }}"', 'function "env" not defined'),
+    (
+        'ca_bundle_path = "a"\n agent_path_template = "/{{ .Fingerprnt }}"',
+        'there is no "Fingerprnt"; there are AuthorityKeyId',
+    ),
     ('ca_bundle_path = "a"\n agent_path_tmplate = "/x"', 'did you mean "agent_path_template"'),
     ('ca_bundle_path = "a"\n verify_client_ip = "maybe"', "verify_client_ip"),
 ]
@@ -241,10 +246,11 @@ def test_agent_settings_that_cannot_be_used(text: str, message: str) -> None:
         config.bind(agent.Configuration, hcl.parse(text, "agent.conf"))
 
 
-async def test_ca_files_that_cannot_be_used(tmp_path: Path, bundle: Path) -> None:
+async def test_ca_files_that_cannot_be_used(tmp_path: Path) -> None:
+    bundle = tmp_path / "ca.pem"
+    await asyncio.to_thread(bundle.write_text, "no certificate")
     with pytest.raises(ConfigurationError, match=r'unable to load trust bundle "/nonexistent/ca.pem": No such file'):
         await server_half(Path("/nonexistent/ca.pem"))
-    bundle.write_text("no certificate")
     with pytest.raises(ConfigurationError, match=f'unable to load trust bundle "{bundle}"'):
         await server_half(bundle)
 

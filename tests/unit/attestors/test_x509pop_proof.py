@@ -21,7 +21,7 @@ from tests.simulators.nodes import ec_key, rsa_key
 VECTORS: list[dict[str, str]] = json.loads((Path(__file__).parent / "x509pop_vectors.json").read_text())
 
 CURVES = (ec.SECP224R1(), ec.SECP256R1(), ec.SECP384R1(), ec.SECP521R1())
-KEYS = (rsa_key(), *map(ec_key, CURVES))
+KEYS: tuple[proof.PrivateKey, ...] = (rsa_key(), *map(ec_key, CURVES))
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["name"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 from cryptography.hazmat.primitives import hashes
@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attestors.x509pop import verifier
-from attestors.x509pop.fields import certificate_fields
+from attestors.x509pop.fields import NAMES, certificate_fields
 from attestors.x509pop.verifier import Policy, Verdict
 from operations.errors import InvalidArgument, Refused, Unsupported
 from tests.simulators.nodes import DAY, Authority, Shape, ec_key, now, root, rsa_key
@@ -146,8 +146,7 @@ def _self_signed() -> Sequence[Authority]:
         (_unknown_critical_extension, "critical extension"),
     ],
 )
-def test_chains_that_are_not_trusted(make: object, message: str) -> None:
-    assert callable(make)
+def test_chains_that_are_not_trusted(make: Callable[[], Sequence[Authority]], message: str) -> None:
     with pytest.raises(Refused, match=f"certificate verification failed: .*{message}"):
         verify(make())
 
@@ -167,11 +166,11 @@ def test_chains_that_break_a_limit() -> None:
         verify((node, sub, sub), most=1)
     assert verify((node, sub, sub), most=2).authorities == (sub.certificate, ROOT.certificate)
     big = ROOT.node(key=rsa_key(3072))
-    with pytest.raises(InvalidArgument, match="^leaf certificate key size too large"):
+    with pytest.raises(InvalidArgument, match=r"^leaf certificate key size too large"):
         verify((big,), bits=2048)
     assert verify((big,), bits=3072)
     big_sub = ROOT.sub(key=rsa_key(3072))
-    with pytest.raises(InvalidArgument, match="^intermediate certificate 0 key size too large"):
+    with pytest.raises(InvalidArgument, match=r"^intermediate certificate 0 key size too large"):
         verify((big_sub.node(), big_sub), bits=2048)
     with pytest.raises(InvalidArgument, match="unsupported elliptic curve secp256k1"):
         verify((ROOT.node(key=ec_key(ec.SECP256K1())),))
@@ -254,6 +253,7 @@ def test_serial_numbers_have_whole_bytes() -> None:
 def test_fields_for_templates() -> None:
     node = ROOT.node(Shape(uris=("spiffe://example.org/n",), ips=("10.0.0.7",), serial=77))
     fields = certificate_fields(node.certificate)
+    assert set(fields) == NAMES
     assert fields["SerialNumber"] == 77
     assert fields["Version"] == 3
     assert fields["IPAddresses"] == ["10.0.0.7"]

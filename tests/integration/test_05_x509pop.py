@@ -38,7 +38,8 @@ class Site:
         bundle.write_bytes(self.ca.pem)
         data = attestor or f'ca_bundle_path = "{bundle}"\n agent_path_template = "{BY_NAME}"'
         block = f'NodeAttestor "x509pop" {{ plugin_data {{ {data} }} }}'
-        made = Server(self.folder / "server", settings=settings, program=SERVER, node_attestor=block)
+        keys = f'KeyManager "disk" {{ plugin_data {{ keys_path = "{self.folder}/keys.json" }} }}'
+        made = Server(self.folder / "server", keys, settings, SERVER, node_attestor=block)
         self.programs.append(made.run)
         made.start()
         return made

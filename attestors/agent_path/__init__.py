@@ -6,7 +6,7 @@ can need it: no nested templates. What cannot work is refused when a template is
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from attestors.agent_path.template import Template
 from attestors.agent_path.values import Texts, Value
@@ -14,7 +14,21 @@ from identity.spiffeid import SpiffeId, TrustDomain
 from operations.errors import InvalidArgument
 from operations.quoting import quote
 
-__all__ = ["Template", "Texts", "Value", "agent_id"]
+__all__ = ["Template", "Texts", "Value", "agent_id", "chosen"]
+
+
+def chosen(text: str, default: str, fields: Collection[str]) -> Template:
+    """The setting agent_path_template, or the attestor's own template where it is empty; `fields` are what it has.
+
+    Raises InvalidArgument for a template that cannot work, or asks for a field that does not exist.
+    """
+    try:
+        template = Template.parse(text or default)
+        if unknown := template.root_fields().difference(fields):
+            raise InvalidArgument(f"there is no {quote(min(unknown))}; there are {', '.join(sorted(fields))}")
+    except InvalidArgument as error:
+        raise InvalidArgument(f"agent_path_template {quote(text)}: {error}") from error
+    return template
 
 
 def agent_id(trust_domain: TrustDomain, template: Template, data: Mapping[str, Value]) -> SpiffeId:

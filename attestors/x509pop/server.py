@@ -12,7 +12,7 @@ from typing import Protocol
 import msgspec
 from cryptography import x509
 
-from attestors.agent_path import Template, Texts, agent_id
+from attestors.agent_path import Template, Texts, agent_id, chosen
 from attestors.x509pop import messages, proof, verifier
 from attestors.x509pop.fields import NAMES, certificate_fields
 from identity import der
@@ -79,14 +79,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     def template(self) -> Template:
         """Raises InvalidArgument."""
-        try:
-            made = Template.parse(self.agent_path_template or (_BY_SVID if self.by_svid else _BY_FINGERPRINT))
-            if unknown := made.root_fields() - _FIELDS - NAMES:
-                known = ", ".join(sorted(_FIELDS | NAMES))
-                raise InvalidArgument(f"there is no {quote(min(unknown))}; there are {known}")
-        except InvalidArgument as error:
-            raise InvalidArgument(f"agent_path_template {quote(self.agent_path_template)}: {error}") from error
-        return made
+        return chosen(self.agent_path_template, _BY_SVID if self.by_svid else _BY_FINGERPRINT, _FIELDS | NAMES)
 
     def prefix(self) -> str:
         return self.spiffe_prefix if self.spiffe_prefix.endswith("/") else f"{self.spiffe_prefix}/"

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from attestors.agent_path.template import Template
-from attestors.agent_path.values import Texts, Value
+from attestors.agent_path.values import Fields, Texts, Value
 from identity.spiffeid import SpiffeId, TrustDomain
 from operations.errors import InvalidArgument
 from operations.quoting import quote
 
-__all__ = ["Template", "Texts", "Value", "agent_id", "chosen"]
+__all__ = ["Fields", "Template", "Texts", "Value", "agent_id", "chosen"]
 
 
 def chosen(text: str, default: str, fields: Collection[str]) -> Template:

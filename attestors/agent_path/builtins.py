@@ -144,10 +144,8 @@ def _format(verb: str, value: Value, flags: str, precision: str | None, width: i
     digits = None if precision is None else int(precision[1:] or 0)
     number = isinstance(value, int | float) and not isinstance(value, bool)
     text = _formatted(verb, value, flags, digits)
-    if text is None and value is None:
-        return f"%!{verb}(<nil>)"
     if text is None:
-        return f"%!{verb}({_go_type(value)}={show(value, top=False)})"
+        return _misfit(verb, value)
     if "-" in flags:
         return text.ljust(width)
     if "0" in flags and (number or verb in "xXsqv"):
@@ -167,12 +165,17 @@ def _formatted(verb: str, value: Value, flags: str, digits: int | None) -> str |
     if isinstance(value, int):
         return _of_integer(verb, value, flags)
     if isinstance(value, float):
-        return show(value) if verb == "v" else f"{value:.{6 if digits is None else digits}{verb}}" * (verb in _FLOATS)
+        return _of_float(verb, value, digits)
     return show(value, top=False) if verb == "v" else None
 
 
 def _of_list(verb: str, items: Sequence[Value], flags: str, digits: int | None) -> str:
-    return "[" + " ".join(_formatted(verb, item, flags, digits) or show(item, top=False) for item in items) + "]"
+    texts = (_formatted(verb, item, flags, digits) for item in items)
+    return "[" + " ".join(_misfit(verb, item) if t is None else t for t, item in zip(texts, items, strict=True)) + "]"
+
+
+def _misfit(verb: str, value: Value) -> str:
+    return f"%!{verb}(<nil>)" if value is None else f"%!{verb}({_go_type(value)}={show(value, top=False)})"
 
 
 def _of_text(verb: str, value: str | bytes, flags: str, digits: int | None) -> str | None:
@@ -190,11 +193,23 @@ def _of_text(verb: str, value: str | bytes, flags: str, digits: int | None) -> s
 
 def _of_integer(verb: str, value: int, flags: str) -> str | None:
     if verb == "c":
-        return chr(value) if 0 <= value <= sys.maxunicode else "\ufffd"
+        return _character(value)
+    if verb == "q":
+        return f"'{_character(value)}'"
     sign = "-" if value < 0 else "+" if "+" in flags else " " if " " in flags else ""
     prefix = {"x": "0x", "X": "0X", "o": "0", "b": "0b"}.get(verb, "") if "#" in flags else ""
     form = _INTEGERS.get("d" if verb == "v" else verb)
     return None if form is None else sign + prefix + format(abs(value), form)
+
+
+def _character(code: int) -> str:
+    return chr(code) if 0 <= code <= sys.maxunicode else "\ufffd"
+
+
+def _of_float(verb: str, value: float, digits: int | None) -> str | None:
+    if verb == "v" or (verb == "g" and digits is None):
+        return show(value)
+    return format(value, f".{6 if digits is None else digits}{verb}") if verb in _FLOATS else None
 
 
 def _go_type(value: Value) -> str:

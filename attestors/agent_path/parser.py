@@ -6,6 +6,7 @@ import ast
 import re
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
+from math import isinf
 
 from attestors.agent_path import regexes
 from attestors.agent_path.functions import FUNCTIONS, Function
@@ -18,6 +19,7 @@ _CONSTANTS = {"true": True, "false": False, "nil": None}
 _BRANCHES = ("if", "with", "range")
 _ABSENT = ("block", "define", "template", "break", "continue")
 _MAX_DEPTH = 64
+_MAX_WORDS = 256
 _LARGEST = 2**63 - 1
 _GO_TEXT = re.compile(r"""(?:[^\\]|\\(?:[abfnrtv\\'"]|x[0-9a-fA-F]{2}|[0-7]{3}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}))*""")
 
@@ -94,6 +96,8 @@ class _Action:
     """Reads the tokens of one action."""
 
     def __init__(self, tokens: Sequence[Token], variables: tuple[str, ...]) -> None:
+        if len(tokens) > _MAX_WORDS:
+            raise InvalidArgument(f"an action of more than {_MAX_WORDS} words")
         self._tokens = list(tokens)
         self._variables = variables
         self._depth = 0
@@ -277,7 +281,7 @@ def _constant(token: Token) -> object:
         value: object = ast.literal_eval(text)
     except (ValueError, SyntaxError) as error:
         raise InvalidArgument(f"bad constant {text}") from error
-    if isinstance(value, int | float) and not -_LARGEST <= value <= _LARGEST:
+    if (isinstance(value, int) and abs(value) > _LARGEST) or (isinstance(value, float) and isinf(value)):
         raise InvalidArgument(f"bad constant {text}: too large a number")
     if token.kind is not Kind.CHARACTER:
         return value

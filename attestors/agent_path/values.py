@@ -6,14 +6,36 @@ are: lengths and cuts count bytes, and what a cut leaves of a character is kept 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from decimal import Decimal
 from typing import cast
 
 Value = object
 
+_POWERS_WRITTEN_OUT = 6
+
 
 class Texts(dict[str, str]):
     """A mapping to texts only, which answers `index` with an empty text for a key that it has not."""
+
+
+class Fields(Mapping[str, Value]):
+    """Values by name, each made when a template asks for it."""
+
+    def __init__(self, makers: Mapping[str, Callable[[], Value]]) -> None:
+        self._makers = makers
+
+    def __getitem__(self, name: str) -> Value:
+        return self._makers[name]()
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._makers
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._makers)
+
+    def __len__(self) -> int:
+        return len(self._makers)
 
 
 def as_list(value: Value) -> list[Value] | None:
@@ -102,7 +124,9 @@ def _escaped(character: str) -> str:
 
 
 def _float(value: float) -> str:
-    if value == int(value) and abs(value) < 1e21:
-        return str(int(value))
-    mantissa, exponent, power = repr(value).partition("e")
-    return f"{mantissa.removesuffix('.0')}{exponent}{power}"
+    """The fewest digits that tell the number; with an exponent for very small and for large ones."""
+    _, digits, exponent = Decimal(repr(value)).normalize().as_tuple()
+    if not isinstance(exponent, int):
+        return repr(value)
+    power = len(digits) + exponent - 1
+    return f"{value:.{len(digits) - 1}e}" if not -4 <= power < _POWERS_WRITTEN_OUT else f"{value:.{max(-exponent, 0)}f}"

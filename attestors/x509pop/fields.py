@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID
@@ -29,21 +29,22 @@ _LISTS = {
 _TEXTS = {"CommonName": NameOID.COMMON_NAME, "SerialNumber": NameOID.SERIAL_NUMBER}
 
 
-def certificate_fields(certificate: x509.Certificate) -> dict[str, Value]:
-    """Those of the fields that can make a path: names, numbers and key identifiers."""
-    names = _names(certificate)
+def certificate_fields(certificate: x509.Certificate) -> dict[str, Callable[[], Value]]:
+    """For Fields: those of the fields that can make a path, names, numbers and key identifiers."""
     return {
-        "Version": certificate.version.value + 1,
-        "SerialNumber": certificate.serial_number,
-        "Subject": _name(certificate.subject),
-        "Issuer": _name(certificate.issuer),
-        "IsCA": _is_ca(certificate),
-        "DNSNames": [name.value for name in names if isinstance(name, x509.DNSName)],
-        "EmailAddresses": [name.value for name in names if isinstance(name, x509.RFC822Name)],
-        "IPAddresses": [str(name.value) for name in names if isinstance(name, x509.IPAddress)],
-        "URIs": [name.value for name in names if isinstance(name, x509.UniformResourceIdentifier)],
-        "SubjectKeyId": _subject_key(certificate),
-        "AuthorityKeyId": _authority_key(certificate),
+        "Version": lambda: certificate.version.value + 1,
+        "SerialNumber": lambda: certificate.serial_number,
+        "Subject": lambda: _name(certificate.subject),
+        "Issuer": lambda: _name(certificate.issuer),
+        "IsCA": lambda: _is_ca(certificate),
+        "DNSNames": lambda: [name.value for name in _names(certificate) if isinstance(name, x509.DNSName)],
+        "EmailAddresses": lambda: [name.value for name in _names(certificate) if isinstance(name, x509.RFC822Name)],
+        "IPAddresses": lambda: [str(name.value) for name in _names(certificate) if isinstance(name, x509.IPAddress)],
+        "URIs": lambda: [
+            name.value for name in _names(certificate) if isinstance(name, x509.UniformResourceIdentifier)
+        ],
+        "SubjectKeyId": lambda: _subject_key(certificate),
+        "AuthorityKeyId": lambda: _authority_key(certificate),
     }
 
 

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from attestors.agent_path import Fields
 from attestors.x509pop import verifier
 from attestors.x509pop.fields import NAMES, certificate_fields
 from attestors.x509pop.verifier import Policy, Verdict
@@ -252,7 +253,7 @@ def test_serial_numbers_have_whole_bytes() -> None:
 
 def test_fields_for_templates() -> None:
     node = ROOT.node(Shape(uris=("spiffe://example.org/n",), ips=("10.0.0.7",), serial=77))
-    fields = certificate_fields(node.certificate)
+    fields = Fields(certificate_fields(node.certificate))
     assert set(fields) == NAMES
     assert fields["SerialNumber"] == 77
     assert fields["Version"] == 3
@@ -265,4 +266,4 @@ def test_fields_for_templates() -> None:
         **{name: [] for name in ("Country", "Organization", "OrganizationalUnit", "Locality", "Province")},
         **{name: [] for name in ("StreetAddress", "PostalCode")},
     }
-    assert certificate_fields(root().certificate)["IsCA"] is True
+    assert certificate_fields(root().certificate)["IsCA"]() is True

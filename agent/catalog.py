@@ -13,6 +13,7 @@ BUILTINS: Builtins = {
     },
     "NodeAttestor": {
         "join_token": Builtin("attestors.join_token.agent:Configuration", "attestors.join_token.agent:load"),
+        "x509pop": Builtin("attestors.x509pop.agent:Configuration", "attestors.x509pop.agent:load"),
     },
     "WorkloadAttestor": {
         "unix": Builtin("attestors.unix:Configuration", "attestors.unix:load"),

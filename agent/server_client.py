@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 from agent.entries import MASK, Entry
@@ -117,10 +117,11 @@ class ServerClient:
     async def renew(self, csr: bytes) -> tuple[bytes, ...]:
         """The agent's next chain, DER, leaf first, as the server sent it."""
         request = agent_pb2.RenewAgentRequest(params=agent_pb2.AgentX509SVIDParams(csr=csr))
-        async with self._call() as channel:
-            response = await channel.unary(
-                _AGENT + "RenewAgent", request, agent_pb2.RenewAgentResponse, timeout=TIMEOUT
-            )
+        with _failing("failed to renew agent"):
+            async with self._call() as channel:
+                response = await channel.unary(
+                    _AGENT + "RenewAgent", request, agent_pb2.RenewAgentResponse, timeout=TIMEOUT
+                )
         return tuple(response.svid.cert_chain)
 
     async def post_status(self, version: str) -> None:
@@ -133,23 +134,25 @@ class ServerClient:
     async def authorized_entries(self, known: Mapping[str, Entry]) -> EntryChanges:
         """All entries at once, compared with the known ones."""
         request = entry_rpc_pb2.GetAuthorizedEntriesRequest(output_mask=MASK)
-        async with self._call() as channel:
-            response = await channel.unary(
-                _ENTRY + "GetAuthorizedEntries",
-                request,
-                entry_rpc_pb2.GetAuthorizedEntriesResponse,
-                timeout=TIMEOUT,
-            )
+        with _failing("failed to fetch authorized entries"):
+            async with self._call() as channel:
+                response = await channel.unary(
+                    _ENTRY + "GetAuthorizedEntries",
+                    request,
+                    entry_rpc_pb2.GetAuthorizedEntriesResponse,
+                    timeout=TIMEOUT,
+                )
         return _changes(known, _read_entries(response.entries))
 
     async def sync_entries(self, known: Mapping[str, Entry]) -> EntryChanges:
         """Revisions first, then the entries that are new or changed."""
-        async with self._call() as channel:
-            opener = channel.bidi(
-                _ENTRY + "SyncAuthorizedEntries", entry_rpc_pb2.SyncAuthorizedEntriesResponse, timeout=TIMEOUT
-            )
-            async with opener as stream:
-                return await _sync(stream, known)
+        with _failing("failed to fetch authorized entries"):
+            async with self._call() as channel:
+                opener = channel.bidi(
+                    _ENTRY + "SyncAuthorizedEntries", entry_rpc_pb2.SyncAuthorizedEntriesResponse, timeout=TIMEOUT
+                )
+                async with opener as stream:
+                    return await _sync(stream, known)
 
     # Bundles
 
@@ -233,6 +236,15 @@ class ServerClient:
         if svid.issued_at > svid.expires_at:
             raise InvalidArgument("JWTSVID issued after it has expired")
         return JwtSvid(svid.token, svid.issued_at, svid.expires_at)
+
+
+@contextmanager
+def _failing(what: str) -> Generator[None]:
+    """Say what failed before what the server says of it: operators look for these words."""
+    try:
+        yield
+    except RpcError as error:
+        raise RpcError(error.code, f"{what}: {error.message}", error.details) from error
 
 
 def _changes(known: Mapping[str, Entry], entries: Mapping[str, Entry]) -> EntryChanges:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from attestors.join_token.server import NAME, JoinTokenAttestor, JoinTokens
+from identity.spiffeid import TrustDomain
 from operations import logs
 from plugins import catalog
 from plugins.catalog import Builtin, Builtins, PluginBlock, PluginContext
@@ -14,9 +15,11 @@ from plugins.credentialcomposer import CredentialComposer
 from plugins.external.loading import ExternalPlugins, Facades
 from plugins.keymanager import KeyManager
 from plugins.nodeattestor import ServerNodeAttestor
+from server.authorization import Roots
 from plugins.upstreamauthority import UpstreamAuthority
 from server.config import ServerConfig
 from server.datastore.store import DataStore
+from server.nodes import WithIdAsSelector
 
 BUILTINS: Builtins = {
     "CredentialComposer": {"uniqueid": Builtin("governance.uniqueid:Configuration", "governance.uniqueid:load")},
@@ -28,6 +31,7 @@ BUILTINS: Builtins = {
     },
     "NodeAttestor": {
         "join_token": Builtin("attestors.join_token.server:Configuration", "attestors.join_token.server:load"),
+        "x509pop": Builtin("attestors.x509pop.server:Configuration", "attestors.x509pop.server:load"),
     },
     "UpstreamAuthority": {
         "disk": Builtin("authorities.disk:Configuration", "authorities.disk:load"),
@@ -59,6 +63,11 @@ class ServerContext(PluginContext):
     """What a server's node attestor gets besides."""
 
     join_tokens: JoinTokens
+    roots: Roots
+
+    async def authorities(self) -> Sequence[bytes]:
+        """The X.509 authorities of the server's own trust domain, DER. Raises SpireError."""
+        return await self.roots(TrustDomain(self.trust_domain))
 
 
 def check(config: ServerConfig) -> None:
@@ -83,15 +92,16 @@ async def open_stores(config: ServerConfig, external: ExternalPlugins) -> Stores
 
 
 async def load_node_attestors(
-    config: ServerConfig, join_tokens: JoinTokens, external: ExternalPlugins
+    config: ServerConfig, join_tokens: JoinTokens, roots: Roots, external: ExternalPlugins
 ) -> Mapping[str, ServerNodeAttestor]:
     """The node attestors by name. Join tokens need no block, as in SPIRE: an operator made each of them."""
-    context = ServerContext(
-        config.trust_domain.name, config.data_dir, logs.get("node_attestor"), join_tokens, external=external
-    )
+    log = logs.get("node_attestor")
+    context = ServerContext(config.trust_domain.name, config.data_dir, log, join_tokens, roots, external=external)
     attestors: dict[str, ServerNodeAttestor] = {NAME: JoinTokenAttestor(config.trust_domain, join_tokens)}
     for block in _enabled(config, "NodeAttestor"):
         attestors[block.name] = await catalog.load(block, BUILTINS, context)
+    if config.agent_spiffe_id_as_selector:
+        return {name: WithIdAsSelector(attestor) for name, attestor in attestors.items()}
     return attestors
 
 

@@ -13,7 +13,10 @@ from math import inf
 
 from msgspec.structs import replace
 
+from identity.selectors import Selector
 from operations.errors import NotFound
+from plugins.nodeattestor import AttestedNode as Verdict
+from plugins.nodeattestor import Challenge, ServerNodeAttestor
 from server.datastore.records import AttestedNode, NodeField
 from server.datastore.store import DataStore
 
@@ -93,3 +96,19 @@ class AttestedNodes:
     def _forget(self, spiffe_id: str) -> None:
         self._writes += 1
         self._known.pop(spiffe_id, None)
+
+
+class WithIdAsSelector:
+    """A node attestor whose agents have one more selector, `spiffe_id` with their own ID."""
+
+    def __init__(self, attestor: ServerNodeAttestor) -> None:
+        self._attestor = attestor
+
+    @property
+    def name(self) -> str:
+        return self._attestor.name
+
+    async def attest(self, payload: bytes, challenge: Challenge) -> Verdict:
+        verdict = await self._attestor.attest(payload, challenge)
+        selectors = (*verdict.selectors, Selector("spiffe_id", verdict.spiffe_id))
+        return Verdict(verdict.spiffe_id, selectors, can_reattest=verdict.can_reattest)

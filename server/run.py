@@ -24,7 +24,7 @@ from server.datastore.store import DataStore
 from server.entries import EntryIndex
 from server.health import Health
 from server.host_services import HostServices, Parts
-from server.housekeeping import Housekeeping
+from server.housekeeping import Housekeeping, NodeHousekeeping
 from server.join_tokens import StoredJoinTokens
 from server.nodes import AttestedNodes
 from server.own_svid import ServerSvid
@@ -99,7 +99,7 @@ class _House:
         config: ServerConfig,
         authority: CertificateAuthority,
         svid: ServerSvid,
-        housekeeping: Housekeeping,
+        housekeeping: Sequence[Housekeeping | NodeHousekeeping],
         remote: Sequence[Service],
         local: Sequence[Service],
         gate: Gate,
@@ -125,8 +125,9 @@ class _House:
             upstream=await catalog.load_upstream_authority(config, external),
             composers=await catalog.load_composers(config, external),
         )
+        bundles = TrustBundles(store)
         attestors, index, _ = await asyncio.gather(
-            catalog.load_node_attestors(config, StoredJoinTokens(store), external),
+            catalog.load_node_attestors(config, StoredJoinTokens(store), bundles.roots, external),
             EntryIndex.follow(store, trust_domain),
             authority.start(),
         )
@@ -134,7 +135,6 @@ class _House:
         await svid.rotate()
 
         nodes = AttestedNodes(store)
-        bundles = TrustBundles(store)
         host_services.begin(Parts(trust_domain, nodes, bundles, svid))
         identities = PeerIdentities(trust_domain, config.admin_ids, bundles.roots)
         authorizer = Authorizer(identities, store, nodes, config.admin_ids)
@@ -148,7 +148,7 @@ class _House:
             config,
             authority,
             svid,
-            Housekeeping(store, logs.get("registration_manager")),
+            _housekeeping(config, store, nodes),
             remote=(
                 AgentService(trust_domain, store, nodes, authority, attestors),
                 BundleService(trust_domain, store, bundles),
@@ -171,7 +171,7 @@ class _House:
         log.info("Starting Server APIs", network="unix", address=config.socket_path)
 
     def tasks(self) -> Sequence[Coroutine[None, None, None]]:
-        return (self._authority.run(), self._svid.run(), self._housekeeping.run())
+        return (self._authority.run(), self._svid.run(), *(each.run() for each in self._housekeeping))
 
     async def drain(self) -> None:
         log = logs.get("endpoints")
@@ -179,6 +179,15 @@ class _House:
         await asyncio.gather(self._remote.drain(GRACE), self._local.drain(GRACE))
         await self._authority.close()
         log.info("Server APIs have stopped")
+
+
+def _housekeeping(
+    config: ServerConfig, store: DataStore, nodes: AttestedNodes
+) -> Sequence[Housekeeping | NodeHousekeeping]:
+    found: list[Housekeeping | NodeHousekeeping] = [Housekeeping(store, logs.get("registration_manager"))]
+    if config.node_pruning is not None:
+        found.append(NodeHousekeeping(nodes, config.node_pruning, logs.get("node_manager")))
+    return found
 
 
 def _ca_settings(config: ServerConfig) -> CaSettings:

@@ -9,7 +9,7 @@ from datetime import timedelta
 import msgspec
 
 from identity.spiffeid import SpiffeId, TrustDomain
-from operations import sections
+from operations import duration, sections
 from operations.checks import Checks
 from operations.quoting import quote
 from plugins.blocks import PluginBlock, read_section
@@ -24,6 +24,7 @@ DEFAULT_CA_SUBJECT = CaSubject(country=("US",), organization=("SPIFFE",))
 DEFAULT_CA_TTL = timedelta(hours=24)
 DEFAULT_X509_SVID_TTL = timedelta(hours=1)
 DEFAULT_JWT_SVID_TTL = timedelta(minutes=5)
+DEFAULT_PRUNE_BATCH_SIZE = 1000
 
 _NO_TRUST_DOMAIN = TrustDomain("none")
 
@@ -31,9 +32,6 @@ UNAVAILABLE: sections.Unavailable = {
     **sections.UNAVAILABLE,
     "server.federation": "remove the block",
     "server.proxy_protocol_trusted_cidrs": "remove the key",
-    "server.prune_attested_nodes_expired_for": "evict agents by command",
-    "server.prune_tofu_nodes": "evict agents by command",
-    "server.experimental.agent_spiffe_id_as_selector": "remove the key",
     "server.experimental.auth_opa_policy_engine": "remove the block",
     "server.experimental.wit_key_type": "remove the key",
     "server.experimental.wit_issuer": "remove the key",
@@ -56,6 +54,18 @@ class Overrides(msgspec.Struct, frozen=True, kw_only=True):
     log_source_location: bool = False
     socket_path: str = ""
     trust_domain: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NodePruning:
+    """Agents whose SVID ended that long ago are forgotten, up to `batch_size` at a time.
+
+    Without `tofu`, those that could not attest again by themselves stay.
+    """
+
+    expired_for: timedelta
+    batch_size: int
+    tofu: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +91,8 @@ class ServerConfig:
     default_x509_svid_ttl: timedelta
     default_jwt_svid_ttl: timedelta
     agent_ttl: timedelta | None
+    agent_spiffe_id_as_selector: bool
+    node_pruning: NodePruning | None
     admin_ids: tuple[SpiffeId, ...]
     ratelimit_attestation: bool
     ratelimit_signing: bool
@@ -135,6 +147,8 @@ def _checked(file: ServerFile, server: ServerSection, checks: Checks, path: str)
         default_x509_svid_ttl=_ttl(checks, server, "default_x509_svid_ttl", DEFAULT_X509_SVID_TTL),
         default_jwt_svid_ttl=_ttl(checks, server, "default_jwt_svid_ttl", DEFAULT_JWT_SVID_TTL),
         agent_ttl=_ttl(checks, server, "agent_ttl", timedelta()) or None,
+        agent_spiffe_id_as_selector=server.experimental.agent_spiffe_id_as_selector,
+        node_pruning=_node_pruning(checks, server),
         admin_ids=_admin_ids(checks, server.admin_ids),
         ratelimit_attestation=server.ratelimit.attestation is not False,
         ratelimit_signing=server.ratelimit.signing is not False,
@@ -148,6 +162,19 @@ def _checked(file: ServerFile, server: ServerSection, checks: Checks, path: str)
 def _ttl(checks: Checks, server: ServerSection, key: str, default: timedelta) -> timedelta:
     text: str = getattr(server, key)
     return checks.period(key, text, default, f"{key} {quote(text)} is no duration such as 1h30m: ")
+
+
+def _node_pruning(checks: Checks, server: ServerSection) -> NodePruning | None:
+    key, text = "prune_attested_nodes_expired_for", server.prune_attested_nodes_expired_for
+    if not text:
+        return None
+    words = f"{key} {quote(text)} is no duration such as 720h: "
+    expired_for = checks.attempt(lambda: duration.parse(text), timedelta(), key, words)
+    checks.require(expired_for >= timedelta(), f"{key} must not be less than 0: it is {quote(text)}", key)
+    if not expired_for:
+        return None
+    batch_size = server.prune_attested_nodes_batch_size
+    return NodePruning(expired_for, batch_size if batch_size > 0 else DEFAULT_PRUNE_BATCH_SIZE, server.prune_tofu_nodes)
 
 
 def _key_type(checks: Checks, key: str, text: str, default: KeyType) -> KeyType:

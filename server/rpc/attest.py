@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
+from contextvars import copy_context
 
 from generated.spire.api.server.agent.v1 import agent_pb2 as api
 from generated.spire.api.types import x509svid_pb2
 from identity.spiffeid import SpiffeId, TrustDomain, require_agent_of_attestor, require_member, server_id
 from operations.errors import InvalidArgument, NotFound, Refused, SpireError
 from operations.logs import Logger
+from plugins.nodeattestor import CLIENT_ADDRESS, ServerNodeAttestor
 from plugins.nodeattestor import AttestedNode as Verdict
-from plugins.nodeattestor import ServerNodeAttestor
 from server.ca import checks
 from server.ca.certificate_authority import CertificateAuthority, IssuedX509
 from server.datastore.records import AttestedNode
@@ -22,6 +23,11 @@ from server.rpc.call import Call
 from server.rpc.failures import failing, failure
 from transport.errors import status_of
 from transport.status import Code, RpcError
+
+PATIENCE = 60.0
+"""Seconds that an agent may take for each of its messages; devices that prove something are slow, but not that slow."""
+
+_JOIN_TOKEN = "join_token"  # noqa: S105 - the attestor's name
 
 
 class AgentSigner:
@@ -43,11 +49,19 @@ class _Exchange:
     """Carries an attestor's challenges to the stream, and the agent's responses back to the attestor."""
 
     def __init__(
-        self, attestor: ServerNodeAttestor, payload: bytes, requests: AsyncIterator[api.AttestAgentRequest]
+        self,
+        attestor: ServerNodeAttestor,
+        payload: bytes,
+        requests: AsyncIterator[api.AttestAgentRequest],
+        address: str,
+        patience: float,
     ) -> None:
         self._requests = requests
+        self._patience = patience
         self._challenges: asyncio.Queue[bytes | None] = asyncio.Queue()
-        self._task = asyncio.create_task(self._attest(attestor, payload))
+        context = copy_context()
+        context.run(CLIENT_ADDRESS.set, address)
+        self._task = asyncio.create_task(self._attest(attestor, payload), context=context)
 
     async def challenges(self) -> AsyncGenerator[bytes, None]:
         """Each challenge of the attestor, until it has its verdict."""
@@ -70,26 +84,38 @@ class _Exchange:
     async def _challenge(self, challenge: bytes) -> bytes:
         self._challenges.put_nowait(challenge)
         try:
-            request = await anext(self._requests)
-        except StopAsyncIteration:
-            raise RpcError(Code.INTERNAL, "failed to receive challenge from agent: EOF") from None
+            request = await _next(self._requests, self._patience)
+        except EOFError as error:
+            raise RpcError(Code.INTERNAL, f"failed to receive challenge from agent: {error}") from None
+        except TimeoutError as error:
+            raise RpcError(Code.DEADLINE_EXCEEDED, f"failed to receive challenge from agent: {error}") from None
         return request.challenge_response
 
 
 class Attestation:
     """One AttestAgent call."""
 
-    def __init__(self, trust_domain: TrustDomain, nodes: AttestedNodes, signer: AgentSigner, call: Call) -> None:
+    def __init__(
+        self,
+        trust_domain: TrustDomain,
+        nodes: AttestedNodes,
+        signer: AgentSigner,
+        call: Call,
+        *,
+        patience: float = PATIENCE,
+    ) -> None:
+        """`patience` is in seconds, for each message of the agent."""
         self._trust_domain = trust_domain
         self._nodes = nodes
         self._signer = signer
         self._call = call
+        self._patience = patience
 
     async def run(
         self, attestors: Mapping[str, ServerNodeAttestor], requests: AsyncIterator[api.AttestAgentRequest]
     ) -> AsyncGenerator[api.AttestAgentResponse, None]:
         """Yield the challenges, then the result. Raises RpcError."""
-        params = await _params(requests, self._call)
+        params = await _params(requests, self._call, self._patience)
         kind = params.data.type
         self._call.note(node_attestor_type=kind)
         log = self._call.log.bind(node_attestor_type=kind)
@@ -98,15 +124,16 @@ class Attestation:
             cause = NotFound(f'could not find node attestor type "{kind}"')
             raise failure(log, Code.FAILED_PRECONDITION, "error getting node attestor", cause)
 
-        exchange = _Exchange(attestor, params.data.payload, requests)
+        # Without brackets and without the interface of a link-local address.
+        address = self._call.host.strip("[]").partition("%")[0]
+        exchange = _Exchange(attestor, params.data.payload, requests, address, self._patience)
         async with aclosing(exchange.challenges()) as challenges:
             async for challenge in challenges:
                 yield api.AttestAgentResponse(challenge=challenge)
         try:
             verdict = await exchange.verdict()
         except SpireError as error:
-            status = status_of(error)
-            raise failure(log, status.code, status.message) from error
+            raise _refusal(error, kind, log) from error
 
         svid = await self._admit(verdict, kind, params.params.csr, log)
         yield api.AttestAgentResponse(
@@ -130,7 +157,8 @@ class Attestation:
             serial_number=str(issued.serial),
             expires_at=issued.expires_at,
             can_reattest=verdict.can_reattest,
-            selectors=tuple(verdict.selectors),
+            # Sorted, as operators see them in SPIRE.
+            selectors=tuple(sorted(verdict.selectors)),
         )
         with failing(log, "failed to update attested agent" if known else "failed to create attested agent"):
             try:
@@ -153,11 +181,32 @@ class Attestation:
         return agent_id
 
 
-async def _params(requests: AsyncIterator[api.AttestAgentRequest], call: Call) -> api.AttestAgentRequest.Params:
+def _refusal(error: SpireError, kind: str, log: Logger) -> RpcError:
+    """As SPIRE has it: what a plugin says is told with the plugin's name; join tokens are the server's own."""
+    status = status_of(error)
+    told_by_plugin = kind != _JOIN_TOKEN and not isinstance(error, RpcError)
+    return failure(log, status.code, f"nodeattestor({kind}): {status.message}" if told_by_plugin else status.message)
+
+
+async def _next(requests: AsyncIterator[api.AttestAgentRequest], patience: float) -> api.AttestAgentRequest:
+    """The agent's next message. Raises EOFError when there is none, TimeoutError when it does not come."""
     try:
-        request = await anext(requests)
+        async with asyncio.timeout(patience):
+            return await anext(requests)
     except StopAsyncIteration:
-        raise failure(call.log, Code.INVALID_ARGUMENT, "failed to receive request from stream: EOF") from None
+        raise EOFError("EOF") from None
+    except TimeoutError:
+        raise TimeoutError(f"the agent sent nothing for {patience:g} s") from None
+
+
+async def _params(
+    requests: AsyncIterator[api.AttestAgentRequest], call: Call, patience: float
+) -> api.AttestAgentRequest.Params:
+    try:
+        request = await _next(requests, patience)
+    except (EOFError, TimeoutError) as error:
+        code = Code.INVALID_ARGUMENT if isinstance(error, EOFError) else Code.DEADLINE_EXCEEDED
+        raise failure(call.log, code, "failed to receive request from stream", error) from None
     fault = _fault(request)
     if fault is not None:
         raise failure(call.log, Code.INVALID_ARGUMENT, "malformed param", InvalidArgument(fault))

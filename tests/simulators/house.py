@@ -54,6 +54,7 @@ plugins {{
     connection_string = "{folder}/datastore.sqlite3"
   }} }}
   KeyManager "memory" {{ plugin_data {{}} }}
+  {plugins}
 }}
 """
 
@@ -188,8 +189,7 @@ async def running(folder: Path, settings: str = "", ratelimit: str = "", plugins
     port = free_port()
     path = folder / "server.conf"
     limits = ratelimit or "attestation = false\n signing = false"
-    text = CONFIG.format(port=port, folder=folder, settings=settings, ratelimit=limits)
-    path.write_text(f"{text.rstrip().removesuffix('}')}  {plugins}\n}}\n")
+    path.write_text(CONFIG.format(port=port, folder=folder, settings=settings, ratelimit=limits, plugins=plugins))
     serving = asyncio.create_task(serve(load(str(path))))
     house = House(folder, port, Channel.unix(str(folder / "api.sock")))
     try:

@@ -92,11 +92,14 @@ def command(
 MEMORY = 'KeyManager "memory" { plugin_data {} }'
 
 
+JOIN_TOKEN = 'NodeAttestor "join_token" { plugin_data {} }'
+
+
 @dataclass
 class Server:
     """A server in its own folder.
 
-    `key_manager` is the HCL of the KeyManager block and `settings` more HCL lines of the server block.
+    `key_manager` and `node_attestor` are HCL blocks of plugins, `settings` more HCL lines of the server block.
     """
 
     folder: Path
@@ -106,6 +109,7 @@ class Server:
     environment: dict[str, str] = field(default_factory=dict[str, str])
     port: int = field(default_factory=free_port)
     trust_domain: str = "example.org"
+    node_attestor: str = JOIN_TOKEN
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -134,7 +138,7 @@ plugins {{
     database_type = "sqlite3"
     connection_string = "{self.folder}/datastore.sqlite3"
   }} }}
-  NodeAttestor "join_token" {{ plugin_data {{}} }}
+  {self.node_attestor}
   {self.key_manager}
 }}
 """)
@@ -182,6 +186,7 @@ class Agent:
     settings: str = ""
     program: str = AGENT
     environment: dict[str, str] = field(default_factory=dict[str, str])
+    node_attestor: str = JOIN_TOKEN
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -209,7 +214,7 @@ agent {{
   {self.settings}
 }}
 plugins {{
-  NodeAttestor "join_token" {{ plugin_data {{}} }}
+  {self.node_attestor}
   {self.key_manager}
   WorkloadAttestor "unix" {{ plugin_data {{}} }}
 }}

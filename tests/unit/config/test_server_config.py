@@ -11,6 +11,7 @@ from operations.errors import ConfigurationError, ConfigurationErrors
 from operations.flags import FlagSet
 from plugins.keymanager import KeyType
 from server.config import CaSubject, DataStoreConfiguration, Overrides, ServerConfig, declare_flags, load
+from server.config.settings import NodePruning
 from server.config.ttl import ttl_warning
 
 EXAMPLE = Path(__file__).parents[3] / "conf" / "server" / "server.conf"
@@ -107,6 +108,17 @@ def test_jwt_keys_follow_the_ca(tmp_path: Path) -> None:
                 "numbers, dots, dashes, and underscores"
             ),
         ),
+        (
+            'prune_attested_nodes_expired_for = "30d"',
+            (
+                'prune_attested_nodes_expired_for "30d" is no duration such as 720h: '
+                'time: unknown unit "d" in duration "30d"'
+            ),
+        ),
+        (
+            'prune_attested_nodes_expired_for = "-1h"',
+            'prune_attested_nodes_expired_for must not be less than 0: it is "-1h"',
+        ),
         ("federation { }", "server.federation is not available in this version: remove the block"),
         (
             'proxy_protocol_trusted_cidrs = ["10.0.0.0/8"]',
@@ -123,6 +135,23 @@ def test_faults(tmp_path: Path, settings: str, reason: str) -> None:
     with pytest.raises(ConfigurationError) as error:
         load(path)
     assert str(error.value) == f"{path}:4: {reason}"
+
+
+def test_pruning_of_agents(tmp_path: Path) -> None:
+    assert loaded(tmp_path, "prune_tofu_nodes = true").node_pruning is None
+    assert loaded(tmp_path, 'prune_attested_nodes_expired_for = "0"').node_pruning is None
+    found = loaded(tmp_path, 'prune_attested_nodes_expired_for = "720h"').node_pruning
+    assert found == NodePruning(timedelta(days=30), 1000, tofu=False)
+    found = loaded(
+        tmp_path,
+        'prune_attested_nodes_expired_for = "1h"\n prune_attested_nodes_batch_size = 7\n prune_tofu_nodes = true',
+    ).node_pruning
+    assert found == NodePruning(timedelta(hours=1), 7, tofu=True)
+
+
+def test_agents_with_their_id_as_a_selector(tmp_path: Path) -> None:
+    assert not loaded(tmp_path).agent_spiffe_id_as_selector
+    assert loaded(tmp_path, "experimental { agent_spiffe_id_as_selector = true }").agent_spiffe_id_as_selector
 
 
 @pytest.mark.parametrize(

@@ -11,18 +11,19 @@ import pytest
 
 from attestors.join_token.server import JoinTokenAttestor
 from generated.spire.api.server.agent.v1 import agent_pb2 as api
+from identity import der
 from identity.selectors import Selector
 from identity.spiffeid import SpiffeId
 from keystores.memory import MemoryKeyManager
 from operations import logs
 from operations.errors import InvalidArgument, Refused, TemporarilyUnavailable
 from operations.logs import Logger
-from plugins.nodeattestor import AttestedNode, Challenge, ServerNodeAttestor
+from plugins.nodeattestor import CLIENT_ADDRESS, AttestedNode, Challenge, ServerNodeAttestor
 from server.authority_store import DatastoreAuthorities
 from server.authorization import Caller
 from server.ca.certificate_authority import ApprovedX509, CaSettings, CertificateAuthority, IssuedX509
 from server.datastore.store import DataStore
-from server.nodes import AttestedNodes
+from server.nodes import AttestedNodes, WithIdAsSelector
 from server.rpc.attest import AgentSigner, Attestation
 from server.rpc.call import Call
 from tests.simulators.house import TRUST_DOMAIN, csr
@@ -52,9 +53,9 @@ class Bench:
         self._signer = AgentSigner(authority)
 
     async def attest(
-        self, attestor: ServerNodeAttestor, payload: bytes, answers: list[bytes]
+        self, attestor: ServerNodeAttestor, payload: bytes, answers: list[bytes], host: str = "127.0.0.1"
     ) -> list[api.AttestAgentResponse]:
-        call = Call(logs.get(), Caller(None), None, "127.0.0.1:1", "127.0.0.1", None, None)
+        call = Call(logs.get(), Caller(None), None, f"{host}:1", host, None, None)
         attestation = Attestation(TRUST_DOMAIN, self.nodes, self._signer, call)
         attestors: Mapping[str, ServerNodeAttestor] = {attestor.name: attestor}
         requests = _requests(attestor.name, payload, answers)
@@ -128,7 +129,7 @@ async def test_a_ban_that_comes_while_the_svid_is_signed_stays(bench: Bench, mon
 
 async def test_a_wrong_response_and_none(bench: Bench) -> None:
     for answers, code, message in (
-        ([b"\x09"], Code.PERMISSION_DENIED, "that is not the next number"),
+        ([b"\x09"], Code.PERMISSION_DENIED, "nodeattestor(sum): that is not the next number"),
         ([], Code.INTERNAL, "failed to receive challenge from agent: EOF"),
     ):
         with pytest.raises(RpcError) as error:
@@ -169,6 +170,95 @@ async def test_a_caller_that_goes_away_ends_the_attestation(bench: Bench) -> Non
     assert (await anext(responses)).challenge == b"\x01"
     await responses.aclose()
     await asyncio.wait_for(asyncio.gather(*(asyncio.all_tasks() - before), return_exceptions=True), 30)
+
+
+async def test_an_agent_that_stops_answering(bench: Bench) -> None:
+    """Its call ends by itself, before the first message or in the midst of a challenge, and nothing is written down."""
+    call = Call(logs.get(), Caller(None), None, "127.0.0.1:1", "127.0.0.1", None, None)
+
+    async def silent(after: int) -> AsyncIterator[api.AttestAgentRequest]:
+        async for request in _requests("sum", b"\x01\x07", [b"\x02"]):
+            if not after:
+                break
+            after -= 1
+            yield request
+        await asyncio.Event().wait()
+
+    attestor: ServerNodeAttestor = Sum(verdict())
+    for after, message in (
+        (0, "failed to receive request from stream: the agent sent nothing for 0.1 s"),
+        (1, "failed to receive challenge from agent: the agent sent nothing for 0.1 s"),
+        (2, "failed to receive challenge from agent: the agent sent nothing for 0.1 s"),
+    ):
+        before = asyncio.all_tasks()
+        attestation = Attestation(TRUST_DOMAIN, bench.nodes, AgentSigner.__new__(AgentSigner), call, patience=0.1)
+        with pytest.raises(RpcError) as error:
+            async for _ in attestation.run({"sum": attestor}, silent(after)):
+                pass
+        assert (error.value.code, error.value.message) == (Code.DEADLINE_EXCEEDED, message)
+        assert asyncio.all_tasks() == before
+    assert await bench.store.count_nodes() == 0
+
+
+async def test_a_second_attestation_while_the_first_runs(bench: Bench) -> None:
+    """Both are answered; the one that ends last has the active SVID, and there is one agent."""
+    reached, go_on = asyncio.Event(), asyncio.Event()
+
+    class Slow(Sum):
+        async def attest(self, payload: bytes, challenge: Challenge) -> AttestedNode:
+            reached.set()
+            await go_on.wait()
+            return await super().attest(payload, challenge)
+
+    first = asyncio.create_task(bench.attest(Slow(verdict()), b"\x01", [b"\x02"]))
+    await reached.wait()
+    (_, second) = await bench.attest(Sum(verdict()), b"\x01", [b"\x02"])
+    go_on.set()
+    (_, last) = await first
+    node = await bench.nodes.get("spiffe://example.org/spire/agent/sum/a")
+    assert node is not None
+    assert node.serial_number == str(der.certificate(last.result.svid.cert_chain[0]).serial_number)
+    assert second.result.svid.cert_chain != last.result.svid.cert_chain
+    assert await bench.store.count_nodes() == 1
+
+
+class Addresses(Sum):
+    async def attest(self, payload: bytes, challenge: Challenge) -> AttestedNode:
+        await challenge(b"")
+        return AttestedNode(f"spiffe://example.org/spire/agent/sum/at-{CLIENT_ADDRESS.get()}", (), can_reattest=True)
+
+
+@pytest.mark.parametrize(
+    ("host", "address"), [("127.0.0.1", "127.0.0.1"), ("[fe80::1%eth0]", "fe80::1"), ("10.0.0.7", "10.0.0.7")]
+)
+async def test_the_attestor_knows_where_the_agent_calls_from(bench: Bench, host: str, address: str) -> None:
+    if ":" in address:
+        with pytest.raises(RpcError, match="path segment characters"):  # no ID can hold it, but it came through
+            await bench.attest(Addresses(verdict()), b"\x01", [b""], host)
+        return
+    *_, last = await bench.attest(Addresses(verdict()), b"\x01", [b""], host)
+    assert last.result.svid.id.path == f"/spire/agent/sum/at-{address}"
+    assert not CLIENT_ADDRESS.get(), "other calls do not see it"
+
+
+async def test_an_agent_can_be_selected_by_its_id(bench: Bench) -> None:
+    attestor = WithIdAsSelector(Sum(verdict()))
+    assert attestor.name == "sum"
+    await bench.attest(attestor, b"\x01", [b"\x02"])
+    name = "spiffe://example.org/spire/agent/sum/a"
+    node = await bench.store.get_node(name)
+    assert node is not None
+    assert node.selectors == (Selector("spiffe_id", name), Selector("sum", "right"))
+
+
+async def test_selectors_are_sorted(bench: Bench) -> None:
+    """As `agent show` has them in SPIRE."""
+    selectors = [Selector("sum", text) for text in ("subject:cn:x", "serialnumber:1", "ca:fingerprint:2")]
+    named = AttestedNode("spiffe://example.org/spire/agent/sum/a", selectors, can_reattest=True)
+    await bench.attest(Sum(named), b"\x01", [b"\x02"])
+    node = await bench.store.get_node(named.spiffe_id)
+    assert node is not None
+    assert [each.value for each in node.selectors] == ["ca:fingerprint:2", "serialnumber:1", "subject:cn:x"]
 
 
 class Away:

@@ -165,7 +165,7 @@ async def test_a_datastore_of_another_trust_domain_is_refused(tmp_path: Path) ->
     await store.set_bundle(Bundle(TrustDomain("other.org"), (X509Authority(b"x"),)))
     await store.close()
     path = tmp_path / "server.conf"
-    path.write_text(CONFIG.format(port=free_port(), folder=tmp_path, settings="", ratelimit=""))
+    path.write_text(CONFIG.format(port=free_port(), folder=tmp_path, settings="", ratelimit="", plugins=""))
     with pytest.raises(
         ConfigurationError, match=r'trust domain "other.org" .* configured trust domain of "example.org"'
     ):

@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from identity import der
 from identity.spiffeid import TrustDomain
+from operations import metrics
 from operations.errors import SpireError, TemporarilyUnavailable
 from operations.logs import Logger
 from server.ca import checks
@@ -34,6 +35,7 @@ class ServerSvid:
         self._log = log
         self._require_pq_kem = require_pq_kem
         self._context: TlsContext | None = None
+        self._identity: InProcessIdentity | None = None
         self._made_at = self._renew_at = 0.0
 
     def tls(self) -> TlsContext:
@@ -41,6 +43,13 @@ class ServerSvid:
             raise TemporarilyUnavailable("the server has no X509-SVID yet")
         return self._context
 
+    def identity(self) -> InProcessIdentity:
+        """The SVID with its key; the same object until it is renewed."""
+        if self._identity is None:
+            raise TemporarilyUnavailable("the server has no X509-SVID yet")
+        return self._identity
+
+    @metrics.timed("svid", "rotate")
     async def rotate(self) -> None:
         """A new key and SVID; connections that are open keep theirs. Raises SpireError."""
         self._log.debug("Rotating server SVID")
@@ -54,6 +63,7 @@ class ServerSvid:
             serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
         identity = InProcessIdentity(tuple(issued.chain), private_key)
+        self._identity = identity
         self._context = server_context(identity, require_pq_kem=self._require_pq_kem)
         leaf = der.certificate(issued.chain[0])
         begin, end = leaf.not_valid_before_utc.timestamp(), leaf.not_valid_after_utc.timestamp()

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import timedelta
+from math import inf
 from pathlib import Path
 
-from identity.spiffeid import SpiffeId
-from operations import logs, program, sdnotify, startup
+from identity.spiffeid import SpiffeId, TrustDomain
+from operations import logs, metrics, program, sdnotify, startup, telemetry
 from operations.errors import ConfigurationError, PermanentlyUnusable
+from operations.health import Check
 from operations.version import VERSION
 from server import catalog
 from server.authority_store import DatastoreAuthorities
@@ -21,17 +23,21 @@ from server.catalog import Stores
 from server.config import ServerConfig
 from server.datastore.store import DataStore
 from server.entries import EntryIndex
-from server.health import Health
+from server.health import Health, parts
 from server.housekeeping import Housekeeping
 from server.join_tokens import StoredJoinTokens
+from server.metrics import time_stores
 from server.nodes import AttestedNodes
+from server.observing import observed
 from server.own_svid import ServerSvid
 from server.rate_limits import server_limits
 from server.rpc.agent import AgentService
 from server.rpc.bundle import BundleService
 from server.rpc.call import Gate
+from server.rpc.debug import DebugService
 from server.rpc.entry import EntryService
 from server.rpc.health import HealthService
+from server.rpc.logger import LoggerService
 from server.rpc.services import Service, router
 from server.rpc.svid import SvidService
 from server.trust import TrustBundles
@@ -72,15 +78,18 @@ async def serve(config: ServerConfig, ready: Callable[[], None] = lambda: None) 
     catalog.check(config)
     _make_folder(config.data_dir, DATA_DIR_MODE, "data_dir")
     _make_folder(str(Path(config.socket_path).parent), SOCKET_FOLDER_MODE, "socket_path")
+    sinks = telemetry.open_sinks(config.telemetry, service="spire_server", trust_domain=config.trust_domain.name)
     async with AsyncExitStack() as cleanup:
         stores = await catalog.open_stores(config)
         cleanup.push_async_callback(stores.close)
+        time_stores(stores.datastore, stores.key_manager)
         house = await _House.build(config, stores)
         cleanup.push_async_callback(house.drain)
         await house.listen()
+        observing = await observed(config, house.checks, sinks, house.svid, house.bundles, cleanup)
         ready()
         cleanup.callback(sdnotify.notify, "STOPPING=1")
-        await _first_failure(house.tasks())
+        await _first_failure((*house.tasks(), *observing))
 
 
 class _House:
@@ -91,6 +100,8 @@ class _House:
         config: ServerConfig,
         authority: CertificateAuthority,
         svid: ServerSvid,
+        bundles: TrustBundles,
+        checks: Mapping[str, Check],
         housekeeping: Housekeeping,
         remote: Sequence[Service],
         local: Sequence[Service],
@@ -98,7 +109,9 @@ class _House:
     ) -> None:
         self._config = config
         self._authority = authority
-        self._svid = svid
+        self.svid = svid
+        self.bundles = bundles
+        self.checks = checks
         self._housekeeping = housekeeping
         self._remote = Server(router(remote, gate), limits=replace(SERVER_LIMITS, connection_age=CONNECTION_AGE))
         self._local = Server(router((*remote, *local), gate))
@@ -113,13 +126,13 @@ class _House:
         )
         attestors, index, _ = await asyncio.gather(
             catalog.load_node_attestors(config, StoredJoinTokens(store)),
-            EntryIndex.follow(store, trust_domain),
+            _load_entries(store, trust_domain),
             authority.start(),
         )
         svid = ServerSvid(authority, trust_domain, logs.get("svid_rotator"), require_pq_kem=config.require_pq_kem)
         await svid.rotate()
 
-        nodes = AttestedNodes(store)
+        nodes = AttestedNodes(store, staleness=_staleness(config))
         bundles = TrustBundles(store)
         identities = PeerIdentities(trust_domain, config.admin_ids, bundles.roots)
         authorizer = Authorizer(identities, store, nodes, config.admin_ids)
@@ -133,6 +146,8 @@ class _House:
             config,
             authority,
             svid,
+            bundles,
+            parts(store, authority, config.socket_path),
             Housekeeping(store, logs.get("registration_manager")),
             remote=(
                 AgentService(trust_domain, store, nodes, authority, attestors),
@@ -140,7 +155,11 @@ class _House:
                 EntryService(trust_domain, store, index),
                 SvidService(trust_domain, index, authority, jwt_disabled=config.disable_jwt_svids),
             ),
-            local=(HealthService(Health(probe, logs.get("health"))),),
+            local=(
+                HealthService(Health(probe, logs.get("health"))),
+                LoggerService(),
+                DebugService(trust_domain, store, lambda: svid.identity().chain),
+            ),
             gate=gate,
         )
 
@@ -148,19 +167,34 @@ class _House:
         """Raises SpireError for an address that cannot be used."""
         log = logs.get("endpoints")
         config = self._config
-        port = await self._remote.listen_tcp(config.bind_address, config.bind_port, self._svid.tls)
+        port = await self._remote.listen_tcp(
+            config.bind_address, config.bind_port, self.svid.tls, proxies=config.proxies
+        )
+        if config.proxies:
+            log.info("PROXY protocol enabled on TCP listener", trusted_cidrs=config.proxies)
         log.info("Starting Server APIs", network="tcp", address=f"{config.bind_address}:{port}")
         await self._local.listen_unix(config.socket_path, mode=SOCKET_MODE)
         log.info("Starting Server APIs", network="unix", address=config.socket_path)
 
     def tasks(self) -> Sequence[Coroutine[None, None, None]]:
-        return (self._authority.run(), self._svid.run(), self._housekeeping.run())
+        return (self._authority.run(), self.svid.run(), self._housekeeping.run())
 
     async def drain(self) -> None:
         log = logs.get("endpoints")
         log.info("Stopping Server APIs")
         await asyncio.gather(self._remote.drain(GRACE), self._local.drain(GRACE))
         log.info("Server APIs have stopped")
+
+
+@metrics.timed("entry", "cache", "reload")
+async def _load_entries(store: DataStore, trust_domain: TrustDomain) -> EntryIndex:
+    return await EntryIndex.follow(store, trust_domain)
+
+
+def _staleness(config: ServerConfig) -> float:
+    """Seconds that a remembered node counts. Without a limit: SQLite is this server's alone."""
+    limit = config.max_node_info_staleness
+    return inf if limit is None else max(0.0, limit.total_seconds())
 
 
 def _ca_settings(config: ServerConfig) -> CaSettings:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from email.utils import formatdate
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
@@ -178,6 +179,7 @@ class HttpConnection:
 
     def _send(self, response: Response, *, head_only: bool, close: bool) -> None:
         headers = [
+            ("Date", formatdate(usegmt=True)),
             ("Content-Type", response.content_type),
             ("Content-Length", str(len(response.body))),
             ("X-Content-Type-Options", "nosniff"),

@@ -184,7 +184,8 @@ async def bind_tcp(host: str, port: int, settings: str = "bind_address and bind_
         found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
         raise ConfigurationError(f"cannot listen on {host}:{port}: {error.strerror}; check {settings}") from error
-    family, _, _, _, address = found[0]
+    # A name such as localhost means IPv4 to those who look for it, wherever there is both.
+    family, _, _, _, address = min(found, key=lambda each: each[0] != socket.AF_INET)
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from identity import der
-from operations import logs
+from operations import logs, metrics
 from operations.errors import NotFound, SpireError
 from plugins.keymanager import Key, KeyManager
 from server.ca import authority, journal, signing
@@ -46,6 +46,8 @@ class Authorities:
         self._keys = key_manager
         self._store = store
         self._now = now
+        self.failed_rotations = 0
+        """In a row."""
         self.x509: Rotation[X509Ca] = Rotation("X509 CA", self._prepare_x509, self._save_x509)
         self.jwt: Rotation[JwtSigner] = Rotation("JWT key", self._prepare_jwt, self._save_jwt)
 
@@ -80,23 +82,36 @@ class Authorities:
     async def _rotate(self, *, starting: bool = False) -> None:
         """Do what is due. A start fails for what keeps it from issuing, and only for that."""
         now = self._now()
+        failed = 0
         for rotation in self._rotations():
             try:
                 await rotation.advance(now)
             except SpireError as error:
+                failed = 1
                 if starting and not rotation.slots.can_sign(now):
                     raise
                 _log.error(f"Unable to rotate {rotation.kind}", error=error)
+        self._tell_lifetime(now)
+        self.failed_rotations = self.failed_rotations + 1 if failed else 0
+
+    def _tell_lifetime(self, now: float) -> None:
+        current = self.x509.slots.current
+        if current is not None:
+            labels = {"trust_domain_id": self._settings.trust_domain.name}
+            metrics.gauge("manager", "x509_ca", "rotate", "expiration", value=current.not_after, **labels)
+            metrics.gauge("manager", "x509_ca", "rotate", "ttl", value=current.not_after - now, **labels)
 
     def _rotations(self) -> Sequence[Rotation[X509Ca] | Rotation[JwtSigner]]:
         return (self.x509,) if self._settings.disable_jwt_svids else (self.x509, self.jwt)
 
+    @metrics.timed("ca", "manager", "bundle", "prune")
     async def _prune(self) -> None:
         try:
             await self._store.prune(int(self._now()) - _PRUNE_AFTER)
         except SpireError as error:
             _log.error("Could not prune CA certificates", error=error)
 
+    @metrics.timed("ca", "manager", "x509_ca", "prepare")
     async def _prepare_x509(self, slot: str) -> X509Ca:
         key = await self._keys.generate(_x509_key_id(slot), self._settings.ca_key_type)
         issued_at = int(self._now())
@@ -106,6 +121,7 @@ class Authorities:
         await self._store.append_x509_authority(certificate)
         return X509Ca.of(slot, issued_at, key, certificate)
 
+    @metrics.timed("ca", "manager", "jwt_key", "prepare")
     async def _prepare_jwt(self, slot: str) -> JwtSigner:
         key = await self._keys.generate(_jwt_key_id(slot), self._settings.jwt_key_type)
         issued_at = int(self._now())

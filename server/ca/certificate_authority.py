@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import NoReturn, TypeVar
 
 from identity.spiffeid import SpiffeId
+from operations import metrics
 from operations.errors import Refused, TemporarilyUnavailable, Unsupported
 from plugins.keymanager import KeyManager
 from server.ca import checks, signing
@@ -91,6 +92,17 @@ class CertificateAuthority:
         """Rotate the authorities and prune the bundle until cancelled."""
         await self._authorities.run()
 
+    @property
+    def failed_rotations(self) -> int:
+        """How often in a row the authorities could not be rotated."""
+        return self._authorities.failed_rotations
+
+    async def probe(self) -> None:
+        """Let the X.509 authority's key sign what is no certificate, to see whether it can. Raises as `issue_x509`."""
+        authority = self._active(self._authorities.x509, self._now(), "X509 CA is not available for signing")
+        scheme = signing.SCHEMES[authority.key.key_type]
+        await authority.key.sign(signing.digest(b"spire-server health check", scheme), scheme)
+
     async def issue_x509(self, approved: Sequence[ApprovedX509]) -> list[IssuedX509]:
         """Issue an X509-SVID for each approval, in order, all or none. Lifetimes end with the authority's at most.
 
@@ -109,6 +121,7 @@ class CertificateAuthority:
 
         prepared = await checks.in_chunks(prepare, leaves)
         signatures = await authority.key.sign_batch([digest for _, digest in prepared], scheme)
+        metrics.count("server_ca", "sign", "x509_svid", by=len(signatures))
         algorithm = authority.template.algorithm
         return [
             IssuedX509(
@@ -130,6 +143,7 @@ class CertificateAuthority:
         self._require_own(request.spiffe_id)
         expires_at = min(now + (request.ttl or self._settings.jwt_svid_ttl), authority.not_after)
         token = await authority.encoder.encode(request, now, expires_at)
+        metrics.count("server_ca", "sign", "jwt_svid")
         return IssuedJwt(token, request.spiffe_id, now, expires_at)
 
     def x509_authority(self) -> AuthorityInfo:

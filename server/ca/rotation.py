@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from operations import logs
+from operations import logs, metrics
 from server.ca import signing
 from server.ca.authority import BACKDATE, Authority
 from server.ca.journal import Status
@@ -18,6 +18,12 @@ from server.ca.journal import Status
 _DAY = 24 * 3600
 _PREPARATION_CAP = 30 * _DAY
 _ACTIVATION_CAP = 7 * _DAY
+
+_ACTIVATED = {
+    "X509 CA": ("ca", "manager", "x509_ca", "activate"),
+    "JWT key": ("manager", "jwt_key", "activate"),
+}
+"""Metrics, by the kind of authority. That they do not match is SPIRE's doing."""
 
 A = TypeVar("A", bound=Authority)
 
@@ -104,6 +110,8 @@ class Rotation(Generic[A]):
         self.slots = slots
 
     def _tell(self, event: str, authority: A) -> None:
+        if event == "activated" and self.kind in _ACTIVATED:
+            metrics.count(*_ACTIVATED[self.kind])
         _log.info(
             f"{self.kind} {event}",
             slot=authority.slot,

@@ -49,6 +49,10 @@ COMMANDS = (
         "Evict long expired agents that can attest again by themselves",
         _in("agent_purge", "purge"),
     ),
+    Command("logger get", "Print the log's level, and that of the start", _in("logger", "get")),
+    Command("logger set", "Change the log's level until the server ends", _in("logger", "set_level")),
+    Command("logger reset", "Give the log the level of the start", _in("logger", "reset")),
+    Command("debug getinfo", "Print what the server is and how much it keeps", _in("debug", "get_info")),
     Command("x509 mint", "Sign an X509-SVID for a new key, without an entry", _in("mint", "x509")),
     Command("jwt mint", "Sign a JWT-SVID, without an entry", _in("mint", "jwt")),
 )
@@ -56,8 +60,10 @@ COMMANDS = (
 GROUPS = {
     "agent": "Attested agents: list, show, evict, ban",
     "bundle": "The trust bundle",
+    "debug": "A look into the running server",
     "entry": "Registration entries: create, show, update, delete",
     "jwt": "JWT-SVIDs by hand",
+    "logger": "The running server's log",
     "token": "Join tokens",
     "x509": "X509-SVIDs by hand",
 }

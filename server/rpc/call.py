@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from identity.spiffeid import SpiffeId
+from operations import metrics
 from operations.logs import Logger
 from server.audit import Audit
 from server.authorization import Authorizer, Caller
@@ -32,6 +34,7 @@ class Call:
     host: str
     deadline: float | None
     rate_limit: RateLimit | None
+    key: metrics.Key
 
     @classmethod
     def of(cls, context: Context) -> Call:
@@ -50,7 +53,8 @@ class Call:
         if self.rate_limit is None:
             return
         try:
-            await self.rate_limit.wait(self.host, count, self.deadline)
+            with metrics.call("rateLimit", *self.key):
+                await self.rate_limit.wait(self.host, count, self.deadline)
         except RpcError as error:
             message = f"rejecting request due to {what} rate limiting"
             raise failure(self.log, error.code, message, error) from error
@@ -91,12 +95,18 @@ class Gate:
             host=_host(peer.address),
             deadline=context.deadline,
             rate_limit=self._limits.get(method.path) if peer.process is None else None,
+            key=_key(method.service, method.name),
         )
 
-    def after(self, _method: Method, _peer: Peer, context: Context, error: RpcError | None, _seconds: float) -> None:
+    def after(self, method: Method, _peer: Peer, context: Context, error: RpcError | None, seconds: float) -> None:
+        metrics.called(("rpc", *_key(method.service, method.name)), seconds, error)
         call = context.attributes.get(_ATTRIBUTE)
         if error is not None and isinstance(call, Call) and call.audit is not None:
             call.audit.error(error)
+
+
+_key = functools.cache(metrics.rpc_key)
+"""Cached without limit: there are as many methods as there are."""
 
 
 def _fields(method: Method, peer: Peer) -> dict[str, object]:

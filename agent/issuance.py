@@ -17,7 +17,7 @@ from agent.rotation import RotationStrategy
 from agent.server_client import ServerClient
 from agent.workload_update import X509Svid
 from identity import der, x509svid
-from operations import logs
+from operations import logs, metrics
 from operations.errors import InvalidArgument, Refused, SpireError
 from plugins.keymanager import KeyType
 
@@ -80,7 +80,8 @@ class Issuer:
         known = frozenset(self._cache.svids())
         keys = await loop.run_in_executor(self._worker, self._make_keys, entries, known)
         try:
-            chains = await self._client.new_x509_svids({entry_id: key.request for entry_id, key in keys.items()})
+            with metrics.call("manager", "sync", "fetch_svids_updates"):
+                chains = await self._client.new_x509_svids({entry_id: key.request for entry_id, key in keys.items()})
         except SpireError:
             self._batch.failed()
             raise

@@ -142,8 +142,12 @@ def status(error: BaseException | None) -> str:
     return next((name for kind, name in _STATUSES if isinstance(error, kind)), "Unknown")
 
 
+@functools.cache
 def rpc_key(service: str, method: str) -> Key:
-    """The key of an RPC below `rpc`: the words of service and method, each in snake_case."""
+    """The key of an RPC below `rpc`: the words of service and method, each in snake_case.
+
+    All are remembered, so it is for methods that exist, and not for whatever a caller asks for.
+    """
     for long, short in _SHORT_NAMES:
         service = service.replace(long, short)
     return (*map(_snake, service.split(".")), _snake(method))

@@ -57,12 +57,12 @@ GRACE = 10.0
 
 async def run(config: ServerConfig) -> int:
     """Serve until SIGTERM or SIGINT. Returns the process's exit status: 0, or 1 after one line in the log."""
-    return await program.serve(config, lambda: serve(config, _ready), name="Server", failed="Fatal run error")
 
+    def ready() -> None:
+        startup.finished()
+        sdnotify.serving(f"Serving {config.trust_domain.id} on {config.bind_address}:{config.bind_port}")
 
-def _ready() -> None:
-    startup.finished()
-    sdnotify.notify("READY=1")
+    return await program.serve(config, lambda: serve(config, ready), name="Server", failed="Fatal run error")
 
 
 async def serve(config: ServerConfig, ready: Callable[[], None] = lambda: None) -> None:
@@ -88,7 +88,7 @@ async def serve(config: ServerConfig, ready: Callable[[], None] = lambda: None) 
         await house.listen()
         observing = await observed(config, house.checks, sinks, house.svid, house.bundles, cleanup)
         ready()
-        cleanup.callback(sdnotify.notify, "STOPPING=1")
+        cleanup.callback(sdnotify.stopping)
         await _first_failure((*house.tasks(), *observing))
 
 

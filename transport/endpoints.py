@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -65,7 +66,7 @@ async def serve_metrics(
     Raises ConfigurationError for certificates that cannot be used.
     """
     host = config.host or _LOOPBACK
-    if host != _LOOPBACK:
+    if not _is_loopback(host):
         _log.warning("Metrics can be read over the network: see that only their collector reaches this address")
     tls: Callable[[], TlsContext] | None = None
     authorize: Authorize | None = None
@@ -80,6 +81,13 @@ async def serve_metrics(
     except SpireError as error:
         _log.warning("Prometheus listener stopped unexpectedly", error=error)
     return server
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == _LOOPBACK
 
 
 def _contexts(config: sections.Tls, svids: SvidSource, *, require_pq_kem: bool) -> Callable[[], TlsContext]:

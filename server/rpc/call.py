@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -95,18 +94,14 @@ class Gate:
             host=_host(peer.address),
             deadline=context.deadline,
             rate_limit=self._limits.get(method.path) if peer.process is None else None,
-            key=_key(method.service, method.name),
+            key=metrics.rpc_key(method.service, method.name),
         )
 
     def after(self, method: Method, _peer: Peer, context: Context, error: RpcError | None, seconds: float) -> None:
-        metrics.called(("rpc", *_key(method.service, method.name)), seconds, error)
+        metrics.called(("rpc", *metrics.rpc_key(method.service, method.name)), seconds, error)
         call = context.attributes.get(_ATTRIBUTE)
         if error is not None and isinstance(call, Call) and call.audit is not None:
             call.audit.error(error)
-
-
-_key = functools.cache(metrics.rpc_key)
-"""Cached without limit: there are as many methods as there are."""
 
 
 def _fields(method: Method, peer: Peer) -> dict[str, object]:

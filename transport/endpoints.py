@@ -92,28 +92,29 @@ def _is_loopback(host: str) -> bool:
 
 def _contexts(config: sections.Tls, svids: SvidSource, *, require_pq_kem: bool) -> Callable[[], TlsContext]:
     """Gives the context for the next connection."""
-    if not config.use_spire_svid:
-        identity = _identity_of_files(config.cert_file, config.key_file)
-        fixed = web_context(
+    authorities = _certificates(config.client_ca_file) if config.client_ca_file else ()
+
+    def make(identity: InProcessIdentity) -> TlsContext:
+        return web_context(
             identity,
             ask_client=bool(config.authorized_spiffe_ids),
-            client_authorities=_certificates(config.client_ca_file) if config.client_ca_file else (),
+            client_authorities=authorities,
             require_pq_kem=require_pq_kem,
         )
+
+    if not config.use_spire_svid:
+        identity = _identity_of_files(config.cert_file, config.key_file)
+        try:
+            fixed = make(identity)
+        except InvalidArgument as error:
+            raise ConfigurationError(f"Prometheus.tls: {config.cert_file}, {config.key_file}: {error}") from error
         return lambda: fixed
     known: list[tuple[InProcessIdentity, TlsContext]] = []
-    authorities = _certificates(config.client_ca_file) if config.client_ca_file else ()
 
     def current() -> TlsContext:
         identity = svids.identity()
         if not known or known[0][0] is not identity:
-            made = web_context(
-                identity,
-                ask_client=bool(config.authorized_spiffe_ids),
-                client_authorities=authorities,
-                require_pq_kem=require_pq_kem,
-            )
-            known[:] = [(identity, made)]
+            known[:] = [(identity, make(identity))]
         return known[0][1]
 
     return current

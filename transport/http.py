@@ -115,7 +115,8 @@ class HttpConnection:
         self._paused = False
         self._go_on()
 
-    def connection_lost(self, _error: OSError | None) -> None:
+    def connection_lost(self, error: OSError | None) -> None:
+        del error
         self._timer.cancel()
         if self._task is not None:
             self._task.cancel()
@@ -152,7 +153,9 @@ class HttpConnection:
         except h11.RemoteProtocolError as error:
             self._send(Response(error.error_status_hint, f"{error}\n".encode()), head_only=False, close=True)
             return
-        if isinstance(event, h11.Request):
+        if isinstance(event, h11.Request) and event.http_version not in (b"1.0", b"1.1"):
+            self._send(Response(505, b"use HTTP/1.1\n"), head_only=False, close=True)
+        elif isinstance(event, h11.Request):
             self._wait(self._times.answer)
             self._task = self._loop.create_task(self._answer(event))
         elif event is not h11.NEED_DATA:

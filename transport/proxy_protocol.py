@@ -61,6 +61,8 @@ def missing(data: bytes) -> int:
 
 def source(header: bytes) -> str | None:
     """Who connected to the proxy, as `host:port`; None where the header does not say. Raises InvalidArgument."""
+    if missing(header):
+        raise InvalidArgument("the PROXY header is cut off")
     if header.startswith(_V1):
         return _source_v1(header)
     if header.startswith(_V2):

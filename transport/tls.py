@@ -196,6 +196,7 @@ def _require_client(context: SSL.Context, authorities: Sequence[bytes]) -> None:
     store = context.get_cert_store()
     if store is None:  # pyOpenSSL's stub allows for it
         raise InvalidArgument("OpenSSL has no store for client certificates' authorities")
+    store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)  # each of them is trusted, self-signed or not
     try:
         for authority in authorities:
             certificate = x509.load_der_x509_certificate(authority)

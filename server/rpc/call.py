@@ -24,7 +24,10 @@ _SHORT_NAMES = (("spire.api.server.", ""), ("grpc.health.v1.Health", "Health"))
 
 @dataclass(slots=True)
 class Call:
-    """One authorized call. `audit` is None when the audit log is off; `host` is the address without its port."""
+    """One authorized call. `audit` is None when the audit log is off; `host` is the address without its port.
+
+    `key` is what the method is called in metrics.
+    """
 
     log: Logger
     caller: Caller
@@ -33,7 +36,7 @@ class Call:
     host: str
     deadline: float | None
     rate_limit: RateLimit | None
-    key: metrics.Key
+    key: metrics.Key = ()
 
     @classmethod
     def of(cls, context: Context) -> Call:

@@ -42,10 +42,13 @@ class Sinks:
     async def run(self, trust_domain: str) -> None:
         """Say that the program has started, and for how long, and do what the sinks need, until cancelled."""
         metrics.gauge("started", value=1, version=VERSION, trust_domain_id=trust_domain)
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(_tell_uptime())
-            if self.in_memory is not None:
-                tasks.create_task(self.in_memory.run())
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(_tell_uptime())
+                if self.in_memory is not None:
+                    tasks.create_task(self.in_memory.run())
+        finally:
+            metrics.use(())
 
 
 async def _tell_uptime() -> None:

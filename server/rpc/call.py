@@ -19,7 +19,7 @@ from transport.router import Context, Method
 from transport.status import Code, RpcError
 
 _ATTRIBUTE = "call"
-_SHORT_NAMES = (("spire.api.server.", ""), ("grpc.health.v1.Health", "Health"))
+_SHORT_NAMES = (("spire.api.server.", ""), ("logger.v1.Logger", "Logger"), ("grpc.health.v1.Health", "Health"))
 
 
 @dataclass(slots=True)

@@ -40,7 +40,7 @@ class Ruled:
             **dict.fromkeys(telemetry.allowed_prefixes, True),
             **dict.fromkeys(telemetry.blocked_prefixes, False),
         }
-        self._allowed_labels = None if telemetry.allowed_labels is None else frozenset(telemetry.allowed_labels)
+        self._allowed_labels = frozenset(telemetry.allowed_labels)
         self._blocked_labels = frozenset(telemetry.blocked_labels)
         self._keys: dict[Key, Key | None] = {}
         self._labels: dict[Labels, Labels] = {}
@@ -81,7 +81,7 @@ class Ruled:
     def _shows(self, label: str) -> bool:
         if label in self._blocked_labels:
             return False
-        return self._allowed_labels is None or label in self._allowed_labels
+        return not self._allowed_labels or label in self._allowed_labels
 
 
 def sanitized(text: str) -> str:

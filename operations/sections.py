@@ -64,7 +64,7 @@ class Telemetry(Section, frozen=True, kw_only=True):
     enable_hostname_label: bool | None = msgspec.field(default=None, name="EnableHostnameLabel")
     allowed_prefixes: tuple[str, ...] = msgspec.field(default=(), name="AllowedPrefixes")
     blocked_prefixes: tuple[str, ...] = msgspec.field(default=(), name="BlockedPrefixes")
-    allowed_labels: tuple[str, ...] | None = msgspec.field(default=None, name="AllowedLabels")
+    allowed_labels: tuple[str, ...] = msgspec.field(default=(), name="AllowedLabels")
     blocked_labels: tuple[str, ...] = msgspec.field(default=(), name="BlockedLabels")
 
 

@@ -96,12 +96,14 @@ MEMORY = 'KeyManager "memory" { plugin_data {} }'
 class Server:
     """A server in its own folder.
 
-    `key_manager` is the HCL of the KeyManager block and `settings` more HCL lines of the server block.
+    `key_manager` is the HCL of the KeyManager block, `settings` more HCL lines of the server block, and `blocks` more
+    of the file.
     """
 
     folder: Path
     key_manager: str = MEMORY
     settings: str = ""
+    blocks: str = ""
     program: str = SERVER
     environment: dict[str, str] = field(default_factory=dict[str, str])
     port: int = field(default_factory=free_port)
@@ -137,6 +139,7 @@ plugins {{
   NodeAttestor "join_token" {{ plugin_data {{}} }}
   {self.key_manager}
 }}
+{self.blocks}
 """)
 
     def start(self) -> None:
@@ -180,6 +183,7 @@ class Agent:
     token: str = ""
     key_manager: str = ""
     settings: str = ""
+    blocks: str = ""
     program: str = AGENT
     environment: dict[str, str] = field(default_factory=dict[str, str])
 
@@ -213,6 +217,7 @@ plugins {{
   {self.key_manager}
   WorkloadAttestor "unix" {{ plugin_data {{}} }}
 }}
+{self.blocks}
 """)
 
     def start(self) -> None:

@@ -175,7 +175,8 @@ def test_prefixes(settings: dict[str, Any], names: set[str]) -> None:
         ({"enable_trust_domain_label": True}, '{host="h",one="1",trust_domain="example_org",two="2"}'),
         ({"blocked_labels": ("host", "two")}, '{one="1"}'),
         ({"allowed_labels": ("one", "two"), "blocked_labels": ("two",)}, '{one="1"}'),
-        ({"allowed_labels": ()}, ""),
+        ({"allowed_labels": ()}, '{host="h",one="1",two="2"}'),
+        ({"allowed_labels": ("three",)}, ""),
     ],
 )
 def test_labels(settings: dict[str, Any], labels: str) -> None:

@@ -78,6 +78,8 @@ class Issuer:
             return 0
         loop = asyncio.get_running_loop()
         known = frozenset(self._cache.svids())
+        if known and (expiring := sum(1 for entry in entries if entry.id in known)):
+            metrics.sample("cache_manager", "expiring_svids", value=expiring)
         keys = await loop.run_in_executor(self._worker, self._make_keys, entries, known)
         try:
             with metrics.call("manager", "sync", "fetch_svids_updates"):

@@ -20,7 +20,7 @@ from operations.metrics import Key, Labels
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _QUANTILES: Final = (0.5, 0.9, 0.99)
 _WINDOW: Final = 10.0
-_WINDOW_SAMPLES: Final = 512
+_WINDOW_SAMPLES: Final = 256
 _SERIES: Final = 10_000
 _FORBIDDEN: Final = str.maketrans(" .=-/", "_____")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
+from operations import metrics
 from operations.errors import SpireError
 from operations.logs import Logger
 from server.datastore.store import DataStore
@@ -24,6 +25,7 @@ class Housekeeping:
             await asyncio.sleep(INTERVAL)
             await self.prune(int(time.time()))
 
+    @metrics.timed("registration_entry", "manager", "prune")
     async def prune(self, now: int) -> None:
         try:
             for entry in await self._store.prune_entries(now):

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import timedelta
-from math import inf
 from pathlib import Path
 
-from identity.spiffeid import SpiffeId, TrustDomain
-from operations import logs, metrics, program, sdnotify, startup, telemetry
+from identity.spiffeid import SpiffeId
+from operations import logs, program, sdnotify, startup, telemetry
 from operations.errors import ConfigurationError, PermanentlyUnusable
-from operations.health import Check
 from operations.version import VERSION
 from server import catalog
 from server.authority_store import DatastoreAuthorities
@@ -28,7 +26,7 @@ from server.housekeeping import Housekeeping
 from server.join_tokens import StoredJoinTokens
 from server.metrics import time_stores
 from server.nodes import AttestedNodes
-from server.observing import observed
+from server.observing import View
 from server.own_svid import ServerSvid
 from server.rate_limits import server_limits
 from server.rpc.agent import AgentService
@@ -86,7 +84,7 @@ async def serve(config: ServerConfig, ready: Callable[[], None] = lambda: None) 
         house = await _House.build(config, stores)
         cleanup.push_async_callback(house.drain)
         await house.listen()
-        observing = await observed(config, house.checks, sinks, house.svid, house.bundles, cleanup)
+        observing = await house.view.open(sinks, cleanup)
         ready()
         cleanup.callback(sdnotify.stopping)
         await _first_failure((*house.tasks(), *observing))
@@ -100,8 +98,7 @@ class _House:
         config: ServerConfig,
         authority: CertificateAuthority,
         svid: ServerSvid,
-        bundles: TrustBundles,
-        checks: Mapping[str, Check],
+        view: View,
         housekeeping: Housekeeping,
         remote: Sequence[Service],
         local: Sequence[Service],
@@ -109,9 +106,8 @@ class _House:
     ) -> None:
         self._config = config
         self._authority = authority
-        self.svid = svid
-        self.bundles = bundles
-        self.checks = checks
+        self._svid = svid
+        self.view = view
         self._housekeeping = housekeeping
         self._remote = Server(router(remote, gate), limits=replace(SERVER_LIMITS, connection_age=CONNECTION_AGE))
         self._local = Server(router((*remote, *local), gate))
@@ -126,13 +122,13 @@ class _House:
         )
         attestors, index, _ = await asyncio.gather(
             catalog.load_node_attestors(config, StoredJoinTokens(store)),
-            _load_entries(store, trust_domain),
+            EntryIndex.follow(store, trust_domain),
             authority.start(),
         )
         svid = ServerSvid(authority, trust_domain, logs.get("svid_rotator"), require_pq_kem=config.require_pq_kem)
         await svid.rotate()
 
-        nodes = AttestedNodes(store, staleness=_staleness(config))
+        nodes = AttestedNodes(store, staleness=config.node_staleness)
         bundles = TrustBundles(store)
         identities = PeerIdentities(trust_domain, config.admin_ids, bundles.roots)
         authorizer = Authorizer(identities, store, nodes, config.admin_ids)
@@ -146,8 +142,7 @@ class _House:
             config,
             authority,
             svid,
-            bundles,
-            parts(store, authority, config.socket_path),
+            View(config, parts(store, authority, config.socket_path), svid, bundles),
             Housekeeping(store, logs.get("registration_manager")),
             remote=(
                 AgentService(trust_domain, store, nodes, authority, attestors),
@@ -168,7 +163,7 @@ class _House:
         log = logs.get("endpoints")
         config = self._config
         port = await self._remote.listen_tcp(
-            config.bind_address, config.bind_port, self.svid.tls, proxies=config.proxies
+            config.bind_address, config.bind_port, self._svid.tls, proxies=config.proxies
         )
         if config.proxies:
             log.info("PROXY protocol enabled on TCP listener", trusted_cidrs=config.proxies)
@@ -177,24 +172,13 @@ class _House:
         log.info("Starting Server APIs", network="unix", address=config.socket_path)
 
     def tasks(self) -> Sequence[Coroutine[None, None, None]]:
-        return (self._authority.run(), self.svid.run(), self._housekeeping.run())
+        return (self._authority.run(), self._svid.run(), self._housekeeping.run())
 
     async def drain(self) -> None:
         log = logs.get("endpoints")
         log.info("Stopping Server APIs")
         await asyncio.gather(self._remote.drain(GRACE), self._local.drain(GRACE))
         log.info("Server APIs have stopped")
-
-
-@metrics.timed("entry", "cache", "reload")
-async def _load_entries(store: DataStore, trust_domain: TrustDomain) -> EntryIndex:
-    return await EntryIndex.follow(store, trust_domain)
-
-
-def _staleness(config: ServerConfig) -> float:
-    """Seconds that a remembered node counts. Without a limit: SQLite is this server's alone."""
-    limit = config.max_node_info_staleness
-    return inf if limit is None else max(0.0, limit.total_seconds())
 
 
 def _ca_settings(config: ServerConfig) -> CaSettings:

@@ -6,6 +6,7 @@ import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from math import inf
 
 import msgspec
 
@@ -92,7 +93,7 @@ class ServerConfig:
     disable_jwt_svids: bool
     require_pq_kem: bool
     proxies: tuple[Network, ...]
-    max_node_info_staleness: timedelta | None
+    node_staleness: float
     telemetry: Telemetry
     health_checks: HealthChecks
     plugins: tuple[PluginBlock, ...]
@@ -151,7 +152,7 @@ def _checked(file: ServerFile, server: ServerSection, checks: Checks, path: str)
         disable_jwt_svids=server.disable_jwt_svids,
         require_pq_kem=server.experimental.require_pq_kem,
         proxies=_networks(checks, server.proxy_protocol_trusted_cidrs),
-        max_node_info_staleness=_staleness(checks, server.max_attested_node_info_staleness),
+        node_staleness=_staleness(checks, server.max_attested_node_info_staleness),
         telemetry=file.telemetry,
         health_checks=file.health_checks,
         plugins=read_section(file.plugins, checks),
@@ -194,12 +195,13 @@ def _networks(checks: Checks, texts: Sequence[str]) -> tuple[Network, ...]:
     return tuple(found)
 
 
-def _staleness(checks: Checks, text: str | None) -> timedelta | None:
+def _staleness(checks: Checks, text: str | None) -> float:
+    """Seconds that a node read before counts. Without limit if unset: SQLite is this server's alone."""
     if text is None:
-        return None
+        return inf
     key = "max_attested_node_info_staleness"
     words = f"{key} {quote(text)} is no duration such as 10s: "
-    return checks.attempt(lambda: duration.parse(text), None, key, words)
+    return max(0.0, checks.attempt(lambda: duration.parse(text), timedelta(), key, words).total_seconds())
 
 
 def _merged(section: ServerSection, overrides: Overrides) -> ServerSection:

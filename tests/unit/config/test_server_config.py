@@ -67,7 +67,7 @@ def test_every_supported_setting(tmp_path: Path) -> None:
     assert config.admin_ids == (SpiffeId.parse("spiffe://example.org/admin"),)
     assert (config.ratelimit_attestation, config.ratelimit_signing) == (False, True)
     assert [str(network) for network in config.proxies] == ["10.0.0.0/8", "::/0"]
-    assert config.max_node_info_staleness == timedelta(seconds=10)
+    assert config.node_staleness == 10.0
     assert config.warnings == ("profiling_enabled has no effect: this version has no profiler to listen for",)
     assert config.log_source_location
     assert config.audit_log_enabled

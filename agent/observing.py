@@ -1,13 +1,13 @@
 """What looks at the agent from beside its APIs: health over HTTP and metrics, where they are configured.
 
-It begins before the attestation, which may take long, and is what operators want to watch then.
+Metrics begin before the attestation, which may take long, and is what operators want to watch then.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 from agent.config import AgentConfig
@@ -18,21 +18,38 @@ from identity.spiffeid import TrustDomain
 from operations import telemetry
 from operations.errors import NotFound, TemporarilyUnavailable, Unsupported
 from operations.health import Checker, State
-from operations.telemetry import Sinks
 from transport.tls import InProcessIdentity
 
 if TYPE_CHECKING:
     from agent.identity import AgentSvid
 
 
+HEALTH_PATIENCE = 90.0
+"""Seconds that an agent may take to its first answer before it is said to be unwell."""
+
+
 class Observed:
-    """What is known of the agent so far. `manager` is there once it is attested; `started` when it serves."""
+    """What is known of the agent so far. `manager` is there once it is attested."""
 
     def __init__(self, socket_path: str) -> None:
         self._socket_path = socket_path
         self._identity: tuple[AgentSvid, InProcessIdentity] | None = None
+        self._serving = asyncio.Event()
         self.manager: Manager | None = None
-        self.started = False
+
+    @property
+    def started(self) -> bool:
+        return self._serving.is_set()
+
+    def serves(self) -> None:
+        """The Workload API is there from now on."""
+        self._serving.set()
+
+    async def wait_until_it_serves(self, seconds: float) -> None:
+        """Or until so many seconds have gone by."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._serving.wait()
 
     async def check(self) -> State:
         well = self.started and await workload_api_answers(self._socket_path)
@@ -70,12 +87,20 @@ async def observed(config: AgentConfig) -> AsyncGenerator[Observed, None]:
     """Listen for what is configured. Raises ConfigurationError."""
     sinks = telemetry.open_sinks(config.telemetry, service="spire_agent", trust_domain=config.trust_domain.name)
     subject = Observed(config.socket_path)
-    checker = Checker({"agent": subject.check})
     async with AsyncExitStack() as stack:
-        await _listen(config, subject, checker, sinks, stack)
-        running: list[Coroutine[None, None, None]] = [checker.run()]
+        running: list[Coroutine[None, None, None]] = [_watch_health(config, subject)]
         if sinks:
             running.append(sinks.run(config.trust_domain.name))
+        if config.telemetry.prometheus is not None and sinks.prometheus is not None:
+            from transport.endpoints import SvidSource, serve_metrics
+
+            served = await serve_metrics(
+                config.telemetry.prometheus,
+                sinks.prometheus.respond,
+                SvidSource(subject.identity, subject.authorities),
+                require_pq_kem=config.require_pq_kem,
+            )
+            stack.push_async_callback(served.close)
         tasks = [asyncio.create_task(each) for each in running]
         try:
             yield subject
@@ -85,20 +110,17 @@ async def observed(config: AgentConfig) -> AsyncGenerator[Observed, None]:
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _listen(
-    config: AgentConfig, subject: Observed, checker: Checker, sinks: Sinks, stack: AsyncExitStack
-) -> None:
-    if config.health_checks.listener_enabled:
-        from transport.endpoints import serve_health
+async def _watch_health(config: AgentConfig, subject: Observed) -> None:
+    """Look, and answer who asks, once the agent serves; earlier only when that takes very long."""
+    await subject.wait_until_it_serves(HEALTH_PATIENCE)
+    checker = Checker({"agent": subject.check})
+    if not config.health_checks.listener_enabled:
+        await checker.run()
+        return
+    from transport.endpoints import serve_health
 
-        stack.push_async_callback((await serve_health(config.health_checks, checker)).close)
-    if config.telemetry.prometheus is not None and sinks.prometheus is not None:
-        from transport.endpoints import SvidSource, serve_metrics
-
-        served = await serve_metrics(
-            config.telemetry.prometheus,
-            sinks.prometheus.respond,
-            SvidSource(subject.identity, subject.authorities),
-            require_pq_kem=config.require_pq_kem,
-        )
-        stack.push_async_callback(served.close)
+    served = await serve_health(config.health_checks, checker)
+    try:
+        await checker.run()
+    finally:
+        await served.close()

@@ -76,7 +76,7 @@ async def serve(config: AgentConfig) -> None:
         watched.manager = managing
         await managing.initialise(VERSION)
         await stack.enter_async_context(_endpoints(config, managing, plugins))
-        watched.started = True
+        watched.serves()
         startup.finished()
         sdnotify.serving(f"Serving the Workload API as {managing.svid.spiffe_id}")
         stack.callback(sdnotify.stopping)

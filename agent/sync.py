@@ -56,9 +56,10 @@ class Synchroniser:
             for entry_id in changes.removed:
                 del entries[entry_id]
             federates_with = _federates_with(entries)
-            _log.debug("Entries changed", changed=len(changes.changed), removed=len(changes.removed))
         bundles = await self._client.bundles(federates_with)
         stale = sum(1 for entry in changes.changed if entry.id in self._entries)
+        if _log.enabled("debug"):
+            _tell(changes, self._entries)
         self._entries, self._federates_with = entries, federates_with
         self._cache.set_bundles(bundles)
         stored = [entry.id for entry in changes.changed if entry.store_svid]
@@ -98,6 +99,16 @@ class Synchroniser:
                     raise
             else:
                 backoff.reset()
+
+
+def _tell(changes: EntryChanges, known: Mapping[str, Entry]) -> None:
+    """A line for each entry that came, changed or went: who wonders where an identity is looks for these."""
+    for entry in changes.changed:
+        what = "Entry updated" if entry.id in known else "Entry created"
+        _log.debug(what, entry=entry.id, spiffe_id=entry.spiffe_id)
+    for entry_id in changes.removed:
+        if entry_id in known:
+            _log.debug("Entry removed", entry=entry_id, spiffe_id=known[entry_id].spiffe_id)
 
 
 def _federates_with(entries: Mapping[str, Entry]) -> frozenset[str]:

@@ -149,7 +149,7 @@ def _error(state: State) -> str | None:
 def _note(name: str, subsystem: _Subsystem, state: State, error: str | None) -> None:
     """Keep the state, and tell of a change between well and not."""
     now = time.monotonic()
-    details = {**(state.live_details or {}), **(state.ready_details or {})}
+    details = "; ".join({**(state.live_details or {}), **(state.ready_details or {})}.values())
     if error is not None and subsystem.error is None:
         _log.warning("Health check failed", check=name, details=details, error=error)
         subsystem.failing_since, subsystem.failures = now, 1

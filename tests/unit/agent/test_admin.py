@@ -103,11 +103,11 @@ async def test_health_from_the_start_on(agent: RunningAgent, tmp_path: Path) -> 
     state = await watched.check()
     assert (state.started, state.live, state.ready) == (False, True, False)
     assert state.ready_details == {"make_new_x509_err": "workload api is unavailable"}
-    watched.started = True
+    watched.serves()
     state = await watched.check()
     assert (state.live, state.ready, state.live_details, state.ready_details) == (True, True, {}, {})
     gone = Observed(str(tmp_path / "gone.sock"))
-    gone.started = True
+    gone.serves()
     state = await gone.check()
     assert (state.live, state.ready) == (False, False)
 

@@ -18,12 +18,12 @@ from operations.errors import InvalidArgument
 # The types of RFC 2253 and some more, in the order in which Go puts a name together.
 _TYPES: Final[Mapping[ObjectIdentifier, str]] = {
     NameOID.COUNTRY_NAME: "C",
-    NameOID.ORGANIZATION_NAME: "O",
-    NameOID.ORGANIZATIONAL_UNIT_NAME: "OU",
-    NameOID.LOCALITY_NAME: "L",
     NameOID.STATE_OR_PROVINCE_NAME: "ST",
+    NameOID.LOCALITY_NAME: "L",
     NameOID.STREET_ADDRESS: "STREET",
     NameOID.POSTAL_CODE: "POSTALCODE",
+    NameOID.ORGANIZATION_NAME: "O",
+    NameOID.ORGANIZATIONAL_UNIT_NAME: "OU",
     NameOID.COMMON_NAME: "CN",
     NameOID.SERIAL_NUMBER: "SERIALNUMBER",
 }
@@ -63,13 +63,21 @@ def subject_text(name: x509.Name) -> str:
         if attribute.oid in _TYPES:
             values[attribute.oid].append(_escaped(str(attribute.value)))
         else:
-            parts.append(attribute.rfc4514_string())
+            parts.append(f"{attribute.oid.dotted_string}=#{_value_der(attribute).hex()}")
     for oid, label in _TYPES.items():
         # Of those that can be there once only, the last counts.
         found = values[oid][-1:] if oid in _SINGLE else values[oid]
         if found:
             parts.append("+".join(f"{label}={value}" for value in found))
     return ",".join(reversed(parts))
+
+
+def _value_der(attribute: x509.NameAttribute[str | bytes]) -> bytes:
+    """The attribute's value as DER: it ends the only SEQUENCE of the only SET of a name (RFC 5280, 4.1.2.4)."""
+    rest = x509.Name([attribute]).public_bytes()
+    for _ in range(3):
+        rest = rest[2 if rest[1] < 0x80 else 2 + (rest[1] & 0x7F) :]
+    return rest[2 + rest[1] :]  # behind the type, whose length is one byte
 
 
 def _escaped(value: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import random
 import ssl
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -153,6 +154,27 @@ async def test_connections_are_limited() -> None:
         assert (await exchange(port, REQUEST.replace(b"1.1", b"1.0"))).endswith(b"GET /live\n")
         for _, writer in idle:
             writer.close()
+
+
+def garbage(seed: int) -> bytes:
+    """A request with bytes changed, put in or left out; sometimes no request at all."""
+    chance = random.Random(seed)
+    if chance.random() < 0.2:
+        return chance.randbytes(chance.randrange(500))
+    data = bytearray(REQUEST * chance.randrange(1, 4))
+    for _ in range(chance.randrange(1, 6)):
+        place = chance.randrange(len(data))
+        data[place : place + chance.randrange(3)] = chance.choice((b"", b"\0", b"\r\n", b"\n", b":", b" ", b"\xff" * 9))
+    return bytes(data)
+
+
+async def test_whatever_is_sent_ends_in_time(caplog: pytest.LogCaptureFixture) -> None:
+    async with serving(times=Times(head=1.0, idle=1.0), connections=1000) as port:
+        answers = await asyncio.gather(*(exchange(port, garbage(seed)) for seed in range(300)))
+        assert (await exchange(port, REQUEST.replace(b"1.1", b"1.0"))).endswith(b"GET /live\n")
+    assert {answer[:12] for answer in answers} >= {b"HTTP/1.1 200", b"HTTP/1.1 400"}
+    assert all(answer.startswith(b"HTTP/1.1 ") for answer in answers if answer)
+    assert "unexpectedly" not in caplog.text
 
 
 # TLS

@@ -15,7 +15,7 @@ from agent.health import workload_api_answers
 from agent.identity import tls_identity
 from agent.manager import Manager
 from identity.spiffeid import TrustDomain
-from operations import telemetry
+from operations import logs, telemetry
 from operations.errors import NotFound, TemporarilyUnavailable, Unsupported
 from operations.health import Checker, State
 from transport.tls import InProcessIdentity
@@ -23,6 +23,8 @@ from transport.tls import InProcessIdentity
 if TYPE_CHECKING:
     from agent.identity import AgentSvid
 
+
+_log = logs.get("health")
 
 HEALTH_PATIENCE = 90.0
 """Seconds that an agent may take to its first answer before it is said to be unwell."""
@@ -102,12 +104,20 @@ async def observed(config: AgentConfig) -> AsyncGenerator[Observed, None]:
             )
             stack.push_async_callback(served.close)
         tasks = [asyncio.create_task(each) for each in running]
+        for task in tasks:
+            task.add_done_callback(_tell_failure)
         try:
             yield subject
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _tell_failure(task: asyncio.Task[None]) -> None:
+    """The agent goes on without what looks at it, but not in silence."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.error("The agent's health or metrics are not watched any more", error=repr(error))
 
 
 async def _watch_health(config: AgentConfig, subject: Observed) -> None:

@@ -15,7 +15,7 @@ from generated.spire.api.server.bundle.v1 import bundle_pb2 as bundle_rpc_pb2
 from generated.spire.api.types import attestation_pb2, bundle_pb2
 from identity import x509svid
 from identity.bundles import Bundle
-from operations import logs
+from operations import logs, metrics
 from plugins.keymanager import Key, KeyManager
 from plugins.nodeattestor import AgentNodeAttestor
 from transport import tls
@@ -35,6 +35,7 @@ class Attestation:
     bundle: Bundle
 
 
+@metrics.timed("node", "attestor", "new_svid")
 async def attest(
     address: ServerAddress,
     attestor: AgentNodeAttestor,

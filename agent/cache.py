@@ -18,6 +18,7 @@ from agent.entries import Entry, without_duplicate_hints
 from agent.workload_update import WorkloadUpdate, X509Identity, X509Svid
 from identity.bundles import Bundle
 from identity.selectors import Selector
+from identity.spiffeid import TrustDomain
 
 DEFAULT_SIZE = 1000
 _LARGEST_BATCH = 500
@@ -135,6 +136,10 @@ class X509Cache:
     def bundle(self) -> Bundle:
         """The agent's own trust domain's."""
         return self._bundles[self._trust_domain]
+
+    def bundle_of(self, trust_domain: TrustDomain) -> Bundle | None:
+        """Another trust domain's too, while an entry federates with it."""
+        return self._bundles.get(trust_domain.name)
 
     @property
     def svid_count(self) -> int:

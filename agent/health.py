@@ -1,4 +1,4 @@
-"""grpc.health.v1 on the Workload API's socket: healthy is an agent whose Workload API answers."""
+"""Healthy is an agent whose Workload API answers: for those who ask by grpc.health.v1 on its socket, or over HTTP."""
 
 from __future__ import annotations
 
@@ -29,27 +29,28 @@ class HealthService:
         del peer, context
         if request.service:
             raise RpcError(Code.INVALID_ARGUMENT, "per-service health is not supported")
-        healthy = await self._workload_api_answers()
+        healthy = await workload_api_answers(self._socket_path)
         states = health_pb2.HealthCheckResponse
         return states(status=states.SERVING if healthy else states.NOT_SERVING)
 
-    async def _workload_api_answers(self) -> bool:
-        """Ask as a workload would; to be told that the agent itself has no identity is a good answer."""
-        channel = Channel.unix(self._socket_path)
-        responses = channel.server_stream(
-            "/SpiffeWorkloadAPI/FetchX509SVID",
-            workload_pb2.X509SVIDRequest(),
-            workload_pb2.X509SVIDResponse,
-            timeout=_TIMEOUT,
-            metadata={SECURITY_HEADER: "true"},
-        )
-        try:
-            async for _ in responses:
-                return True
-        except RpcError as error:
-            if error.code is Code.PERMISSION_DENIED:
-                return True
-            _log.warning("Health check failed", reason="unable to fetch X.509 context from Workload API", error=error)
-        finally:
-            await channel.close()
-        return False
+
+async def workload_api_answers(socket_path: str) -> bool:
+    """Ask as a workload would; to be told that the agent itself has no identity is a good answer."""
+    channel = Channel.unix(socket_path)
+    responses = channel.server_stream(
+        "/SpiffeWorkloadAPI/FetchX509SVID",
+        workload_pb2.X509SVIDRequest(),
+        workload_pb2.X509SVIDResponse,
+        timeout=_TIMEOUT,
+        metadata={SECURITY_HEADER: "true"},
+    )
+    try:
+        async for _ in responses:
+            return True
+    except RpcError as error:
+        if error.code is Code.PERMISSION_DENIED:
+            return True
+        _log.warning("Health check failed", reason="unable to fetch X.509 context from Workload API", error=error)
+    finally:
+        await channel.close()
+    return False

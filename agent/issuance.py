@@ -17,7 +17,7 @@ from agent.rotation import RotationStrategy
 from agent.server_client import ServerClient
 from agent.workload_update import X509Svid
 from identity import der, x509svid
-from operations import logs
+from operations import logs, metrics
 from operations.errors import InvalidArgument, Refused, SpireError
 from plugins.keymanager import KeyType
 
@@ -78,9 +78,12 @@ class Issuer:
             return 0
         loop = asyncio.get_running_loop()
         known = frozenset(self._cache.svids())
+        if known and (expiring := sum(1 for entry in entries if entry.id in known)):
+            metrics.sample("cache_manager", "expiring_svids", value=expiring)
         keys = await loop.run_in_executor(self._worker, self._make_keys, entries, known)
         try:
-            chains = await self._client.new_x509_svids({entry_id: key.request for entry_id, key in keys.items()})
+            with metrics.call("manager", "sync", "fetch_svids_updates"):
+                chains = await self._client.new_x509_svids({entry_id: key.request for entry_id, key in keys.items()})
         except SpireError:
             self._batch.failed()
             raise

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from typing import cast
 
+from operations import metrics
+
 DEFAULT_SIZE = 1000
 _LARGEST = 16 << 10
 
@@ -58,6 +60,7 @@ class JwtCache:
         self._svids.move_to_end(of)
         while len(self._svids) > self._size:
             self._svids.popitem(last=False)
+        metrics.gauge("jwt_svid_cache_size", value=len(self._svids))
 
     def drop_signed_by(self, key_ids: Set[str]) -> int:
         """Forget what tainted authorities signed; returns how many that were."""

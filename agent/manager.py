@@ -10,6 +10,7 @@ from agent.attest import Attestation
 from agent.backoff import Backoff
 from agent.cache import X509Cache
 from agent.denial import BANNED, EVICTED, STRANGER, Unwelcome, is_banned, is_unknown_authority, must_reattest
+from agent.identity import AgentSvid
 from agent.issuance import Issuer
 from agent.jwt_cache import JwtCache
 from agent.jwt_svids import JwtSvids
@@ -123,6 +124,20 @@ class Manager:
     async def close(self) -> None:
         self._issuer.close()
         await self._client.close()
+
+    @property
+    def svid(self) -> AgentSvid:
+        """The agent's own."""
+        return self._own.current
+
+    @property
+    def jwt_svid_count(self) -> int:
+        return len(self._jwt_cache)
+
+    @property
+    def last_sync(self) -> float:
+        """When the server last told everything, in Unix seconds; 0 before."""
+        return self._sync.last_success
 
     def _authorities(self) -> tuple[bytes, ...]:
         return _authorities(self.cache.bundle)

@@ -15,7 +15,7 @@ from agent.identity import AgentSvid, next_key, received
 from agent.rotation import RotationStrategy
 from agent.server_client import ServerClient
 from agent.startup import Start
-from operations import logs
+from operations import logs, metrics
 from operations.errors import Refused, SpireError
 from plugins.keymanager import Key
 
@@ -92,6 +92,7 @@ class OwnSvid:
         else:
             await self._renew()
 
+    @metrics.timed("agent_svid", "rotate")
     async def _renew(self) -> None:
         # A key that the server did not certify the last time is offered again: no key store fills up with retries.
         if self._next_key is None:
@@ -100,6 +101,7 @@ class OwnSvid:
         await self._take(received(chain, self._next_key, self._trust_domain, reattestable=False, previous=self.current))
         _log.info("Successfully rotated agent SVID", spiffe_id=self.current.spiffe_id)
 
+    @metrics.timed("node", "attest")
     async def reattest(self) -> None:
         """Attest anew over a connection of its own. Raises RpcError and Refused, also when the node may not."""
         if not self.current.reattestable:

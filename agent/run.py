@@ -16,6 +16,8 @@ from agent.catalog import BUILTINS, FACADES
 from agent.config import AgentConfig
 from agent.health import HealthService
 from agent.manager import Manager
+from agent.metrics import hooks, time_key_manager
+from agent.observing import observed
 from agent.rotation import RotationStrategy
 from agent.server_client import ServerAddress
 from agent.startup import Start, attested
@@ -57,22 +59,28 @@ async def serve(config: AgentConfig) -> None:
     _log.info("Starting agent", data_dir=config.data_dir, version=VERSION)
     _make_folder(config.data_dir, "data_dir", DATA_DIR_MODE)
     _make_folder(str(Path(config.socket_path).parent), "socket_path", SOCKET_FOLDER_MODE)
+    if config.admin_socket_path is not None:
+        _make_folder(str(Path(config.admin_socket_path).parent), "admin_socket_path", SOCKET_FOLDER_MODE)
     storage = await asyncio.to_thread(Storage.open, config.data_dir)
     address = ServerAddress(
         config.server_address, config.server_port, config.trust_domain, require_pq_kem=config.require_pq_kem
     )
     async with AsyncExitStack() as stack:
+        watched = await stack.enter_async_context(observed(config))
         plugins = await stack.enter_async_context(_plugins(config))
         start = Start(address, _source(config), plugins.keys, plugins.node_attestor, storage)
+        sdnotify.starting(f"Attesting to {config.server_address}:{config.server_port}")
         found = await attested(start)
         _warn_of_lost_key(config, found)
         managing = Manager(_settings(config), start, found)
         stack.push_async_callback(managing.close)
+        watched.manager = managing
         await managing.initialise(VERSION)
         await stack.enter_async_context(_endpoints(config, managing, plugins))
+        watched.serves()
         startup.finished()
-        sdnotify.notify("READY=1")
-        stack.callback(sdnotify.notify, "STOPPING=1")
+        sdnotify.serving(f"Serving the Workload API as {managing.svid.spiffe_id}")
+        stack.callback(sdnotify.stopping)
         await managing.run()
 
 
@@ -132,6 +140,7 @@ async def _plugins(config: AgentConfig) -> AsyncGenerator[_Plugins, None]:
         external.reconfigure_on_signal()
         keys: KeyManager = (await _load(config, "KeyManager", external))[0]
         stack.push_async_callback(keys.close)
+        time_key_manager(keys)
         node_attestors: list[AgentNodeAttestor] = await _load(config, "NodeAttestor", external)
         # A join token wins over whatever attestor is configured, as in SPIRE.
         node_attestor = JoinTokenAttestor(config.join_token) if config.join_token else node_attestors[0]
@@ -164,15 +173,21 @@ async def _endpoints(config: AgentConfig, managing: Manager, plugins: _Plugins) 
         allowed_foreign_jwt_claims=frozenset(config.allowed_foreign_jwt_claims),
     )
     router = Router()
-    router.before = workload_api.require_security_header
+    router.before, router.after = hooks(workload_api.require_security_header)
     attestation = WorkloadAttestation(plugins.workload_attestors)
     WorkloadApi(settings, attestation, managing.cache, managing.jwt_svids).add_to(router)
     HealthService(config.socket_path).add_to(router)
     server = Server(router)
     await server.listen_unix(config.socket_path, mode=SOCKET_MODE)
     log.info("Starting agent APIs", network="unix", address=config.socket_path)
+    servers = [server]
     try:
+        if config.admin_socket_path is not None:
+            # Few agents have one.
+            from agent.admin import serve_admin
+
+            servers.append(await serve_admin(config.admin_socket_path, managing))
         yield
     finally:
         log.info("Stopping agent APIs")
-        await server.drain(GRACE)
+        await asyncio.gather(*(each.drain(GRACE) for each in servers))

@@ -11,6 +11,7 @@ from agent.attest import Attestation, attest
 from agent.backoff import Backoff
 from agent.bootstrap import TrustBundleSource, bootstrap_bundle
 from agent.identity import AgentSvid, key_of
+from agent.metrics import Bootstrap
 from agent.server_client import ServerAddress
 from agent.storage import Storage
 from identity import der
@@ -56,9 +57,13 @@ async def attested(start: Start) -> Attestation:
     cannot work, end it at once.
     """
     backoff = Backoff(_RETRY_INTERVAL, budget=_RETRY_BUDGET)
+    bootstrap = Bootstrap()
     while True:
+        bootstrap.trying()
         try:
-            return await _try(start)
+            found = await _try(start)
+            bootstrap.done()
+            return found
         except SpireError as error:
             refused = isinstance(error, RpcError) and error.code is Code.PERMISSION_DENIED
             wait = None if refused or isinstance(error, _HOPELESS) else backoff.next()

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping
 
 from agent.backoff import Backoff
 from agent.cache import X509Cache
 from agent.denial import is_banned, is_unknown_authority, must_reattest
 from agent.entries import Entry
+from agent.metrics import tell_sync
 from agent.server_client import EntryChanges, ServerClient
 from identity.bundles import Bundle
-from operations import logs
+from operations import logs, metrics
 from operations.errors import SpireError
 from transport.status import Code, RpcError
 
@@ -41,6 +43,8 @@ class Synchroniser:
         self._by_revision = by_revision
         self._entries: dict[str, Entry] = {}
         self._federates_with: frozenset[str] = frozenset()
+        self.last_success = 0.0
+        """Unix seconds."""
 
     async def synchronise(self) -> None:
         """Ask once. Nothing is taken over unless everything came. Raises RpcError and Refused."""
@@ -52,16 +56,22 @@ class Synchroniser:
             for entry_id in changes.removed:
                 del entries[entry_id]
             federates_with = _federates_with(entries)
-            _log.debug("Entries changed", changed=len(changes.changed), removed=len(changes.removed))
         bundles = await self._client.bundles(federates_with)
+        stale = sum(1 for entry in changes.changed if entry.id in self._entries)
+        if _log.enabled("debug"):
+            _tell(changes, self._entries)
         self._entries, self._federates_with = entries, federates_with
         self._cache.set_bundles(bundles)
         stored = [entry.id for entry in changes.changed if entry.store_svid]
         self._cache.set_entries(
             [entry for entry in changes.changed if not entry.store_svid], [*changes.removed, *stored]
         )
+        self.last_success = time.time()
+        missing = len(changes.changed) - stale
+        tell_sync(self._cache, bundles=len(bundles), missing=missing, stale=stale, dropped=changes.removed)
         await self._on_bundle(self._cache.bundle)
 
+    @metrics.timed("manager", "sync", "fetch_entries_updates")
     async def _fetch(self) -> EntryChanges:
         if self._by_revision:
             try:
@@ -89,6 +99,16 @@ class Synchroniser:
                     raise
             else:
                 backoff.reset()
+
+
+def _tell(changes: EntryChanges, known: Mapping[str, Entry]) -> None:
+    """A line for each entry that came, changed or went: who wonders where an identity is looks for these."""
+    for entry in changes.changed:
+        what = "Entry updated" if entry.id in known else "Entry created"
+        _log.debug(what, entry=entry.id, spiffe_id=entry.spiffe_id)
+    for entry_id in changes.removed:
+        if entry_id in known:
+            _log.debug("Entry removed", entry=entry_id, spiffe_id=known[entry_id].spiffe_id)
 
 
 def _federates_with(entries: Mapping[str, Entry]) -> frozenset[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -74,7 +75,14 @@ class WorkloadApi:
         self, request: workload_pb2.X509SVIDRequest, peer: Peer, context: Context
     ) -> AsyncIterator[bytes]:
         del request, context
-        return self._stream(peer, lambda update: update.x509_svid_response, identity_needed=True)
+
+        def response_of(update: WorkloadUpdate) -> bytes:
+            for identity in update.identities if _log.enabled("debug") else ():
+                spiffe_id, expires_at = identity.entry.spiffe_id, identity.svid.expires_at
+                _tell("Fetched X.509 SVID", "FetchX509SVID", peer, spiffe_id, expires_at)
+            return update.x509_svid_response
+
+        return self._stream(peer, response_of, identity_needed=True)
 
     def fetch_x509_bundles(
         self, request: workload_pb2.X509BundlesRequest, peer: Peer, context: Context
@@ -112,6 +120,7 @@ class WorkloadApi:
                 _log.error("Could not fetch JWT-SVID", spiffe_id=entry.spiffe_id, error=error)
                 raise RpcError(Code.UNAVAILABLE, f"could not fetch JWT-SVID: {error}") from error
             response.svids.add(spiffe_id=entry.spiffe_id, svid=svid.token, hint=entry.hint)
+            _tell("Fetched JWT SVID", "FetchJWTSVID", peer, entry.spiffe_id, svid.expires_at)
         return response
 
     async def validate_jwt_svid(
@@ -162,6 +171,13 @@ class WorkloadApi:
                         async with allowance.sending(len(response)):
                             yield response
                         sent = response
+
+
+def _tell(message: str, method: str, peer: Peer, spiffe_id: str, expires_at: float) -> None:
+    """Which process was given which SVID, and how many seconds that lives."""
+    pid = peer.process.pid if peer.process else 0
+    ttl = round(expires_at - time.time(), 3)
+    _log.debug(message, service="WorkloadAPI", method=method, pid=pid, registered=True, spiffe_id=spiffe_id, ttl=ttl)
 
 
 def _no_identity(peer: Peer) -> RpcError:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from attestors import processes
 from attestors.turns import Turns
 from identity.selectors import Selector
-from operations import logs
+from operations import logs, metrics
 from operations.errors import SpireError, TemporarilyUnavailable
 from plugins.workloadattestor import WorkloadAttestor
 from transport.peer import Peer, Process
@@ -31,6 +31,7 @@ class WorkloadAttestation:
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._turns = Turns(_OF_A_USER)
 
+    @metrics.timed("workload_api", "workload_attestation")
     async def attest(self, peer: Peer) -> frozenset[Selector]:
         """Raises TemporarilyUnavailable when no attestor succeeds, or the caller is not the one that connected."""
         process = peer.process
@@ -44,6 +45,7 @@ class WorkloadAttestation:
         if self._attestors and not found:
             raise TemporarilyUnavailable("workload attestation failed")
         selectors = frozenset(selector for some in found for selector in some)
+        metrics.sample("workload_api", "discovered_selectors", value=len(selectors))
         if process.pid != os.getpid() and _log.enabled("debug"):
             _log.debug("PID attested to have selectors", pid=process.pid, selectors=sorted(map(str, selectors)))
         return selectors
@@ -56,7 +58,8 @@ class WorkloadAttestation:
     async def _ask(self, attestor: WorkloadAttestor, process: Process) -> Sequence[Selector] | None:
         try:
             async with asyncio.timeout(self._timeout):
-                return await attestor.attest(process)
+                with metrics.call("workload_api", "workload_attestor", attestor=attestor.name):
+                    return await attestor.attest(process)
         except TimeoutError:
             error: Exception = TemporarilyUnavailable(f"no answer within {self._timeout:g} s")
         except SpireError as refusal:

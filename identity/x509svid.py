@@ -16,6 +16,7 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.bindings.openssl.binding import Binding
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import crypto
 
 from identity import der
@@ -48,6 +49,20 @@ def verify_until(
     chain: Sequence[bytes], roots: Mapping[TrustDomain, Sequence[bytes]], now: datetime
 ) -> tuple[SpiffeId, datetime]:
     """As `verify`; with the ID comes the time when the first certificate of the path ends."""
+    spiffe_id, path = _verified(chain, roots, now)
+    return spiffe_id, min(certificate.not_valid_after_utc for certificate in path)
+
+
+def verified_path(
+    chain: Sequence[bytes], roots: Mapping[TrustDomain, Sequence[bytes]], now: datetime
+) -> tuple[bytes, ...]:
+    """As `verify`; returns the path, DER, from the leaf to the root."""
+    return tuple(certificate.public_bytes(Encoding.DER) for certificate in _verified(chain, roots, now)[1])
+
+
+def _verified(
+    chain: Sequence[bytes], roots: Mapping[TrustDomain, Sequence[bytes]], now: datetime
+) -> tuple[SpiffeId, list[x509.Certificate]]:
     if not chain:
         raise InvalidArgument("empty certificates chain")
     if len(chain) > MAX_CHAIN:
@@ -60,7 +75,7 @@ def verify_until(
         raise Refused(f'no X.509 bundle for trust domain "{spiffe_id.trust_domain}"')
     path = find_path(chain, anchors, now)
     _check_path(path)
-    return spiffe_id, min(certificate.not_valid_after_utc for certificate in path)
+    return spiffe_id, path
 
 
 def _leaf_id(leaf: x509.Certificate) -> SpiffeId:

@@ -37,6 +37,10 @@ class Checks:
         """Note a fault of the key in the section, or of the section itself."""
         self.note(self._body.find(self._section, *keys).error(reason))
 
+    def fault_in(self, section: str, reason: str, *keys: str) -> None:
+        """Note a fault of a key in another section."""
+        self.note(self._body.find(section, *keys).error(f"{section}: {reason}"))
+
     def require(self, holds: object, reason: str, *keys: str) -> None:
         if not holds:
             self.fault(reason, *keys)

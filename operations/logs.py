@@ -130,7 +130,12 @@ def level_number(name: str) -> int:
 
 def level() -> str:
     """The level in force, by its long name (`warning`)."""
-    return _NAMES.get(logging.getLogger(_ROOT).getEffectiveLevel(), "info")
+    return level_name(logging.getLogger(_ROOT).getEffectiveLevel())
+
+
+def level_name(number: int) -> str:
+    """The long name of what `level_number` gives."""
+    return _NAMES.get(number, "info")
 
 
 def launch_level() -> str:

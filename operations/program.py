@@ -69,7 +69,7 @@ async def serve(config: Logging, work: Callable[[], Coroutine[None, None, None]]
     import asyncio
     import signal
 
-    from operations import logs
+    from operations import logs, sdnotify
 
     try:
         logs.setup(config.log_level, config.log_format, config.log_file, source_location=config.log_source_location)
@@ -80,6 +80,7 @@ async def serve(config: Logging, work: Callable[[], Coroutine[None, None, None]]
     for warning in config.warnings:
         log.warning(warning)
     serving = asyncio.create_task(work())
+    watchdog = asyncio.create_task(sdnotify.keep_watchdog_calm())
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         # A second signal cuts short what the first let end in peace.
@@ -91,6 +92,8 @@ async def serve(config: Logging, work: Callable[[], Coroutine[None, None, None]]
     except SpireError as error:
         _tell(error, log, failed, also_stderr=config.log_file is not None)
         return 1
+    finally:
+        watchdog.cancel()
     return 0
 
 

@@ -1,7 +1,8 @@
-"""Word to systemd about readiness (sd_notify(3)), over the datagram socket that NOTIFY_SOCKET names."""
+"""Word to systemd about the program's state (sd_notify(3)), over the datagram socket that NOTIFY_SOCKET names."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 
@@ -22,3 +23,33 @@ def notify(state: str) -> bool:
         except OSError:
             return False
     return True
+
+
+def serving(what: str) -> None:
+    """The start is over; `systemctl status` shows what the program does from now on."""
+    notify(f"READY=1\nSTATUS={what}")
+
+
+def starting(what: str) -> None:
+    """What the start waits for."""
+    notify(f"STATUS={what}")
+
+
+def stopping() -> None:
+    notify("STOPPING=1\nSTATUS=Finishing the calls that are under way")
+
+
+def watchdog_interval() -> float | None:
+    """Seconds between two signs of life where systemd waits for them (WatchdogSec=): half of its patience."""
+    if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return None
+    text = os.environ.get("WATCHDOG_USEC", "")
+    return int(text) / 2e6 if text.isdecimal() and int(text) > 0 else None
+
+
+async def keep_watchdog_calm() -> None:
+    """Give signs of life from the event loop, as long as it turns, until cancelled. Ends at once if none are wanted."""
+    interval = watchdog_interval()
+    while interval is not None:
+        notify("WATCHDOG=1")
+        await asyncio.sleep(interval)

@@ -77,13 +77,11 @@ class HealthChecks(Section, frozen=True, kw_only=True):
 
 
 UNAVAILABLE: Unavailable = {
-    "telemetry.prometheus": "remove the block",
     "telemetry.dog_statsd": "remove the block",
     "telemetry.statsd": "remove the block",
     "telemetry.m3": "remove the block",
-    "health_checks.listener_enabled": "use the healthcheck command",
 }
-"""Of the shared sections. In-memory metrics, labels and prefixes lead nowhere without a sink, so they do no harm."""
+"""Of the shared sections."""
 
 
 def read(model: type[T], path: str, default_path: str, *, expand_env: bool) -> tuple[T, Body]:

@@ -15,8 +15,8 @@ from plugins.credentialcomposer import CredentialComposer
 from plugins.external.loading import ExternalPlugins, Facades
 from plugins.keymanager import KeyManager
 from plugins.nodeattestor import ServerNodeAttestor
-from server.authorization import Roots
 from plugins.upstreamauthority import UpstreamAuthority
+from server.authorization import Roots
 from server.config import ServerConfig
 from server.datastore.store import DataStore
 from server.nodes import WithIdAsSelector

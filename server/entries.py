@@ -21,6 +21,7 @@ from typing import TypeVar
 
 from identity.selectors import Selector
 from identity.spiffeid import TrustDomain, server_id
+from operations import metrics
 from server.datastore.convert import entry_to_proto
 from server.datastore.records import Changes, Entry
 from server.datastore.store import DataStore
@@ -55,6 +56,7 @@ class EntryIndex:
         self._node_selectors: dict[str, frozenset[Selector]] = {}
 
     @classmethod
+    @metrics.timed("entry", "cache", "reload")
     async def follow(
         cls, store: DataStore, trust_domain: TrustDomain, *, now: Callable[[], float] = time.time
     ) -> EntryIndex:

@@ -1,15 +1,26 @@
-"""Whether the server can do its work: it can when the trust bundle can be read and has an authority."""
+"""Whether the server can do its work: for gRPC's health service, and in its parts for those who ask over HTTP."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 
-from operations.errors import SpireError
+from generated.spire.api.server.bundle.v1 import bundle_pb2
+from generated.spire.api.types import bundle_pb2 as types_pb2
+from operations.errors import PermanentlyUnusable, SpireError, TemporarilyUnavailable
+from operations.health import INTERVAL, Check, failing
 from operations.logs import Logger
+from server.ca.certificate_authority import CertificateAuthority
+from server.datastore.store import DataStore
+from transport.client import Channel
 
 WATCH_INTERVAL = 5.0
 """Seconds between two looks of a watcher."""
+
+MOST_FAILED_ROTATIONS = 10
+"""In a row, until the authorities count as broken."""
+
+GET_BUNDLE = "/spire.api.server.bundle.v1.Bundle/GetBundle"
 
 
 class Health:
@@ -38,3 +49,27 @@ class Health:
                 last = serving
                 yield serving
             await asyncio.sleep(WATCH_INTERVAL)
+
+
+def parts(store: DataStore, authority: CertificateAuthority, socket_path: str) -> Mapping[str, Check]:
+    """The checks of the server's parts, by SPIRE's names."""
+
+    async def rotates() -> None:
+        if authority.failed_rotations > MOST_FAILED_ROTATIONS:
+            raise PermanentlyUnusable("rotations exceed the threshold number of failures")
+
+    async def answers() -> None:
+        channel = Channel.unix(socket_path)
+        try:
+            await channel.unary(GET_BUNDLE, bundle_pb2.GetBundleRequest(), types_pb2.Bundle, timeout=INTERVAL)
+        except SpireError as error:
+            raise TemporarilyUnavailable(f"unable to fetch bundle: {error}") from error
+        finally:
+            await channel.close()
+
+    return {
+        "catalog.datastore": failing("list_bundle_err")(lambda: store.list_bundles(page_size=1)),
+        "server": failing("get_bundle_err")(answers),
+        "server.ca": failing("sign_x509_svid_err")(authority.probe),
+        "server.ca.rotator": failing("rotation_err")(rotates),
+    }

@@ -6,7 +6,7 @@ import asyncio
 import random
 import time
 
-from operations import duration
+from operations import duration, metrics
 from operations.errors import SpireError
 from operations.logs import Logger
 from server.config.settings import NodePruning
@@ -34,6 +34,7 @@ class Housekeeping:
             await asyncio.sleep(INTERVAL)
             await self.prune(int(time.time()))
 
+    @metrics.timed("registration_entry", "manager", "prune")
     async def prune(self, now: int) -> None:
         try:
             for entry in await self._store.prune_entries(now):

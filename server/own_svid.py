@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from identity import der
 from identity.spiffeid import TrustDomain
 from identity.tainting import is_signed_by
+from operations import metrics
 from operations.errors import SpireError, TemporarilyUnavailable
 from operations.logs import Logger
 from server.ca import checks
@@ -59,6 +60,7 @@ class ServerSvid:
             raise TemporarilyUnavailable("the server has no X509-SVID yet")
         return self._identity
 
+    @metrics.timed("svid", "rotate")
     async def rotate(self) -> None:
         """A new key and SVID; connections that are open keep theirs. Raises SpireError."""
         self._log.debug("Rotating server SVID")

@@ -10,7 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from identity.spiffeid import SpiffeId
-from operations import logs, program, sdnotify, startup
+from operations import logs, program, sdnotify, startup, telemetry
 from operations.errors import ConfigurationError, PermanentlyUnusable
 from operations.version import VERSION
 from plugins.external.loading import ExternalPlugins
@@ -22,19 +22,23 @@ from server.catalog import Stores
 from server.config import ServerConfig
 from server.datastore.store import DataStore
 from server.entries import EntryIndex
-from server.health import Health
+from server.health import Health, parts
 from server.host_services import HostServices, Parts
 from server.housekeeping import Housekeeping, NodeHousekeeping
 from server.join_tokens import StoredJoinTokens
+from server.metrics import time_stores
 from server.nodes import AttestedNodes
+from server.observing import View
 from server.own_svid import ServerSvid
 from server.rate_limits import server_limits
 from server.rpc.agent import AgentService
 from server.rpc.bundle import BundleService
 from server.rpc.call import Gate
+from server.rpc.debug import DebugService
 from server.rpc.entry import EntryService
 from server.rpc.health import HealthService
 from server.rpc.localauthority import LocalAuthorityService
+from server.rpc.logger import LoggerService
 from server.rpc.services import Service, router
 from server.rpc.svid import SvidService
 from server.rpc.trustdomain import TrustDomainService
@@ -55,12 +59,12 @@ GRACE = 10.0
 
 async def run(config: ServerConfig) -> int:
     """Serve until SIGTERM or SIGINT. Returns the process's exit status: 0, or 1 after one line in the log."""
-    return await program.serve(config, lambda: serve(config, _ready), name="Server", failed="Fatal run error")
 
+    def ready() -> None:
+        startup.finished()
+        sdnotify.serving(f"Serving {config.trust_domain.id} on {config.bind_address}:{config.bind_port}")
 
-def _ready() -> None:
-    startup.finished()
-    sdnotify.notify("READY=1")
+    return await program.serve(config, lambda: serve(config, ready), name="Server", failed="Fatal run error")
 
 
 async def serve(config: ServerConfig, ready: Callable[[], None] = lambda: None) -> None:
@@ -76,6 +80,7 @@ async def serve(config: ServerConfig, ready: Callable[[], None] = lambda: None) 
     catalog.check(config)
     _make_folder(config.data_dir, DATA_DIR_MODE, "data_dir")
     _make_folder(str(Path(config.socket_path).parent), SOCKET_FOLDER_MODE, "socket_path")
+    sinks = telemetry.open_sinks(config.telemetry, service="spire_server", trust_domain=config.trust_domain.name)
     async with AsyncExitStack() as cleanup:
         host_services = HostServices()
         external = ExternalPlugins(catalog.FACADES, host_services.services)
@@ -83,12 +88,14 @@ async def serve(config: ServerConfig, ready: Callable[[], None] = lambda: None) 
         external.reconfigure_on_signal()
         stores = await catalog.open_stores(config, external)
         cleanup.push_async_callback(stores.close)
+        time_stores(stores.datastore, stores.key_manager)
         house = await _House.build(config, stores, external, host_services)
         cleanup.push_async_callback(house.drain)
         await house.listen()
+        observing = await house.view.open(sinks, cleanup)
         ready()
-        cleanup.callback(sdnotify.notify, "STOPPING=1")
-        await _first_failure(house.tasks())
+        cleanup.callback(sdnotify.stopping)
+        await _first_failure((*house.tasks(), *observing))
 
 
 class _House:
@@ -99,6 +106,7 @@ class _House:
         config: ServerConfig,
         authority: CertificateAuthority,
         svid: ServerSvid,
+        view: View,
         housekeeping: Sequence[Housekeeping | NodeHousekeeping],
         remote: Sequence[Service],
         local: Sequence[Service],
@@ -107,6 +115,7 @@ class _House:
         self._config = config
         self._authority = authority
         self._svid = svid
+        self.view = view
         self._housekeeping = housekeeping
         self._remote = Server(router(remote, gate), limits=replace(SERVER_LIMITS, connection_age=CONNECTION_AGE))
         self._local = Server(router((*remote, *local), gate))
@@ -134,7 +143,7 @@ class _House:
         svid = ServerSvid(authority, trust_domain, logs.get("svid_rotator"), require_pq_kem=config.require_pq_kem)
         await svid.rotate()
 
-        nodes = AttestedNodes(store)
+        nodes = AttestedNodes(store, staleness=config.node_staleness)
         host_services.begin(Parts(trust_domain, nodes, bundles, svid))
         identities = PeerIdentities(trust_domain, config.admin_ids, bundles.roots)
         authorizer = Authorizer(identities, store, nodes, config.admin_ids)
@@ -148,6 +157,7 @@ class _House:
             config,
             authority,
             svid,
+            View(config, parts(store, authority, config.socket_path), svid, bundles),
             _housekeeping(config, store, nodes),
             remote=(
                 AgentService(trust_domain, store, nodes, authority, attestors),
@@ -157,7 +167,11 @@ class _House:
                 LocalAuthorityService(authority.authorities),
                 SvidService(trust_domain, index, authority, bundles, jwt_disabled=config.disable_jwt_svids),
             ),
-            local=(HealthService(Health(probe, logs.get("health"))),),
+            local=(
+                HealthService(Health(probe, logs.get("health"))),
+                LoggerService(),
+                DebugService(trust_domain, store, lambda: svid.identity().chain),
+            ),
             gate=gate,
         )
 
@@ -165,7 +179,11 @@ class _House:
         """Raises SpireError for an address that cannot be used."""
         log = logs.get("endpoints")
         config = self._config
-        port = await self._remote.listen_tcp(config.bind_address, config.bind_port, self._svid.tls)
+        port = await self._remote.listen_tcp(
+            config.bind_address, config.bind_port, self._svid.tls, proxies=config.proxies
+        )
+        if config.proxies:
+            log.info("PROXY protocol enabled on TCP listener", trusted_cidrs=config.proxies)
         log.info("Starting Server APIs", network="tcp", address=f"{config.bind_address}:{port}")
         await self._local.listen_unix(config.socket_path, mode=SOCKET_MODE)
         log.info("Starting Server APIs", network="unix", address=config.socket_path)

@@ -30,3 +30,8 @@ class Peer:
     address: str
     certificates: tuple[bytes, ...] = ()
     process: Process | None = None
+
+
+def address_text(host: str, port: int) -> str:
+    """`host:port`, an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

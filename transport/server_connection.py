@@ -15,6 +15,7 @@ from transport.connection import Connection, Stream
 from transport.engine import pack, unpack
 from transport.errors import status_of
 from transport.limits import Limits
+from transport.listener import Served
 from transport.peer import Peer
 from transport.router import Context, Response, Router
 from transport.sockets import SocketStream
@@ -271,7 +272,7 @@ class ServerConnection(Connection):
         limits: Limits,
         router: Router,
         peer: Peer,
-        on_gone: Callable[[ServerConnection], None],
+        on_gone: Callable[[Served], None],
     ) -> None:
         super().__init__(stream, limits)
         self.router: Final = router

@@ -11,19 +11,20 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, load_der_private_key
-from OpenSSL import SSL
+from OpenSSL import SSL, crypto
 
 from operations.errors import InvalidArgument, Unsupported
 from transport.sockets import Link, WantRead, WantWrite
 
 _ALPN: Final = b"h2"
+_WEB_ALPN: Final = b"http/1.1"
 _PQ_GROUPS: Final = frozenset({"X25519MLKEM768", "SECP256R1MLKEM768", "SECP384R1MLKEM1024"})
 
 
@@ -60,22 +61,25 @@ Identity = InProcessIdentity
 class OpenSslContext:
     """A TlsContext on pyOpenSSL."""
 
-    def __init__(self, context: SSL.Context, *, require_pq_kem: bool) -> None:
+    def __init__(self, context: SSL.Context, *, require_pq_kem: bool, web: bool = False) -> None:
         self._context = context
         self._require_pq_kem = require_pq_kem
+        self._web = web
 
     def link(self, sock: socket.socket, *, server: bool) -> Link:
-        return OpenSslLink(SSL.Connection(self._context, sock), server=server, require_pq_kem=self._require_pq_kem)
+        connection = SSL.Connection(self._context, sock)
+        return OpenSslLink(connection, server=server, require_pq_kem=self._require_pq_kem, web=self._web)
 
 
 class OpenSslLink:
     """A Link over TLS."""
 
-    __slots__ = ("_connection", "_require_pq_kem", "_server", "peer_certificates")
+    __slots__ = ("_connection", "_require_pq_kem", "_server", "_web", "peer_certificates")
 
-    def __init__(self, connection: SSL.Connection, *, server: bool, require_pq_kem: bool) -> None:
+    def __init__(self, connection: SSL.Connection, *, server: bool, require_pq_kem: bool, web: bool = False) -> None:
         self._connection = connection
         self._server = server
+        self._web = web
         self._require_pq_kem = require_pq_kem
         self.peer_certificates: tuple[bytes, ...] = ()
         if server:
@@ -99,11 +103,16 @@ class OpenSslLink:
         except SSL.Error as error:
             raise _as_os_error(error) from error
         self.peer_certificates = self._chain()
-        if connection.get_alpn_proto_negotiated() != _ALPN:
+        if not self._web and connection.get_alpn_proto_negotiated() != _ALPN:
             raise ConnectionError("the peer does not offer HTTP/2 by ALPN")
         if self._require_pq_kem and self.group not in _PQ_GROUPS:
             raise ConnectionError(f"the peer agreed to {self.group}, which is no post-quantum key exchange")
-        if self._server and not self.peer_certificates and connection.get_protocol_version_name() != "TLSv1.3":
+        if (
+            self._server
+            and not self._web
+            and not self.peer_certificates
+            and connection.get_protocol_version_name() != "TLSv1.3"
+        ):
             # SPIRE asks for TLS 1.3 where it cannot know the caller yet.
             raise ConnectionError("a client without a certificate needs TLS 1.3")
 
@@ -157,6 +166,45 @@ def server_context(identity: Identity, *, require_pq_kem: bool = False) -> TlsCo
     context = _context(identity, require_pq_kem=require_pq_kem)
     context.set_alpn_select_callback(lambda _, offered: _ALPN if _ALPN in offered else SSL.NO_OVERLAPPING_PROTOCOLS)
     return OpenSslContext(context, require_pq_kem=require_pq_kem)
+
+
+def web_context(
+    identity: Identity,
+    *,
+    ask_client: bool = False,
+    client_authorities: Sequence[bytes] = (),
+    require_pq_kem: bool = False,
+) -> TlsContext:
+    """For a server of HTTP/1.1, whose clients need no ALPN.
+
+    Clients are asked for a certificate with `ask_client`, and let in as by `server_context`; with
+    `client_authorities`, DER, they need one that those issued for clients. Raises InvalidArgument for an identity or
+    authorities that cannot be used.
+    """
+    context = _context(identity, require_pq_kem=require_pq_kem)
+    context.set_alpn_select_callback(
+        lambda _, offered: _WEB_ALPN if _WEB_ALPN in offered else SSL.NO_OVERLAPPING_PROTOCOLS
+    )
+    if client_authorities:
+        _require_client(context, client_authorities)
+    elif not ask_client:
+        context.set_verify(SSL.VERIFY_NONE)
+    return OpenSslContext(context, require_pq_kem=require_pq_kem, web=True)
+
+
+def _require_client(context: SSL.Context, authorities: Sequence[bytes]) -> None:
+    store = context.get_cert_store()
+    if store is None:  # pyOpenSSL's stub allows for it
+        raise InvalidArgument("OpenSSL has no store for client certificates' authorities")
+    store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)  # each of them is trusted, self-signed or not
+    try:
+        for authority in authorities:
+            certificate = x509.load_der_x509_certificate(authority)
+            store.add_cert(crypto.X509.from_cryptography(certificate))
+            context.add_client_ca(certificate)
+    except (ValueError, crypto.Error) as error:
+        raise InvalidArgument(f"the clients' authorities cannot be read: {error}") from error
+    context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT)
 
 
 def client_context(identity: Identity | ExternalIdentity | None, *, require_pq_kem: bool = False) -> TlsContext:

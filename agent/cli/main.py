@@ -45,12 +45,18 @@ COMMANDS = (
     _api("api fetch x509", FETCH_X509, "x509", "fetch", "fetch x509"),
     _api("api fetch jwt", "Print JWT-SVIDs of the calling process, and the bundles", "jwt", "fetch", "fetch jwt"),
     _api("api validate jwt", "Let the agent check a token, and print what it says", "jwt", "validate", "validate jwt"),
+    Command("logger get", "Print the log's level, and that of the start", _in("logger", "get")),
+    Command("logger set", "Change the log's level until the agent ends", _in("logger", "set_level")),
+    Command("logger reset", "Give the log the level of the start", _in("logger", "reset")),
+    Command("debug getinfo", "Print what the agent is and how much it keeps", _in("debug", "get_info")),
     Command("api watch", WATCH, _in("watch", "watch"), usage_name="watch", complaint="{}"),
 )
 
 GROUPS = {
     "api": "Ask the Workload API, as a workload would",
     "api validate": "Check what others present: jwt",
+    "debug": "A look into the running agent, by its admin socket",
+    "logger": "The running agent's log, by its admin socket",
 }
 
 

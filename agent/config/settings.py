@@ -11,10 +11,11 @@ import msgspec
 from agent.config.bootstrap import check_bootstrap
 from agent.config.file import AgentFile, AgentSection
 from identity.spiffeid import TrustDomain
-from operations import duration, sections
+from operations import duration, sections, telemetry
 from operations.checks import Checks
 from operations.errors import InvalidArgument
 from operations.quoting import quote
+from operations.sections import HealthChecks, Telemetry
 from plugins.blocks import PluginBlock, read_section
 from plugins.keymanager import KeyType
 
@@ -26,7 +27,6 @@ _NO_TRUST_DOMAIN = TrustDomain("none")
 
 UNAVAILABLE: sections.Unavailable = {
     **sections.UNAVAILABLE,
-    "agent.admin_socket_path": "remove the key",
     "agent.authorized_delegates": "remove the key",
     "agent.log_selectors": "remove the key",
     "agent.disable_workload_api": "remove the key",
@@ -89,6 +89,7 @@ class AgentConfig:
     server_address: str
     server_port: int
     socket_path: str
+    admin_socket_path: str | None
     log_level: str
     log_format: str
     log_file: str | None
@@ -108,6 +109,8 @@ class AgentConfig:
     require_pq_kem: bool
     x509_svid_cache_max_size: int
     jwt_svid_cache_max_size: int
+    telemetry: Telemetry
+    health_checks: HealthChecks
     plugins: tuple[PluginBlock, ...]
     warnings: tuple[str, ...]
 
@@ -126,6 +129,7 @@ def load(path: str = "", overrides: Overrides | None = None, *, expand_env: bool
         if agent.disable_workload_api and not file.agent.disable_workload_api:
             checks.fault(f"-disableWorkloadAPI {sections.NOT_AVAILABLE}: leave the flag out")
     checks.note(*sections.unavailable(file, body, UNAVAILABLE))
+    telemetry.check(file.telemetry, file.health_checks, checks)
     config = _checked(file, agent, checks, path or DEFAULT_PATH)
     checks.done()
     return replace(config, warnings=_warnings(agent))
@@ -170,6 +174,7 @@ def _checked(file: AgentFile, agent: AgentSection, checks: Checks, path: str) ->
         server_address=agent.server_address,
         server_port=checks.port("server_port", agent.server_port) if agent.server_port else 0,
         socket_path=sections.absolute(agent.socket_path or DEFAULT_SOCKET_PATH),
+        admin_socket_path=_admin_socket(checks, agent),
         log_level=checks.log_level(agent.log_level),
         log_format=checks.log_format(agent.log_format),
         log_file=agent.log_file or None,
@@ -201,9 +206,22 @@ def _checked(file: AgentFile, agent: AgentSection, checks: Checks, path: str) ->
         require_pq_kem=experimental.require_pq_kem,
         x509_svid_cache_max_size=agent.x509_svid_cache_max_size,
         jwt_svid_cache_max_size=agent.jwt_svid_cache_max_size,
+        telemetry=file.telemetry,
+        health_checks=file.health_checks,
         plugins=read_section(file.plugins, checks),
         warnings=(),
     )
+
+
+def _admin_socket(checks: Checks, agent: AgentSection) -> str | None:
+    """Workloads have the folder of their socket, often in a container's mounts: the operators' is elsewhere."""
+    if not agent.admin_socket_path:
+        return None
+    path = sections.absolute(agent.admin_socket_path)
+    shared = Path(sections.absolute(agent.socket_path or DEFAULT_SOCKET_PATH)).parent
+    reason = "admin socket cannot be in the same directory or a subdirectory as that containing the Workload API socket"
+    checks.require(shared not in Path(path).parents, reason, "admin_socket_path")
+    return path
 
 
 def _join_token(agent: AgentSection) -> str | None:
@@ -242,6 +260,9 @@ def _availability_target(text: str) -> timedelta | None:
 
 
 def _warnings(agent: AgentSection) -> tuple[str, ...]:
-    if agent.experimental.use_sync_authorized_entries is None:
-        return ()
-    return ("experimental.use_sync_authorized_entries is deprecated and will go: remove the key",)
+    lines: list[str] = []
+    if agent.experimental.use_sync_authorized_entries is not None:
+        lines.append("experimental.use_sync_authorized_entries is deprecated and will go: remove the key")
+    if agent.profiling_enabled:
+        lines.append("profiling_enabled has no effect: this version has no profiler to listen for")
+    return tuple(lines)

@@ -16,7 +16,7 @@ from typing import Any, NoReturn, TypeVar
 
 from identity import tainting
 from identity.bundles import JwtAuthority
-from operations import logs
+from operations import logs, metrics
 from operations.errors import InvalidArgument, NotFound, SpireError
 from plugins.keymanager import KeyManager
 from plugins.upstreamauthority import UpstreamAuthority
@@ -78,6 +78,8 @@ class Authorities:
         self._keys = key_manager
         self._store = store
         self._now = now
+        self.failed_rotations = 0
+        """In a row."""
         self._composers = composers
         self._upstream: Upstream | None = None
         if upstream is not None:
@@ -149,17 +151,29 @@ class Authorities:
     async def _rotate(self, *, starting: bool = False) -> None:
         """Do what is due. A start fails for what keeps it from issuing, and only for that."""
         now = self._now()
+        failed = 0
         for rotation in self._rotations():
             try:
                 await rotation.advance(now)
             except SpireError as error:
+                failed = 1
                 if starting and not rotation.slots.can_sign(now):
                     raise
                 _log.error(f"Unable to rotate {rotation.kind}", error=error)
+        self._tell_lifetime(now)
+        self.failed_rotations = self.failed_rotations + 1 if failed else 0
+
+    def _tell_lifetime(self, now: float) -> None:
+        current = self.x509.slots.current
+        if current is not None:
+            labels = {"trust_domain_id": self._settings.trust_domain.name}
+            metrics.gauge("manager", "x509_ca", "rotate", "expiration", value=current.not_after, **labels)
+            metrics.gauge("manager", "x509_ca", "rotate", "ttl", value=current.not_after - now, **labels)
 
     def _rotations(self) -> Sequence[Rotation[X509Ca] | Rotation[JwtSigner]]:
         return (self.x509,) if self._settings.disable_jwt_svids else (self.x509, self.jwt)
 
+    @metrics.timed("ca", "manager", "bundle", "prune")
     async def _prune(self) -> None:
         try:
             await self._store.prune(int(self._now()) - _PRUNE_AFTER)
@@ -217,6 +231,7 @@ class Authorities:
         bundle = await self._store.bundle()
         return bundle.jwt_authorities if bundle is not None else ()
 
+    @metrics.timed("ca", "manager", "x509_ca", "prepare")
     async def _prepare_x509(self, slot: str) -> X509Ca:
         settings = self._settings
         key = await self._keys.generate(x509_key_id(slot), settings.ca_key_type)
@@ -234,6 +249,7 @@ class Authorities:
         await self._store.append_x509_authority(certificate)
         return X509Ca.of(slot, issued_at, key, certificate)
 
+    @metrics.timed("ca", "manager", "jwt_key", "prepare")
     async def _prepare_jwt(self, slot: str) -> JwtSigner:
         key = await self._keys.generate(jwt_key_id(slot), self._settings.jwt_key_type)
         issued_at = int(self._now())

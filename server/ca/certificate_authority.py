@@ -10,6 +10,7 @@ from typing import Any, NoReturn, TypeVar
 
 from identity import der
 from identity.spiffeid import SpiffeId
+from operations import metrics
 from operations.errors import Refused, TemporarilyUnavailable, Unsupported
 from plugins.credentialcomposer import CredentialComposer
 from plugins.keymanager import KeyManager
@@ -112,6 +113,17 @@ class CertificateAuthority:
         """Stop listening to the upstream authority."""
         await self._authorities.close()
 
+    @property
+    def failed_rotations(self) -> int:
+        """How often in a row the authorities could not be rotated."""
+        return self._authorities.failed_rotations
+
+    async def probe(self) -> None:
+        """Let the X.509 authority's key sign what is no certificate, to see whether it can. Raises as `issue_x509`."""
+        authority = self._active(self._authorities.x509, self._now(), "X509 CA is not available for signing")
+        scheme = signing.SCHEMES[authority.key.key_type]
+        await authority.key.sign(signing.digest(b"spire-server health check", scheme), scheme)
+
     async def issue_x509(self, approved: Sequence[ApprovedX509]) -> list[IssuedX509]:
         """Issue an X509-SVID for each approval, in order, all or none. Lifetimes end with the authority's at most.
 
@@ -136,6 +148,7 @@ class CertificateAuthority:
 
         prepared = await checks.in_chunks(prepare, list(zip(requests, leaves, strict=True)))
         signatures = await authority.key.sign_batch([digest for _, digest in prepared], scheme)
+        metrics.count("server_ca", "sign", "x509_svid", by=len(signatures))
         algorithm = authority.template.algorithm
         return [
             IssuedX509(
@@ -181,6 +194,7 @@ class CertificateAuthority:
             claims = await self._composers.jwt_svid(request.spiffe_id, claims)
             conformance.check_jwt_claims(claims, request.spiffe_id, now)
         token = await authority.encoder.encode(claims)
+        metrics.count("server_ca", "sign", "jwt_svid")
         return IssuedJwt(token, request.spiffe_id, int(claims["iat"]), int(claims["exp"]))
 
     def x509_authority(self) -> AuthorityInfo:

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from operations import logs
+from operations import logs, metrics
 from operations.errors import Refused, TemporarilyUnavailable
 from server.ca.authority import Authority
 from server.ca.ca_certificate import BACKDATE
@@ -20,6 +20,12 @@ from server.ca.journal import Status
 _DAY = 24 * 3600
 _PREPARATION_CAP = 30 * _DAY
 _ACTIVATION_CAP = 7 * _DAY
+
+_ACTIVATED = {
+    "X509 CA": ("ca", "manager", "x509_ca", "activate"),
+    "JWT key": ("manager", "jwt_key", "activate"),
+}
+"""Metrics, by the kind of authority. That they do not match is SPIRE's doing."""
 
 A = TypeVar("A", bound=Authority)
 
@@ -167,6 +173,8 @@ class Rotation(Generic[A]):
             self.slots = slots
 
     def _tell_activated(self, authority: A) -> None:
+        if self.kind in _ACTIVATED:
+            metrics.count(*_ACTIVATED[self.kind])
         _log.info(f"{self.kind} activated", **authority.log_fields())
         self._activated(authority)
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from math import inf
 
 import msgspec
 
 from identity.spiffeid import SpiffeId, TrustDomain
-from operations import duration, sections
+from operations import duration, sections, telemetry
 from operations.checks import Checks
 from operations.quoting import quote
+from operations.sections import HealthChecks, Telemetry
 from plugins.blocks import PluginBlock, read_section
 from plugins.keymanager import KeyType
 from server.config.file import CaSubject, ServerFile, ServerSection
@@ -26,12 +29,13 @@ DEFAULT_X509_SVID_TTL = timedelta(hours=1)
 DEFAULT_JWT_SVID_TTL = timedelta(minutes=5)
 DEFAULT_PRUNE_BATCH_SIZE = 1000
 
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
 _NO_TRUST_DOMAIN = TrustDomain("none")
 
 UNAVAILABLE: sections.Unavailable = {
     **sections.UNAVAILABLE,
     "server.federation": "remove the block",
-    "server.proxy_protocol_trusted_cidrs": "remove the key",
     "server.experimental.auth_opa_policy_engine": "remove the block",
     "server.experimental.wit_key_type": "remove the key",
     "server.experimental.wit_issuer": "remove the key",
@@ -40,6 +44,8 @@ UNAVAILABLE: sections.Unavailable = {
 }
 """Known settings without effect. What tunes SPIRE's caches and their events, and profiling, may stand in a file
 without harm: entries are always current here, and no answer depends on a profiler."""
+
+NO_PROFILER = "profiling_enabled has no effect: this version has no profiler to listen for"
 
 
 class Overrides(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,6 +104,10 @@ class ServerConfig:
     ratelimit_signing: bool
     disable_jwt_svids: bool
     require_pq_kem: bool
+    proxies: tuple[Network, ...]
+    node_staleness: float
+    telemetry: Telemetry
+    health_checks: HealthChecks
     plugins: tuple[PluginBlock, ...]
     warnings: tuple[str, ...]
 
@@ -114,6 +124,7 @@ def load(path: str = "", overrides: Overrides | None = None, *, expand_env: bool
     checks.require(file.server is None or server.trust_domain, "trust_domain must be configured")
     checks.require(file.server is None or server.data_dir, "data_dir must be configured")
     checks.note(*sections.unavailable(file, body, UNAVAILABLE))
+    telemetry.check(file.telemetry, file.health_checks, checks)
     config = _checked(file, server, checks, path or DEFAULT_PATH)
     checks.done()
     return replace(config, warnings=_warnings(file, config))
@@ -154,6 +165,10 @@ def _checked(file: ServerFile, server: ServerSection, checks: Checks, path: str)
         ratelimit_signing=server.ratelimit.signing is not False,
         disable_jwt_svids=server.disable_jwt_svids,
         require_pq_kem=server.experimental.require_pq_kem,
+        proxies=_networks(checks, server.proxy_protocol_trusted_cidrs),
+        node_staleness=_staleness(checks, server.max_attested_node_info_staleness),
+        telemetry=file.telemetry,
+        health_checks=file.health_checks,
         plugins=read_section(file.plugins, checks),
         warnings=(),
     )
@@ -194,6 +209,28 @@ def _admin_ids(checks: Checks, texts: Sequence[str]) -> tuple[SpiffeId, ...]:
     return tuple(spiffe_id for spiffe_id in map(read, texts) if spiffe_id is not None)
 
 
+def _networks(checks: Checks, texts: Sequence[str]) -> tuple[Network, ...]:
+    found: list[Network] = []
+    for text in texts:
+        try:
+            if "/" not in text:
+                raise ValueError("the number of bits is missing")  # a bare address is none for SPIRE
+            found.append(ipaddress.ip_network(text, strict=False))
+        except ValueError as error:
+            key = "proxy_protocol_trusted_cidrs"
+            checks.fault(f"{key}: {quote(text)} is no range of addresses such as 10.0.0.0/8: {error}", key)
+    return tuple(found)
+
+
+def _staleness(checks: Checks, text: str | None) -> float:
+    """Seconds that a node read before counts. Without limit if unset: SQLite is this server's alone."""
+    if text is None:
+        return inf
+    key = "max_attested_node_info_staleness"
+    words = f"{key} {quote(text)} is no duration such as 10s: "
+    return max(0.0, checks.attempt(lambda: duration.parse(text), timedelta(), key, words).total_seconds())
+
+
 def _merged(section: ServerSection, overrides: Overrides) -> ServerSection:
     given = {name: value for name in overrides.__struct_fields__ if (value := getattr(overrides, name))}
     return msgspec.structs.replace(section, **given)
@@ -209,4 +246,6 @@ def _warnings(file: ServerFile, config: ServerConfig) -> tuple[str, ...]:
     lines.extend(line for name, ttl in ttls if ttl and (line := ttl_warning(name, ttl, config.ca_ttl)))
     if file.server is not None and file.server.ca_subject == CaSubject():
         lines.append("ca_subject is empty, so the CA is named C=US, O=SPIFFE: fill the block or remove it")
+    if file.server is not None and file.server.profiling_enabled:
+        lines.append(NO_PROFILER)
     return tuple(lines)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from identity.spiffeid import SpiffeId
+from operations import metrics
 from operations.logs import Logger
 from server.audit import Audit
 from server.authorization import Authorizer, Caller
@@ -18,12 +19,15 @@ from transport.router import Context, Method
 from transport.status import Code, RpcError
 
 _ATTRIBUTE = "call"
-_SHORT_NAMES = (("spire.api.server.", ""), ("grpc.health.v1.Health", "Health"))
+_SHORT_NAMES = (("spire.api.server.", ""), ("logger.v1.Logger", "Logger"), ("grpc.health.v1.Health", "Health"))
 
 
 @dataclass(slots=True)
 class Call:
-    """One authorized call. `audit` is None when the audit log is off; `host` is the address without its port."""
+    """One authorized call. `audit` is None when the audit log is off; `host` is the address without its port.
+
+    `key` is what the method is called in metrics.
+    """
 
     log: Logger
     caller: Caller
@@ -32,6 +36,7 @@ class Call:
     host: str
     deadline: float | None
     rate_limit: RateLimit | None
+    key: metrics.Key = ()
 
     @classmethod
     def of(cls, context: Context) -> Call:
@@ -50,7 +55,8 @@ class Call:
         if self.rate_limit is None:
             return
         try:
-            await self.rate_limit.wait(self.host, count, self.deadline)
+            with metrics.call("rateLimit", *self.key):
+                await self.rate_limit.wait(self.host, count, self.deadline)
         except RpcError as error:
             message = f"rejecting request due to {what} rate limiting"
             raise failure(self.log, error.code, message, error) from error
@@ -91,9 +97,11 @@ class Gate:
             host=_host(peer.address),
             deadline=context.deadline,
             rate_limit=self._limits.get(method.path) if peer.process is None else None,
+            key=metrics.rpc_key(method.service, method.name),
         )
 
-    def after(self, _method: Method, _peer: Peer, context: Context, error: RpcError | None, _seconds: float) -> None:
+    def after(self, method: Method, _peer: Peer, context: Context, error: RpcError | None, seconds: float) -> None:
+        metrics.called(("rpc", *metrics.rpc_key(method.service, method.name)), seconds, error)
         call = context.attributes.get(_ATTRIBUTE)
         if error is not None and isinstance(call, Call) and call.audit is not None:
             call.audit.error(error)

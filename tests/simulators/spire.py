@@ -99,12 +99,14 @@ JOIN_TOKEN = 'NodeAttestor "join_token" { plugin_data {} }'
 class Server:
     """A server in its own folder.
 
-    `key_manager` and `node_attestor` are HCL blocks of plugins, `settings` more HCL lines of the server block.
+    `key_manager` and `node_attestor` are HCL blocks of plugins, `settings` more HCL lines of the server block, and
+    `blocks` more of the file.
     """
 
     folder: Path
     key_manager: str = MEMORY
     settings: str = ""
+    blocks: str = ""
     program: str = SERVER
     environment: dict[str, str] = field(default_factory=dict[str, str])
     port: int = field(default_factory=free_port)
@@ -141,6 +143,7 @@ plugins {{
   {self.node_attestor}
   {self.key_manager}
 }}
+{self.blocks}
 """)
 
     def start(self) -> None:
@@ -184,6 +187,7 @@ class Agent:
     token: str = ""
     key_manager: str = ""
     settings: str = ""
+    blocks: str = ""
     program: str = AGENT
     environment: dict[str, str] = field(default_factory=dict[str, str])
     node_attestor: str = JOIN_TOKEN
@@ -218,6 +222,7 @@ plugins {{
   {self.key_manager}
   WorkloadAttestor "unix" {{ plugin_data {{}} }}
 }}
+{self.blocks}
 """)
 
     def start(self) -> None:

@@ -20,8 +20,8 @@ SCHEMA_CHANGES = frozenset({"alembic", "mako", "sqlalchemy.orm", "sqlalchemy.ext
 COMMANDS = frozenset({"cryptography", "OpenSSL", "sqlalchemy", "msgspec", "urllib.parse", "pathlib", "server.run"})
 
 UNWANTED = {
-    "server.run": NEVER | TOKEN | SCHEMA_CHANGES | {"http", "urllib.request", "jwt", "agent", "difflib"},
-    "agent.run": NEVER | TOKEN | HTTP | {"sqlalchemy", "alembic", "jwt", "server", "difflib"},
+    "server.run": NEVER | TOKEN | SCHEMA_CHANGES | {"http", "h11", "urllib.request", "jwt", "agent", "difflib"},
+    "agent.run": NEVER | TOKEN | HTTP | {"h11", "sqlalchemy", "alembic", "jwt", "server", "difflib"},
     "server.cli.run": NEVER | TOKEN | HTTP | {"sqlalchemy", "cryptography", "OpenSSL", "agent"},
     "agent.cli.run": NEVER | TOKEN | HTTP | {"sqlalchemy", "cryptography", "OpenSSL", "server"},
     "server.cli.healthcheck": NEVER | TOKEN | HTTP | COMMANDS,
@@ -31,6 +31,10 @@ UNWANTED = {
     "server.cli.federation": NEVER | TOKEN | HTTP | COMMANDS - {"pathlib", "urllib.parse"},
     "server.cli.localauthority": NEVER | TOKEN | HTTP | COMMANDS - {"pathlib", "urllib.parse"},
     "server.cli.upstreamauthority": NEVER | TOKEN | HTTP | COMMANDS - {"pathlib", "urllib.parse"},
+    "server.cli.logger": NEVER | TOKEN | HTTP | COMMANDS,
+    "server.cli.debug": NEVER | TOKEN | HTTP | COMMANDS,
+    "agent.cli.logger": NEVER | TOKEN | HTTP | COMMANDS - {"pathlib", "urllib.parse"},
+    "agent.cli.debug": NEVER | TOKEN | HTTP | COMMANDS - {"pathlib", "urllib.parse"},
     "agent.cli.healthcheck": NEVER | TOKEN | HTTP | COMMANDS - {"pathlib", "urllib.parse"},
     "agent.cli.x509": NEVER | TOKEN | HTTP | COMMANDS - {"pathlib", "urllib.parse"},
     "keystores.pkcs11.manager": NEVER | HTTP | {"sqlalchemy", "OpenSSL", "jwt"},

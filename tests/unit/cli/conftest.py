@@ -10,10 +10,14 @@ import pytest
 from agent.cli.main import COMMANDS as AGENT_COMMANDS
 from generated.grpc.health.v1 import health_pb2
 from generated.spiffe.workload import workload_pb2
+from generated.spire.api.agent.debug.v1 import debug_pb2 as agent_debug_pb2
+from generated.spire.api.agent.logger.v1 import logger_pb2 as agent_logger_pb2
 from generated.spire.api.server.agent.v1 import agent_pb2
 from generated.spire.api.server.bundle.v1 import bundle_pb2
+from generated.spire.api.server.debug.v1 import debug_pb2
 from generated.spire.api.server.entry.v1 import entry_pb2
 from generated.spire.api.server.localauthority.v1 import localauthority_pb2
+from generated.spire.api.server.logger.v1 import logger_pb2
 from generated.spire.api.server.svid.v1 import svid_pb2
 from generated.spire.api.server.trustdomain.v1 import trustdomain_pb2
 from operations.flags import Program
@@ -29,6 +33,10 @@ SERVICES = (
     localauthority_pb2.DESCRIPTOR.services_by_name["LocalAuthority"],
     svid_pb2.DESCRIPTOR.services_by_name["SVID"],
     trustdomain_pb2.DESCRIPTOR.services_by_name["TrustDomain"],
+    debug_pb2.DESCRIPTOR.services_by_name["Debug"],
+    logger_pb2.DESCRIPTOR.services_by_name["Logger"],
+    agent_debug_pb2.DESCRIPTOR.services_by_name["Debug"],
+    agent_logger_pb2.DESCRIPTOR.services_by_name["Logger"],
     workload_pb2.DESCRIPTOR.services_by_name["SpiffeWorkloadAPI"],
 )
 

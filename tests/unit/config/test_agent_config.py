@@ -90,7 +90,13 @@ def test_every_supported_setting(tmp_path: Path) -> None:
                 "anew with the new bundle"
             ),
         ),
-        ('admin_socket_path = "/x"', "agent.admin_socket_path is not available in this version: remove the key"),
+        (
+            'socket_path = "/run/spire/api.sock"\nadmin_socket_path = "/run/spire/private/admin.sock"',
+            (
+                "admin socket cannot be in the same directory or a subdirectory as that containing the Workload API "
+                "socket"
+            ),
+        ),
         (
             'sds { default_svid_name = "x" }',
             "agent.sds.default_svid_name is not available in this version: remove the sds block",

@@ -53,6 +53,7 @@ def test_every_supported_setting(tmp_path: Path) -> None:
         jwt_issuer = "https://x"  default_x509_svid_ttl = "30m"  default_jwt_svid_ttl = "1m"  agent_ttl = "2h"
         ca_subject { country = ["DE"] common_name = "n" }
         admin_ids = ["spiffe://example.org/admin"]  ratelimit { attestation = false }
+        proxy_protocol_trusted_cidrs = ["10.0.0.0/8", "::/0"]  max_attested_node_info_staleness = "10s"
         disable_jwt_svids = true  profiling_enabled = true  profiling_names = ["cpu"]
         experimental { require_pq_kem = true  cache_reload_interval = "5s"  events_based_cache = true }
         """,
@@ -66,6 +67,9 @@ def test_every_supported_setting(tmp_path: Path) -> None:
     assert config.ca_subject == CaSubject(country=("DE",), common_name="n")
     assert config.admin_ids == (SpiffeId.parse("spiffe://example.org/admin"),)
     assert (config.ratelimit_attestation, config.ratelimit_signing) == (False, True)
+    assert [str(network) for network in config.proxies] == ["10.0.0.0/8", "::/0"]
+    assert config.node_staleness == 10.0
+    assert config.warnings == ("profiling_enabled has no effect: this version has no profiler to listen for",)
     assert config.log_source_location
     assert config.audit_log_enabled
     assert config.disable_jwt_svids
@@ -121,8 +125,11 @@ def test_jwt_keys_follow_the_ca(tmp_path: Path) -> None:
         ),
         ("federation { }", "server.federation is not available in this version: remove the block"),
         (
-            'proxy_protocol_trusted_cidrs = ["10.0.0.0/8"]',
-            "server.proxy_protocol_trusted_cidrs is not available in this version: remove the key",
+            'proxy_protocol_trusted_cidrs = ["::/0", "10.0.0.1"]',
+            (
+                'proxy_protocol_trusted_cidrs: "10.0.0.1" is no range of addresses such as 10.0.0.0/8: the number of '
+                "bits is missing"
+            ),
         ),
         (
             'experimental { named_pipe_name = "x" }',
@@ -160,8 +167,20 @@ def test_agents_with_their_id_as_a_selector(tmp_path: Path) -> None:
         ("", "1: plugins section must be configured"),
         ("plugin { }", '6: unknown key "plugin": did you mean "plugins"?'),
         ("plugins { A = 1 }", '6: expected a plugin such as KeyManager "disk" { … }, found "A" = …'),
-        ("plugins { }\nhealth_checks { listener_enabled = true }", "7: health_checks.listener_enabled is not"),
-        ("plugins { }\ntelemetry { Prometheus { port = 1 } }", "7: telemetry.Prometheus is not available"),
+        (
+            'plugins { }\nhealth_checks { listener_enabled = true bind_port = "x" }',
+            '7: health_checks: bind_port "x" is no TCP port: use 1 to 65535',
+        ),
+        ("plugins { }\ntelemetry { Prometheus { } }", "7: telemetry: Prometheus.port 0 is no TCP port"),
+        (
+            "plugins { }\ntelemetry { Prometheus { port = 1 tls { } } }",
+            "7: telemetry: cert_file and key_file must both be configured unless use_spire_svid is enabled",
+        ),
+        (
+            'plugins { }\ntelemetry { Prometheus { port = 1 tls { use_spire_svid = true cert_file = "x" } } }',
+            "7: telemetry: cert_file and key_file cannot be configured when use_spire_svid is enabled",
+        ),
+        ('plugins { }\ntelemetry { Statsd = [{ address = "x" }] }', "7: telemetry.Statsd is not available"),
     ],
 )
 def test_faults_outside_of_the_section(tmp_path: Path, outside: str, message: str) -> None:

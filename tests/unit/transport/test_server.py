@@ -41,7 +41,8 @@ async def test_a_port_in_use_is_named(service: EchoService) -> None:
     with pytest.raises(TemporarilyUnavailable) as caught:
         await Server(service.router()).listen_tcp("127.0.0.1", port, lambda: context)
     assert str(caught.value) == (
-        f"cannot listen on 127.0.0.1:{port}: address already in use; stop the other process or change bind_port"
+        f"cannot listen on 127.0.0.1:{port}: address already in use; "
+        "stop the other process or change bind_address and bind_port"
     )
     await server.drain(1)
 

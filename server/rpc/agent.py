@@ -26,7 +26,7 @@ from server.rpc import convert, ids, masks
 from server.rpc.attest import AgentSigner, Attestation
 from server.rpc.call import Call, Clock, wall_clock
 from server.rpc.failures import code_of_store, failing, failure
-from server.rpc.pacing import paced
+from server.rpc.pacing import paced, paging
 from transport.peer import Peer
 from transport.router import Context, Handler
 from transport.status import Code, RpcError
@@ -83,10 +83,7 @@ class AgentService:
         mask = request.output_mask if request.HasField("output_mask") else None
         with failing(call.log, "failed to list agents", of=code_of_store):
             page = await self._store.list_nodes(
-                filter,
-                page_size=max(request.page_size, 0),
-                page_token=request.page_token,
-                with_selectors=mask is None or mask.selectors,
+                filter, with_selectors=mask is None or mask.selectors, **paging(request)
             )
         call.succeeded()
         agents = await paced(lambda node: _masked(node, mask), page.items)

@@ -205,7 +205,7 @@ def test_output_flag(capsys: pytest.CaptureFixture[str]) -> None:
     assert form.value == output.PRETTY
     flags.parse(["-output", "JSON", "-output", "json"])
     assert form.value == output.JSON
-    with pytest.raises(FlagError, match='one output format at a time: "json" was asked for before'):
+    with pytest.raises(FlagError, match='the output format has already been set to "json"'):
         flags.parse(["-output", "pretty"])
     flags = FlagSet("x")
     output.add_flag(flags)

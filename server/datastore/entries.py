@@ -234,7 +234,7 @@ def _validate(entry: Entry) -> None:
     """The rules that SPIRE's store holds, with its texts. Raises InvalidArgument."""
     fault = _fault(entry)
     if fault:
-        raise InvalidArgument(f"datastore-validation: invalid registration entry: {fault}")
+        raise InvalidArgument(f"invalid registration entry: {fault}")
 
 
 def _fault(entry: Entry) -> str | None:

@@ -244,6 +244,7 @@ def _masked(node: AttestedNode, mask: agent_pb2.AgentMask | None) -> agent_pb2.A
 
 def _filter(message: api.ListAgentsRequest.Filter | api.CountAgentsRequest.Filter, call: Call) -> NodeFilter:
     """The filter of a list or a count, which have the same fields. Raises RpcError INVALID_ARGUMENT."""
+    _note_filter(message, call)
     selectors = expires_before = None
     if message.HasField("by_selector_match"):
         with failing(call.log, "failed to parse selectors", Code.INVALID_ARGUMENT):
@@ -251,27 +252,23 @@ def _filter(message: api.ListAgentsRequest.Filter | api.CountAgentsRequest.Filte
     if message.by_expires_before:
         with failing(call.log, "failed to parse the time of expiry", Code.INVALID_ARGUMENT):
             expires_before = _time(message.by_expires_before)
-    filter = NodeFilter(
+    return NodeFilter(
         attestation_type=message.by_attestation_type,
         banned=message.by_banned.value if message.HasField("by_banned") else None,
         can_reattest=message.by_can_reattest.value if message.HasField("by_can_reattest") else None,
         expires_before=expires_before,
         selectors=selectors,
     )
-    _note_filter(message, filter, call)
-    return filter
 
 
-def _note_filter(
-    message: api.ListAgentsRequest.Filter | api.CountAgentsRequest.Filter, filter: NodeFilter, call: Call
-) -> None:
-    if filter.attestation_type:
-        call.note(node_attestor_type=filter.attestation_type)
-    if filter.banned is not None:
-        call.note(by_banned=filter.banned)
-    if filter.can_reattest is not None:
-        call.note(by_can_reattest=filter.can_reattest)
-    if filter.selectors is not None:
+def _note_filter(message: api.ListAgentsRequest.Filter | api.CountAgentsRequest.Filter, call: Call) -> None:
+    if message.by_attestation_type:
+        call.note(node_attestor_type=message.by_attestation_type)
+    if message.HasField("by_banned"):
+        call.note(by_banned=message.by_banned.value)
+    if message.HasField("by_can_reattest"):
+        call.note(by_can_reattest=message.by_can_reattest.value)
+    if message.HasField("by_selector_match"):
         match = message.by_selector_match
         call.note(
             by_selector_match=convert.match_text(match),

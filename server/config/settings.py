@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
@@ -90,8 +90,16 @@ class ServerConfig:
     warnings: tuple[str, ...]
 
 
-def load(path: str = "", overrides: Overrides | None = None, *, expand_env: bool = False) -> ServerConfig:
+def load(
+    path: str = "",
+    overrides: Overrides | None = None,
+    *,
+    expand_env: bool = False,
+    also: Callable[[ServerConfig], None] | None = None,
+) -> ServerConfig:
     """Read, check and complete a server's configuration.
+
+    `also` checks more of it, as far as it can be read; its errors are told together with the others.
 
     Raises ConfigurationError, or ConfigurationErrors, with file and line where a fault stands in the file.
     """
@@ -103,6 +111,8 @@ def load(path: str = "", overrides: Overrides | None = None, *, expand_env: bool
     checks.require(file.server is None or server.data_dir, "data_dir must be configured")
     checks.note(*sections.unavailable(file, body, UNAVAILABLE))
     config = _checked(file, server, checks, path or DEFAULT_PATH)
+    if also is not None and file.plugins is not None:
+        checks.attempt(lambda: also(config), None, "plugins")
     checks.done()
     return replace(config, warnings=_warnings(file, config))
 

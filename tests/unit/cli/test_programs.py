@@ -140,7 +140,7 @@ def test_validate_tells_all_that_is_wrong_with_a_server(tmp_path: Path, capsys: 
     faults = """ca_ttl = "long" }
 plugins {
     KeyManager "disk" { plugin_data {} }
-    NodeAttestor "join_token" { plugin_data_file = "/nonexistent/join_token.conf" }
+    NodeAttestor "join_token" { plugin_data_file = "/nonexistent.conf" }
 """
     file.write_text(CONFIGURATIONS["server"].replace("}\nplugins {\n", faults, 1))
     assert SERVER.run(["validate", "-config", str(file)]) == 1
@@ -149,7 +149,7 @@ plugins {
         "Validation errors:",
         f'\t{file}:1: ca_ttl "long" is no duration such as 1h30m: time: invalid duration "long"',
         f'\t{file}:3: KeyManager "disk": keys_path must be configured',
-        f"\t{file}:4: failed to read plugin configuration: open /nonexistent/join_token.conf: no such file or directory",
+        f"\t{file}:4: failed to read plugin configuration: open /nonexistent.conf: no such file or directory",
         f"\t{file}:6: plugins of type KeyManager: enable exactly 1, not 2",
     ]
 

@@ -14,6 +14,7 @@ from operations.checks import Checks
 from operations.quoting import quote
 from plugins.blocks import PluginBlock, read_section
 from plugins.keymanager import KeyType
+from server.config import caches
 from server.config.file import CaSubject, ServerFile, ServerSection
 from server.config.ttl import ttl_warning
 
@@ -110,6 +111,7 @@ def load(
     checks.require(file.server is None or server.trust_domain, "trust_domain must be configured")
     checks.require(file.server is None or server.data_dir, "data_dir must be configured")
     checks.note(*sections.unavailable(file, body, UNAVAILABLE))
+    caches.check(server.experimental, checks)
     config = _checked(file, server, checks, path or DEFAULT_PATH)
     if also is not None and file.plugins is not None:
         checks.attempt(lambda: also(config), None, "plugins")

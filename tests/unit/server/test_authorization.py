@@ -26,7 +26,6 @@ from generated.spire.api.server.trustdomain.v1 import trustdomain_pb2
 from generated.spire.api.types import bundle_pb2
 from server.authorization import POLICY, Role
 from tests.simulators import pki
-from tests.simulators.callers import minted
 from tests.simulators.house import (
     AGENT,
     BUNDLE,
@@ -34,6 +33,7 @@ from tests.simulators.house import (
     HEALTH,
     SVID,
     House,
+    csr,
     new_entry,
     refused,
     running,
@@ -46,6 +46,14 @@ from transport.tls import InProcessIdentity
 
 SERVED = (AGENT, BUNDLE, ENTRY, SVID)
 COUNT = ENTRY + "CountEntries"
+
+
+async def minted(house: House, path: str) -> Channel:
+    """A caller with an X509-SVID of a workload."""
+    key = ec_key()
+    request = svid_pb2.MintX509SVIDRequest(csr=csr(key, uris=[f"spiffe://example.org{path}"]))
+    svid = (await house.local.unary(SVID + "MintX509SVID", request, svid_pb2.MintX509SVIDResponse)).svid
+    return await house.remote(InProcessIdentity(tuple(svid.cert_chain), pkcs8(key)))
 
 
 async def count(channel: Channel) -> int:

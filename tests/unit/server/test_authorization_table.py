@@ -22,7 +22,7 @@ from generated.spire.api.server.logger.v1 import logger_pb2
 from generated.spire.api.server.svid.v1 import svid_pb2
 from generated.spire.api.server.trustdomain.v1 import trustdomain_pb2
 from generated.spire.api.types import status_pb2
-from tests.simulators.callers import ADMIN_IDS, callers
+from tests.simulators.everybody import ADMIN_IDS, everybody
 from tests.simulators.house import PATIENCE, running
 from transport.client import Channel
 from transport.status import Code, RpcError
@@ -146,7 +146,7 @@ def test_the_table_has_every_method() -> None:
 async def test_everybody_is_admitted_where_spire_does_and_nowhere_else(tmp_path: Path) -> None:
     allowed = rows()
     async with running(tmp_path, ADMIN_IDS) as house:
-        known = await callers(house)
+        known = await everybody(house)
         assert set(known) == set(ROLES)
         served = {path for path in allowed if await outcome(house.local, path) is not Outcome.ABSENT}
         assert served >= {

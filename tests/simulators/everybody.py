@@ -12,10 +12,10 @@ from transport.tls import InProcessIdentity
 
 OPERATOR = "/operator"
 ADMIN_IDS = f'admin_ids = ["spiffe://example.org{OPERATOR}"]'
-"""The setting of a server that `callers` works with."""
+"""The setting of a server that `everybody` works with."""
 
 
-async def minted(house: House, path: str) -> Channel:
+async def _workload(house: House, path: str) -> Channel:
     """A caller with an X509-SVID of a workload."""
     key = ec_key()
     request = svid_pb2.MintX509SVIDRequest(csr=csr(key, uris=[f"spiffe://example.org{path}"]))
@@ -23,7 +23,7 @@ async def minted(house: House, path: str) -> Channel:
     return await house.remote(InProcessIdentity(tuple(svid.cert_chain), pkcs8(key)))
 
 
-async def callers(house: House) -> Mapping[str, Channel]:
+async def everybody(house: House) -> Mapping[str, Channel]:
     """Callers by kind, of a server with the setting ADMIN_IDS."""
     agent = await house.attest()
     admin = new_entry("/admin", spiffe_id("/parent"))
@@ -35,8 +35,8 @@ async def callers(house: House) -> Mapping[str, Channel]:
         "local": house.local,
         "anonymous": await house.remote(),
         "agent": agent.channel,
-        "workload": await minted(house, "/workload"),
-        "admin by entry": await minted(house, "/admin"),
-        "admin by configuration": await minted(house, OPERATOR),
-        "downstream": await minted(house, "/downstream"),
+        "workload": await _workload(house, "/workload"),
+        "admin by entry": await _workload(house, "/admin"),
+        "admin by configuration": await _workload(house, OPERATOR),
+        "downstream": await _workload(house, "/downstream"),
     }

@@ -62,8 +62,8 @@ def read(path: str) -> list[entry_pb2.Entry]:
     try:
         document = json.loads(read_input(path))
         entries = msgspec.convert(_folded(document), _File).entries
-    except (ValueError, msgspec.ValidationError) as error:
-        raise InvalidArgument(f"{path}: no registration data: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise InvalidArgument(f"{_named_input(path)}: no registration data: {error}") from error
     _warn_of_unknown_names(path, document)
     return [_to_proto(entry) for entry in entries]
 
@@ -72,8 +72,8 @@ def read_ids(path: str) -> list[str]:
     """The entry IDs of `{"ids": [...]}`, for `entry delete -file`. Raises InvalidArgument."""
     try:
         return msgspec.convert(_folded(json.loads(read_input(path))), _Ids).ids
-    except (ValueError, msgspec.ValidationError) as error:
-        raise InvalidArgument(f"{path}: no list of entry IDs: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise InvalidArgument(f"{_named_input(path)}: no list of entry IDs: {error}") from error
 
 
 def read_input(path: str) -> str:
@@ -85,7 +85,11 @@ def read_input(path: str) -> str:
     except OSError as error:
         raise InvalidArgument(f"open {path}: {(error.strerror or str(error)).lower()}") from error
     except UnicodeDecodeError as error:
-        raise InvalidArgument(f"{path}: not UTF-8 text") from error
+        raise InvalidArgument(f"{_named_input(path)}: not UTF-8 text") from error
+
+
+def _named_input(path: str) -> str:
+    return "standard input" if path == "-" else path
 
 
 def _folded(value: Any) -> Any:
@@ -146,4 +150,4 @@ def _warn_of_unknown_names(path: str, document: dict[str, Any]) -> None:
     lists = [entries for name, entries in document.items() if name.lower() == "entries" and entries]
     found = {name for entries in lists for entry in entries for name in entry}
     for name in sorted(name for name in found if name.lower() not in known):
-        print(f"Warning: {path}: {name} is not known and was ignored", file=sys.stderr)
+        print(f"Warning: {_named_input(path)}: {name} is not known and was ignored", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -259,6 +260,18 @@ async def test_a_bad_file_is_refused(spire_server: Run, canned: Canned, tmp_path
     place = f"{file}: " if reason.startswith("no registration") else ""
     assert (result.out, result.err, result.status) == ("", f"Error: {place}{reason}\n", 1)
     assert not canned.requests
+
+
+@pytest.mark.parametrize(("command", "flag"), [("entry create", "-data"), ("entry delete", "-file")])
+async def test_bad_standard_input_is_refused(
+    spire_server: Run, monkeypatch: pytest.MonkeyPatch, command: str, flag: str
+) -> None:
+    for text in ("", "[" * 200_000):
+        monkeypatch.setattr("sys.stdin", io.StringIO(text))
+        result = await spire_server(command, flag, "-")
+        assert (result.out, result.status) == ("", 1)
+        assert result.err.startswith("Error: standard input: no ")
+        assert result.err.count("\n") == 1
 
 
 async def test_a_missing_file_is_refused(spire_server: Run) -> None:

@@ -96,6 +96,8 @@ async def test_x509_fails_in_one_line(spire_server: Run, minting: Canned, tmp_pa
 
     assert await reason() == "Error: spiffeID must be specified\n"
     assert await reason("-spiffeID", "x") == "Error: scheme is missing or invalid\n"
+    expected = 'Error: unable to generate CSR: x509: "\u00e9.org" cannot be encoded as an IA5String\n'
+    assert await reason(*ID, "-dns", "\u00e9.org") == expected
     gone = tmp_path / "gone"
     expected = f"Error: unable to write SVID: open {gone}/svid.pem: no such file or directory\n"
     assert await reason(*ID, "-write", str(gone)) == expected

@@ -116,7 +116,9 @@ def test_help_of_a_command(program: Program, capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr() == ("", USAGE + "flag: help requested\n")
 
 
-@pytest.mark.parametrize(("args", "status"), [([], 127), (["bogus"], 127), (["-bogus"], 127), (["-h"], 0)])
+@pytest.mark.parametrize(
+    ("args", "status"), [([], 127), (["bogus"], 127), (["entry create"], 127), (["-bogus"], 127), (["-h"], 0)]
+)
 def test_overview(program: Program, capsys: pytest.CaptureFixture[str], args: list[str], status: int) -> None:
     assert program.run(args) == status
     assert capsys.readouterr() == ("", OVERVIEW)

@@ -299,7 +299,10 @@ def _read_line(args: Sequence[str], names: Sequence[str]) -> _Line:
 
 
 def _longest_name(args: Sequence[str], names: Sequence[str]) -> str:
-    """The longest known name that the first words of `args` make; the first word when there is none."""
+    """The longest known name that the first words of `args` make.
+
+    When there is none, the first argument in quotes, which is no name: a name's words are arguments of their own.
+    """
     words: list[str] = []
     for argument in args:
         if not argument or " " in argument or argument.startswith("-"):
@@ -308,7 +311,7 @@ def _longest_name(args: Sequence[str], names: Sequence[str]) -> str:
     for length in range(len(words), 0, -1):
         if (name := " ".join(words[:length])) in names:
             return name
-    return args[0]
+    return quote(args[0])
 
 
 def _wrapped(usage: str) -> list[str]:

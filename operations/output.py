@@ -32,7 +32,7 @@ class _Selection:
 
     def read(self, text: str, earlier: str) -> str:
         if self._given and text != earlier:
-            raise ValueError(f"one output format at a time: {quote(earlier)} was asked for before")
+            raise ValueError(f"the output format has already been set to {quote(earlier)}")
         form = {"json": JSON, "pretty": PRETTY, "prettyprint": PRETTY}.get(text.lower())
         if form is None:
             raise ValueError(f"bad formatter flag: unknown format option: {quote(text)}")

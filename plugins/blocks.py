@@ -58,6 +58,13 @@ def read(plugins: Body) -> Sequence[PluginBlock]:
     SPIRE takes `KeyManager "disk" { … }` as well as `KeyManager { disk { … } }`.
     """
     problems: list[ConfigurationError] = []
+    blocks = _read(plugins, problems)
+    raise_problems(problems)
+    return blocks
+
+
+def _read(plugins: Body, problems: list[ConfigurationError]) -> tuple[PluginBlock, ...]:
+    """Those that can be read; what is wrong with the others goes to `problems`."""
     blocks: dict[tuple[str, str], PluginBlock] = {}
     for type_, name, body, position in _declarations(plugins, problems):
         try:
@@ -68,16 +75,18 @@ def read(plugins: Body) -> Sequence[PluginBlock]:
         if (type_, name) in blocks:
             problems.append(position.error(f"{type_} {quote(name)} is configured twice: keep one block"))
         blocks[type_, name] = block
-    raise_problems(problems)
     return tuple(blocks.values())
 
 
 def read_section(plugins: Body | None, checks: Checks) -> tuple[PluginBlock, ...]:
-    """As `read`, for a configuration that must have the section; faults go to `checks`."""
+    """Those that can be read, of a configuration that must have the section; faults go to `checks`."""
     if plugins is None:
         checks.note(checks.place().error("plugins section must be configured"))
         return ()
-    return tuple(checks.attempt(lambda: read(plugins), (), "plugins"))
+    problems: list[ConfigurationError] = []
+    blocks = _read(plugins, problems)
+    checks.note(*problems)
+    return blocks
 
 
 def _declarations(plugins: Body, problems: list[ConfigurationError]) -> Iterator[tuple[str, str, Body, Position]]:
@@ -148,4 +157,7 @@ def _load(path: str, position: Position) -> Body:
     except ConfigurationError as error:
         if error.line is not None:
             raise
-        raise position.error(f"plugin_data_file {quote(path)}: {error.reason}") from error
+        # SPIRE's words.
+        cause = error.__cause__
+        reason = (cause.strerror or str(cause)).lower() if isinstance(cause, OSError) else error.reason
+        raise position.error(f"failed to read plugin configuration: open {path}: {reason}") from error

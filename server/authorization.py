@@ -244,7 +244,7 @@ class Authorizer:
 
 
 def _denied(log: Logger, path: str, reason: Reason.ValueType | None = None) -> RpcError:
-    message = f"authorization denied for method {path}"
-    log.error("Failed to authenticate caller", error=message)
     details = () if reason is None else (status_pb2.PermissionDeniedDetails(reason=reason),)
-    return RpcError(Code.PERMISSION_DENIED, message, details)
+    error = RpcError(Code.PERMISSION_DENIED, f"authorization denied for method {path}", details)
+    log.error("Failed to authenticate caller", error=error)
+    return error

@@ -91,7 +91,7 @@ def ban(flags: FlagSet) -> Run:
 
 def _required(spiffe_id: Flag[str]) -> spiffeid_pb2.SPIFFEID:
     if not spiffe_id.value:
-        raise InvalidArgument("-spiffeID is required")
+        raise InvalidArgument("a SPIFFE ID is required")
     return values.spiffe_id(spiffe_id.value)
 
 

@@ -53,7 +53,7 @@ class AgentFilter:
 
     def _fill(self, wanted: Filter) -> Filter:
         if self._selectors.value:
-            wanted.by_selector_match.match = values.behavior(self._match)
+            wanted.by_selector_match.match = values.behavior(self._match, "unsupported match behavior")
             found = values.explained("error parsing selector %s", values.selector, self._selectors.value)
             wanted.by_selector_match.selectors.extend(found)
         if self._expires_before.value:

@@ -35,9 +35,9 @@ def socket_path(path: str, instance: str) -> str:
     """The flag -socketPath wins over -instance, which wins over the environment. Raises InvalidArgument."""
     template = os.environ.get(TEMPLATE, "")
     if instance and not template:
-        raise InvalidArgument(f"-instance needs {TEMPLATE} in the environment: set it to a socket path with %i in it")
+        raise InvalidArgument(f"you must define {TEMPLATE} to use the instance flag")
     if instance and "%i" not in template:
-        raise InvalidArgument(f"{TEMPLATE} has no %i for the name that -instance gives")
+        raise InvalidArgument(f"failed to find %i in {TEMPLATE}")
     if path != DEFAULT_SOCKET:
         return path
     if instance:

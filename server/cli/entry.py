@@ -42,8 +42,8 @@ def create(flags: FlagSet) -> Run:
         if fields.data.value:
             return _from_file(fields.data.value)
         if of_node.value and fields.selectors.value and fields.federates_with.value:
-            raise InvalidArgument("-node and -federatesWith exclude each other")
-        fields.require(parent=None if of_node.value else "-parentID is required, or -node for an entry of agents")
+            raise InvalidArgument("node entries can not federate")
+        fields.require(parent=None if of_node.value else "a parent ID is required if the node flag is not set")
         return [fields.to_entry(of_node=of_node.value)]
 
     async def act(server: Channel) -> None:
@@ -67,8 +67,8 @@ def update(flags: FlagSet) -> Run:
         if fields.data.value:
             return _from_file(fields.data.value)
         if not fields.entry_id.value:
-            raise InvalidArgument("-entryID is required")
-        fields.require(parent="-parentID is required")
+            raise InvalidArgument("entry ID is required")
+        fields.require(parent="a parent ID is required")
         entry = fields.to_entry()
         if fields.disable_x509_svid_prefetch.given or fields.jwt_svid_include_jti.given:
             await _keep_other_attributes(server, entry, fields)
@@ -95,7 +95,7 @@ def delete(flags: FlagSet) -> Run:
 
     async def act(server: Channel) -> None:
         if not file.value and not entry_id.value:
-            raise InvalidArgument("-entryID or -file is required")
+            raise InvalidArgument("an entry ID is required")
         ids = _ids_from_file(file.value) if file.value else [entry_id.value]
         request = entry_pb2.BatchDeleteEntryRequest(ids=ids)
         response = await server.unary(f"{SERVICE}/BatchDeleteEntry", request, entry_pb2.BatchDeleteEntryResponse)
@@ -121,7 +121,7 @@ async def _keep_other_attributes(server: Channel, entry: types.Entry, fields: En
     try:
         existing = await server.unary(f"{SERVICE}/GetEntry", entry_pb2.GetEntryRequest(id=entry.id), types.Entry)
     except SpireError as error:
-        raise Refused(f"cannot read the entry that is to be updated: {error}") from error
+        raise Refused(f"failed to fetch existing entry to merge additional attributes: {error}") from error
     entry.additional_attributes.CopyFrom(existing.additional_attributes)
     for flag, name in (
         (fields.disable_x509_svid_prefetch, "disable_x509_svid_prefetch"),

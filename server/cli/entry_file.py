@@ -1,7 +1,8 @@
 """Registration data as JSON, for `entry create -data` and `entry update -data`.
 
 The names are those of SPIRE's files: `{"entries": [{"spiffe_id": "spiffe://…", "parent_id": "spiffe://…", "selectors":
-[{"type": "unix", "value": "uid:1000"}], …}]}`. Unknown names do no harm there, so they only bring a warning here.
+[{"type": "unix", "value": "uid:1000"}], …}]}`. As there, names may be written in any case, and null is as good as
+absent. Unknown names do no harm there, so they only bring a warning here.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -29,7 +30,7 @@ class _Attributes(msgspec.Struct):
     jwt_svid_include_jti: bool = False
 
 
-class _Entry(msgspec.Struct):
+class _Entry(msgspec.Struct, rename="lower"):
     spiffe_id: str = ""
     parent_id: str = ""
     selectors: tuple[_Selector, ...] = ()
@@ -39,7 +40,7 @@ class _Entry(msgspec.Struct):
     federates_with: tuple[str, ...] = ()
     admin: bool = False
     downstream: bool = False
-    entryExpiry: int = 0  # noqa: N815  the name in SPIRE's files
+    entryExpiry: int = 0  # noqa: N815  the name in SPIRE's files, case aside
     dns_names: tuple[str, ...] = ()
     revision_number: int = 0
     store_svid: bool = False
@@ -60,9 +61,9 @@ def read(path: str) -> list[entry_pb2.Entry]:
     """The entries of a file, or of standard input for `-`. Raises InvalidArgument."""
     try:
         document = json.loads(read_input(path))
-        entries = msgspec.convert(document, _File).entries
-    except (ValueError, msgspec.ValidationError) as error:
-        raise InvalidArgument(f"{path}: no registration data: {error}") from error
+        entries = msgspec.convert(_folded(document), _File).entries
+    except (ValueError, RecursionError) as error:
+        raise InvalidArgument(f"{_named_input(path)}: no registration data: {error}") from error
     _warn_of_unknown_names(path, document)
     return [_to_proto(entry) for entry in entries]
 
@@ -70,9 +71,9 @@ def read(path: str) -> list[entry_pb2.Entry]:
 def read_ids(path: str) -> list[str]:
     """The entry IDs of `{"ids": [...]}`, for `entry delete -file`. Raises InvalidArgument."""
     try:
-        return msgspec.convert(json.loads(read_input(path)), _Ids).ids
-    except (ValueError, msgspec.ValidationError) as error:
-        raise InvalidArgument(f"{path}: no list of entry IDs: {error}") from error
+        return msgspec.convert(_folded(json.loads(read_input(path))), _Ids).ids
+    except (ValueError, RecursionError) as error:
+        raise InvalidArgument(f"{_named_input(path)}: no list of entry IDs: {error}") from error
 
 
 def read_input(path: str) -> str:
@@ -84,7 +85,21 @@ def read_input(path: str) -> str:
     except OSError as error:
         raise InvalidArgument(f"open {path}: {(error.strerror or str(error)).lower()}") from error
     except UnicodeDecodeError as error:
-        raise InvalidArgument(f"{path}: not UTF-8 text") from error
+        raise InvalidArgument(f"{_named_input(path)}: not UTF-8 text") from error
+
+
+def _named_input(path: str) -> str:
+    return "standard input" if path == "-" else path
+
+
+def _folded(value: Any) -> Any:
+    """JSON with the names of all members in lower case, and without those that are null."""
+    if isinstance(value, dict):
+        members = cast("dict[str, Any]", value).items()
+        return {name.lower(): _folded(member) for name, member in members if member is not None}
+    if isinstance(value, list):
+        return [_folded(member) for member in cast("list[object]", value)]
+    return value
 
 
 def _to_proto(entry: _Entry) -> entry_pb2.Entry:
@@ -131,7 +146,8 @@ def _trust_domains(texts: Sequence[str]) -> list[str]:
 
 
 def _warn_of_unknown_names(path: str, document: dict[str, Any]) -> None:
-    known = {field.name for field in msgspec.structs.fields(_Entry)}
-    found = {name for entry in document.get("entries", ()) for name in entry}
-    for name in sorted(found - known):
-        print(f"Warning: {path}: {name} is not known and was ignored", file=sys.stderr)
+    known = {field.encode_name for field in msgspec.structs.fields(_Entry)}
+    lists = [entries for name, entries in document.items() if name.lower() == "entries" and entries]
+    found = {name for entries in lists for entry in entries for name in entry}
+    for name in sorted(name for name in found if name.lower() not in known):
+        print(f"Warning: {_named_input(path)}: {name} is not known and was ignored", file=sys.stderr)

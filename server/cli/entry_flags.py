@@ -55,15 +55,15 @@ class EntryFlags:
     def require(self, *, parent: str | None) -> None:
         """Raises InvalidArgument for what is not there; `parent` is the complaint about a missing parent, if any."""
         if not self.selectors.value:
-            raise InvalidArgument("-selector is required, once or more often")
+            raise InvalidArgument("at least one selector is required")
         if parent and not self.parent_id.value:
             raise InvalidArgument(parent)
         if not self.spiffe_id.value:
-            raise InvalidArgument("-spiffeID is required")
+            raise InvalidArgument("a SPIFFE ID is required")
         if self.x509_svid_ttl.value < 0:
-            raise InvalidArgument(f"-x509SVIDTTL must not be negative: it is {self.x509_svid_ttl.value}")
+            raise InvalidArgument("a positive x509-SVID TTL is required")
         if self.jwt_svid_ttl.value < 0:
-            raise InvalidArgument(f"-jwtSVIDTTL must not be negative: it is {self.jwt_svid_ttl.value}")
+            raise InvalidArgument("a positive JWT-SVID TTL is required")
 
     def to_entry(self, *, of_node: bool = False) -> Entry:
         """The entry; `of_node` makes the server its parent."""

@@ -34,7 +34,7 @@ class EntryFilter:
         )
         self._downstream = flags.boolean(
             "downstream",
-            "Only entries of downstream servers. Without the flag these are left out",
+            "Only entries of downstream servers",
         )
         self._federates_with = flags.strings(
             "federatesWith",
@@ -67,7 +67,7 @@ class EntryFilter:
             wanted.by_federates_with.trust_domains.extend(self._federates_with.value)
         if self._hint.value:
             wanted.by_hint.CopyFrom(wrappers_pb2.StringValue(value=self._hint.value))
-        # SPIRE's commands always ask for one kind: without the flag, entries of downstream servers do not show.
+        # SPIRE's commands always send it; false filters nothing.
         wanted.by_downstream.CopyFrom(wrappers_pb2.BoolValue(value=self._downstream.value))
         return wanted
 
@@ -81,7 +81,7 @@ def show(flags: FlagSet) -> Run:
 
     async def act(server: Channel) -> None:
         if entry_id.value and (wanted.parent_id.value or wanted.spiffe_id.value or wanted.selectors.value):
-            raise InvalidArgument("-entryID names one entry: leave out -parentID, -selector and -spiffeID")
+            raise InvalidArgument("the -entryID flag can't be combined with others")
         entries = [await _get(server, entry_id.value)] if entry_id.value else await _list(server, wanted)
         for entry in entries:
             entry.selectors.sort(key=_selector_order)

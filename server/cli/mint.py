@@ -71,7 +71,7 @@ def jwt(flags: FlagSet) -> Run:
 
     async def act(server: Channel) -> None:
         if spiffe_id.value and not audience.value:
-            raise InvalidArgument("-audience is required: name who is to accept the token")
+            raise InvalidArgument("at least one audience must be specified")
         wanted = _required_id(spiffe_id)
         request = svid_pb2.MintJWTSVIDRequest(id=wanted.to_proto(), ttl=values.ttl(ttl.value), audience=audience.value)
         try:
@@ -93,7 +93,7 @@ def jwt(flags: FlagSet) -> Run:
 
 def _required_id(spiffe_id: Flag[str]) -> SpiffeId:
     if not spiffe_id.value:
-        raise InvalidArgument("-spiffeID is required")
+        raise InvalidArgument("spiffeID must be specified")
     return SpiffeId.parse(spiffe_id.value)
 
 
@@ -132,7 +132,7 @@ def _expiry(token: str) -> int | None:
 def _tell_if_capped(what: str, expires_at: int | None, ttl: timedelta) -> None:
     if expires_at is not None and expires_at - time.time() < ttl.total_seconds():
         expiry = quote(times.rfc3339(expires_at))
-        print(f"The {what} lives shorter than -ttl asked for: it ends at {expiry}", file=sys.stderr)
+        print(f"{what} lifetime was capped shorter than specified ttl; expires {expiry}", file=sys.stderr)
 
 
 def _write(folder: Path, chain: list[bytes], key: bytes, authorities: list[bytes]) -> None:

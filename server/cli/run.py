@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from operations.errors import SpireError
+from operations.errors import ConfigurationErrors, SpireError
 from operations.flags import FlagSet, Run
-from server.config import declare_flags
+from server.config import ServerConfig, declare_flags
 
 
 def run(flags: FlagSet) -> Run:
@@ -27,13 +27,16 @@ def run(flags: FlagSet) -> Run:
 
 
 def validate(flags: FlagSet) -> Run:
-    read = declare_flags(flags)
+    read = declare_flags(flags, also=_check_plugins)
 
     def check(_: list[str]) -> int:
-        from server import catalog
-
         try:
-            catalog.check(read())
+            read()
+        except ConfigurationErrors as error:
+            print("SPIRE server configuration file is invalid.\nValidation errors:", file=sys.stderr)
+            for problem in error.problems:
+                print(f"\t{problem}", file=sys.stderr)
+            return 1
         except SpireError as error:
             print(f"SPIRE server configuration file is invalid: {error}", file=sys.stderr)
             return 1
@@ -41,3 +44,9 @@ def validate(flags: FlagSet) -> Run:
         return 0
 
     return check
+
+
+def _check_plugins(config: ServerConfig) -> None:
+    from server import catalog  # imports the datastore, which a server that runs imports later
+
+    catalog.check(config)

@@ -42,19 +42,19 @@ def selector(text: str) -> Selector:
     """`type:value`; the value may hold colons, and be empty."""
     kind, colon, value = text.partition(":")
     if not colon:
-        raise InvalidArgument(f"selector {quote(text)} has no colon: write type:value")
+        raise InvalidArgument(f"selector {quote(text)} must be formatted as type:value")
     return Selector(type=kind, value=value)
 
 
-def behavior(flag: Flag[str]) -> Behavior.ValueType:
+def behavior(flag: Flag[str], complaint: str = "match behavior %s unknown") -> Behavior.ValueType:
     if flag.value not in BEHAVIORS:
-        raise InvalidArgument(f"-{flag.name} {quote(flag.value)} is unknown: use {', '.join(BEHAVIORS)}")
+        raise InvalidArgument(complaint.replace("%s", quote(flag.value)))
     return BEHAVIORS[flag.value]
 
 
 def int32(value: int, what: str) -> int:
     if not -(2**31) <= value < 2**31:
-        raise InvalidArgument(f"{what} {value} is out of range: use at most {2**31 - 1}")
+        raise InvalidArgument(f"invalid value for {what}: {value} is out of range, use at most {2**31 - 1}")
     return value
 
 

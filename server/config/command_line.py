@@ -8,8 +8,8 @@ from operations.flags import FlagSet
 from server.config.settings import DEFAULT_PATH, Overrides, ServerConfig, load
 
 
-def declare_flags(flags: FlagSet) -> Callable[[], ServerConfig]:
-    """Declare the flags; after they were parsed, the result loads the configuration they ask for."""
+def declare_flags(flags: FlagSet, also: Callable[[ServerConfig], None] | None = None) -> Callable[[], ServerConfig]:
+    """Declare the flags; after they were parsed, the result loads the configuration they ask for, as `load` does."""
     bind_address = flags.string("bindAddress", "", "Address on which agents are served, e.g. 0.0.0.0")
     bind_port = flags.integer("serverPort", 0, "TCP port on which agents are served, e.g. 8081 (bind_port in the file)")
     usage = f"Configuration file, {DEFAULT_PATH} when unset; the other flags win over what it says"
@@ -39,6 +39,6 @@ def declare_flags(flags: FlagSet) -> Callable[[], ServerConfig]:
             socket_path=socket_path.value,
             trust_domain=trust_domain.value,
         )
-        return load(path.value, overrides, expand_env=expand_env.value)
+        return load(path.value, overrides, expand_env=expand_env.value, also=also)
 
     return read

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from math import inf
@@ -17,6 +17,7 @@ from operations.quoting import quote
 from operations.sections import HealthChecks, Telemetry
 from plugins.blocks import PluginBlock, read_section
 from plugins.keymanager import KeyType
+from server.config import caches
 from server.config.file import CaSubject, ServerFile, ServerSection
 from server.config.ttl import ttl_warning
 
@@ -112,8 +113,16 @@ class ServerConfig:
     warnings: tuple[str, ...]
 
 
-def load(path: str = "", overrides: Overrides | None = None, *, expand_env: bool = False) -> ServerConfig:
+def load(
+    path: str = "",
+    overrides: Overrides | None = None,
+    *,
+    expand_env: bool = False,
+    also: Callable[[ServerConfig], None] | None = None,
+) -> ServerConfig:
     """Read, check and complete a server's configuration.
+
+    `also` checks more of it, as far as it can be read; its errors are told together with the others.
 
     Raises ConfigurationError, or ConfigurationErrors, with file and line where a fault stands in the file.
     """
@@ -125,7 +134,10 @@ def load(path: str = "", overrides: Overrides | None = None, *, expand_env: bool
     checks.require(file.server is None or server.data_dir, "data_dir must be configured")
     checks.note(*sections.unavailable(file, body, UNAVAILABLE))
     telemetry.check(file.telemetry, file.health_checks, checks)
+    caches.check(server.experimental, checks)
     config = _checked(file, server, checks, path or DEFAULT_PATH)
+    if also is not None and file.plugins is not None:
+        checks.attempt(lambda: also(config), None, "plugins")
     checks.done()
     return replace(config, warnings=_warnings(file, config))
 

@@ -26,7 +26,7 @@ from server.rpc import convert, ids, masks
 from server.rpc.attest import AgentSigner, Attestation
 from server.rpc.call import Call, Clock, wall_clock
 from server.rpc.failures import code_of_store, failing, failure
-from server.rpc.pacing import paced
+from server.rpc.pacing import paced, paging
 from transport.peer import Peer
 from transport.router import Context, Handler
 from transport.status import Code, RpcError
@@ -83,10 +83,7 @@ class AgentService:
         mask = request.output_mask if request.HasField("output_mask") else None
         with failing(call.log, "failed to list agents", of=code_of_store):
             page = await self._store.list_nodes(
-                filter,
-                page_size=max(request.page_size, 0),
-                page_token=request.page_token,
-                with_selectors=mask is None or mask.selectors,
+                filter, with_selectors=mask is None or mask.selectors, **paging(request)
             )
         call.succeeded()
         agents = await paced(lambda node: _masked(node, mask), page.items)
@@ -247,6 +244,7 @@ def _masked(node: AttestedNode, mask: agent_pb2.AgentMask | None) -> agent_pb2.A
 
 def _filter(message: api.ListAgentsRequest.Filter | api.CountAgentsRequest.Filter, call: Call) -> NodeFilter:
     """The filter of a list or a count, which have the same fields. Raises RpcError INVALID_ARGUMENT."""
+    _note_filter(message, call)
     selectors = expires_before = None
     if message.HasField("by_selector_match"):
         with failing(call.log, "failed to parse selectors", Code.INVALID_ARGUMENT):
@@ -254,27 +252,23 @@ def _filter(message: api.ListAgentsRequest.Filter | api.CountAgentsRequest.Filte
     if message.by_expires_before:
         with failing(call.log, "failed to parse the time of expiry", Code.INVALID_ARGUMENT):
             expires_before = _time(message.by_expires_before)
-    filter = NodeFilter(
+    return NodeFilter(
         attestation_type=message.by_attestation_type,
         banned=message.by_banned.value if message.HasField("by_banned") else None,
         can_reattest=message.by_can_reattest.value if message.HasField("by_can_reattest") else None,
         expires_before=expires_before,
         selectors=selectors,
     )
-    _note_filter(message, filter, call)
-    return filter
 
 
-def _note_filter(
-    message: api.ListAgentsRequest.Filter | api.CountAgentsRequest.Filter, filter: NodeFilter, call: Call
-) -> None:
-    if filter.attestation_type:
-        call.note(node_attestor_type=filter.attestation_type)
-    if filter.banned is not None:
-        call.note(by_banned=filter.banned)
-    if filter.can_reattest is not None:
-        call.note(by_can_reattest=filter.can_reattest)
-    if filter.selectors is not None:
+def _note_filter(message: api.ListAgentsRequest.Filter | api.CountAgentsRequest.Filter, call: Call) -> None:
+    if message.by_attestation_type:
+        call.note(node_attestor_type=message.by_attestation_type)
+    if message.HasField("by_banned"):
+        call.note(by_banned=message.by_banned.value)
+    if message.HasField("by_can_reattest"):
+        call.note(by_can_reattest=message.by_can_reattest.value)
+    if message.HasField("by_selector_match"):
         match = message.by_selector_match
         call.note(
             by_selector_match=convert.match_text(match),

@@ -20,7 +20,7 @@ from server.rpc import convert, ids, masks
 from server.rpc.authorized_entries import EntryPages
 from server.rpc.call import Call
 from server.rpc.failures import code_of, code_of_store, failed, failing, failure, ok
-from server.rpc.pacing import paced
+from server.rpc.pacing import paced, paging
 from transport.peer import Peer
 from transport.router import Context, Handler
 from transport.status import Code
@@ -65,9 +65,7 @@ class EntryService:
         call = Call.of(context)
         filter = self._filter(request.filter, call)
         with failing(call.log, "failed to list entries", of=code_of_store):
-            page = await self._store.list_entries(
-                filter, page_size=max(request.page_size, 0), page_token=request.page_token
-            )
+            page = await self._store.list_entries(filter, **paging(request))
         mask = request.output_mask if request.HasField("output_mask") else None
         call.succeeded()
         entries = await paced(lambda entry: _masked(entry, mask), page.items)
@@ -211,7 +209,8 @@ class EntryService:
             selectors=selectors,
             federates_with=federates_with,
             hint=message.by_hint.value,
-            downstream=message.by_downstream.value if message.HasField("by_downstream") else None,
+            # As in SPIRE, false filters nothing: its commands send it whenever -downstream is not given.
+            downstream=message.by_downstream.value or None,
         )
 
 

@@ -135,6 +135,25 @@ def test_validate(program: Program, kind: str, tmp_path: Path, capsys: pytest.Ca
     assert captured.err.count("\n") == 1
 
 
+def test_validate_tells_all_that_is_wrong_with_a_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "spire.conf"
+    faults = """ca_ttl = "long" }
+plugins {
+    KeyManager "disk" { plugin_data {} }
+    NodeAttestor "join_token" { plugin_data_file = "/nonexistent.conf" }
+"""
+    file.write_text(CONFIGURATIONS["server"].replace("}\nplugins {\n", faults, 1))
+    assert SERVER.run(["validate", "-config", str(file)]) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "SPIRE server configuration file is invalid.",
+        "Validation errors:",
+        f'\t{file}:1: ca_ttl "long" is no duration such as 1h30m: time: invalid duration "long"',
+        f'\t{file}:3: KeyManager "disk": keys_path must be configured',
+        f"\t{file}:4: failed to read plugin configuration: open /nonexistent.conf: no such file or directory",
+        f"\t{file}:6: plugins of type KeyManager: enable exactly 1, not 2",
+    ]
+
+
 @pytest.mark.parametrize(
     ("module", "command"),
     [

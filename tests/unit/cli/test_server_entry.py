@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -137,20 +138,20 @@ async def test_create_as_json_ends_well_and_says_what_failed(spire_server: Run, 
 @pytest.mark.parametrize(
     ("args", "reason"),
     [
-        (WORKLOAD, "-selector is required, once or more often"),
+        (WORKLOAD, "at least one selector is required"),
         (
             ("-selector", "a:b", "-spiffeID", "x"),
-            "-parentID is required, or -node for an entry of agents",
+            "a parent ID is required if the node flag is not set",
         ),
-        (("-selector", "a:b", "-parentID", "x"), "-spiffeID is required"),
-        (("-selector", "a:b", "-node", "-federatesWith", "x"), "-node and -federatesWith exclude each other"),
-        ((*SELECTED, "-x509SVIDTTL", "-1"), "-x509SVIDTTL must not be negative: it is -1"),
-        ((*SELECTED, "-jwtSVIDTTL", "-1"), "-jwtSVIDTTL must not be negative: it is -1"),
+        (("-selector", "a:b", "-parentID", "x"), "a SPIFFE ID is required"),
+        (("-selector", "a:b", "-node", "-federatesWith", "x"), "node entries can not federate"),
+        ((*SELECTED, "-x509SVIDTTL", "-1"), "a positive x509-SVID TTL is required"),
+        ((*SELECTED, "-jwtSVIDTTL", "-1"), "a positive JWT-SVID TTL is required"),
         (
             (*SELECTED, "-x509SVIDTTL", "99999999999"),
-            "X509 SVID TTL 99999999999 is out of range: use at most 2147483647",
+            "invalid value for X509 SVID TTL: 99999999999 is out of range, use at most 2147483647",
         ),
-        ((*WORKLOAD, "-selector", "unix"), 'selector "unix" has no colon: write type:value'),
+        ((*WORKLOAD, "-selector", "unix"), 'selector "unix" must be formatted as type:value'),
         (("-selector", "a:b", "-spiffeID", "example.org", "-parentID", "x"), "scheme is missing or invalid"),
         ((*SELECTED, "-entryExpiry", "9999999999999999"), None),
     ],
@@ -205,6 +206,20 @@ async def test_data_comes_from_a_file(spire_server: Run, canned: Canned, tmp_pat
     assert list(request.entries) == [FULL]
 
 
+async def test_names_in_a_file_may_have_any_case_and_no_value(
+    spire_server: Run, canned: Canned, tmp_path: Path
+) -> None:
+    file = tmp_path / "data.json"
+    named = {name.upper(): value for name, value in DATA["entries"][0].items()}
+    file.write_text(json.dumps({"Entries": [named | {"federates_with": None}]}))
+    canned.answers["BatchCreateEntry"] = created(FULL)
+    assert (await spire_server("entry create", "-data", str(file))).err == ""
+    (request,) = canned.requests
+    assert isinstance(request, entry_pb2.BatchCreateEntryRequest)
+    assert request.entries[0].spiffe_id == FULL.spiffe_id
+    assert request.entries[0].expires_at == FULL.expires_at
+
+
 async def test_unknown_names_in_a_file_bring_a_warning(spire_server: Run, canned: Canned, tmp_path: Path) -> None:
     file = tmp_path / "data.json"
     file.write_text(json.dumps({"entries": [DATA["entries"][0] | {"dns_name": "typo"}]}))
@@ -247,6 +262,18 @@ async def test_a_bad_file_is_refused(spire_server: Run, canned: Canned, tmp_path
     assert not canned.requests
 
 
+@pytest.mark.parametrize(("command", "flag"), [("entry create", "-data"), ("entry delete", "-file")])
+async def test_bad_standard_input_is_refused(
+    spire_server: Run, monkeypatch: pytest.MonkeyPatch, command: str, flag: str
+) -> None:
+    for text in ("", "[" * 200_000):
+        monkeypatch.setattr("sys.stdin", io.StringIO(text))
+        result = await spire_server(command, flag, "-")
+        assert (result.out, result.status) == ("", 1)
+        assert result.err.startswith("Error: standard input: no ")
+        assert result.err.count("\n") == 1
+
+
 async def test_a_missing_file_is_refused(spire_server: Run) -> None:
     result = await spire_server("entry create", "-data", "/nonexistent")
     assert (result.err, result.status) == ("Error: open /nonexistent: no such file or directory\n", 1)
@@ -281,10 +308,10 @@ async def test_update_tells_what_failed(spire_server: Run, canned: Canned) -> No
 @pytest.mark.parametrize(
     ("args", "reason"),
     [
-        (SELECTED, "-entryID is required"),
-        (("-entryID", "a"), "-selector is required, once or more often"),
-        (("-entryID", "a", "-selector", "a:b"), "-parentID is required"),
-        (("-entryID", "a", "-selector", "a:b", "-parentID", "x"), "-spiffeID is required"),
+        (SELECTED, "entry ID is required"),
+        (("-entryID", "a"), "at least one selector is required"),
+        (("-entryID", "a", "-selector", "a:b"), "a parent ID is required"),
+        (("-entryID", "a", "-selector", "a:b", "-parentID", "x"), "a SPIFFE ID is required"),
     ],
 )
 async def test_update_refuses_before_it_asks(spire_server: Run, args: tuple[str, ...], reason: str) -> None:
@@ -337,7 +364,7 @@ async def test_delete_reads_ids_from_a_file(spire_server: Run, canned: Canned, t
 
 
 async def test_delete_needs_an_id(spire_server: Run) -> None:
-    assert (await spire_server("entry delete")).err == "Error: -entryID or -file is required\n"
+    assert (await spire_server("entry delete")).err == "Error: an entry ID is required\n"
 
 
 async def test_show_asks_page_after_page_and_sorts(spire_server: Run, canned: Canned) -> None:
@@ -408,17 +435,17 @@ async def test_show_by_id(spire_server: Run, canned: Canned) -> None:
     [
         (
             ("-entryID", "a", "-selector", "a:b"),
-            "-entryID names one entry: leave out -parentID, -selector and -spiffeID",
+            "the -entryID flag can't be combined with others",
         ),
         (
             ("-selector", "a:b", "-matchSelectorsOn", "x"),
-            '-matchSelectorsOn "x" is unknown: use exact, any, superset, subset',
+            'match behavior "x" unknown',
         ),
         (
             ("-federatesWith", "a", "-matchFederatesWithOn", "x"),
-            '-matchFederatesWithOn "x" is unknown: use exact, any, superset, subset',
+            'match behavior "x" unknown',
         ),
-        (("-selector", "a"), 'error parsing selectors: selector "a" has no colon: write type:value'),
+        (("-selector", "a"), 'error parsing selectors: selector "a" must be formatted as type:value'),
         (("-spiffeID", "a"), 'error parsing SPIFFE ID "a": scheme is missing or invalid'),
         (("-parentID", "a"), 'error parsing parent ID "a": scheme is missing or invalid'),
         (("-entryID", "a"), "error fetching entry ID a: rpc error: code = NotFound desc = entry not found"),

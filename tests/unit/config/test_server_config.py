@@ -135,6 +135,10 @@ def test_jwt_keys_follow_the_ca(tmp_path: Path) -> None:
             'experimental { named_pipe_name = "x" }',
             "server.experimental.named_pipe_name is not available in this version: use socket_path",
         ),
+        (
+            'experimental { cache_reload_interval = "5" }',
+            'experimental.cache_reload_interval "5" is no duration such as 5s: time: missing unit in duration "5"',
+        ),
     ],
 )
 def test_faults(tmp_path: Path, settings: str, reason: str) -> None:

@@ -116,7 +116,9 @@ def test_help_of_a_command(program: Program, capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr() == ("", USAGE + "flag: help requested\n")
 
 
-@pytest.mark.parametrize(("args", "status"), [([], 127), (["bogus"], 127), (["-bogus"], 127), (["-h"], 0)])
+@pytest.mark.parametrize(
+    ("args", "status"), [([], 127), (["bogus"], 127), (["entry create"], 127), (["-bogus"], 127), (["-h"], 0)]
+)
 def test_overview(program: Program, capsys: pytest.CaptureFixture[str], args: list[str], status: int) -> None:
     assert program.run(args) == status
     assert capsys.readouterr() == ("", OVERVIEW)
@@ -205,7 +207,7 @@ def test_output_flag(capsys: pytest.CaptureFixture[str]) -> None:
     assert form.value == output.PRETTY
     flags.parse(["-output", "JSON", "-output", "json"])
     assert form.value == output.JSON
-    with pytest.raises(FlagError, match='one output format at a time: "json" was asked for before'):
+    with pytest.raises(FlagError, match='the output format has already been set to "json"'):
         flags.parse(["-output", "pretty"])
     flags = FlagSet("x")
     output.add_flag(flags)

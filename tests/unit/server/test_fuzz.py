@@ -68,7 +68,7 @@ def _flipped(draw: st.DrawFn) -> bytes:
 
 def _value(field: FieldDescriptor) -> st.SearchStrategy[Any]:
     if field.message_type is not None:
-        return _message(field.message_type)
+        return messages(field.message_type)
     if field.type == FieldDescriptor.TYPE_STRING:
         return st.one_of(st.sampled_from(_TEXTS), st.text(st.characters(exclude_categories=["Cs"]), max_size=20))
     if field.type == FieldDescriptor.TYPE_BYTES:
@@ -82,7 +82,7 @@ def _value(field: FieldDescriptor) -> st.SearchStrategy[Any]:
 
 
 @functools.cache
-def _message(descriptor: Descriptor) -> st.SearchStrategy[Message]:
+def messages(descriptor: Descriptor) -> st.SearchStrategy[Message]:
     """Messages of a type, each field there or not."""
     made = GetMessageClass(descriptor)
 
@@ -117,23 +117,28 @@ class Fuzzed:
         await house.create(entry)
         return cls(house, agent)
 
-    async def call(self, method: MethodDescriptor, request: Message) -> None:
+    async def call(self, method: MethodDescriptor, *requests: Message) -> None:
+        """One request, or any number where the caller streams."""
         path = f"/{method.containing_service.full_name}/{method.name}"
         channel = self._agent.channel if POLICY[path] is Role.AGENT else self.house.local
         try:
-            for response in await self._answers(method, path, channel, request):
+            for response in await self._answers(method, path, channel, requests):
                 for result in getattr(response, "results", ()):
                     self._check(Code(result.status.code), result.status.message)
         except RpcError as error:
             self._check(error.code, error.message)
 
     @staticmethod
-    async def _answers(method: MethodDescriptor, path: str, channel: Channel, request: Message) -> list[Message]:
+    async def _answers(
+        method: MethodDescriptor, path: str, channel: Channel, requests: Sequence[Message]
+    ) -> list[Message]:
         response = GetMessageClass(method.output_type)
         if not method.client_streaming:
+            [request] = requests
             return [await channel.unary(path, request, response, timeout=30)]
         async with channel.bidi(path, response, timeout=30) as stream:
-            await stream.send(request)
+            for request in requests:
+                await stream.send(request)
             await stream.close_send()
             answers: list[Message] = []
             while (answer := await stream.recv()) is not None:
@@ -176,9 +181,28 @@ def test_bad_input_is_told_as_such(fuzzed: tuple[asyncio.Runner, Fuzzed], method
         suppress_health_check=(HealthCheck.too_slow, HealthCheck.data_too_large),
         database=None,
     )
-    @given(_message(method.input_type))
+    @given(messages(method.input_type))
     def send(request: Message) -> None:
         runner.run(callers.call(method, request))
+
+    send()
+    runner.run(callers.check_health())
+
+
+@pytest.mark.parametrize("method", [each for each in METHODS if each.client_streaming], ids=lambda method: method.name)
+def test_streams_of_bad_input_end(fuzzed: tuple[asyncio.Runner, Fuzzed], method: MethodDescriptor) -> None:
+    """Also when the caller sends more than it is asked for, or nothing."""
+    runner, callers = fuzzed
+
+    @settings(
+        max_examples=EXAMPLES,
+        deadline=None,
+        suppress_health_check=(HealthCheck.too_slow, HealthCheck.data_too_large),
+        database=None,
+    )
+    @given(st.lists(messages(method.input_type), max_size=6))
+    def send(requests: list[Message]) -> None:
+        runner.run(callers.call(method, *requests))
 
     send()
     runner.run(callers.check_health())

@@ -147,7 +147,8 @@ async def test_entries_are_listed_and_counted_by_filter(house: House) -> None:
     assert await listed(house, filter(by_parent_id=PARENT)) == ["/web0", "/web1", "/web2"]
     assert await listed(house, filter(by_spiffe_id=spiffe_id("/web1"))) == ["/web1"]
     assert await listed(house, filter(by_hint=wrappers_pb2.StringValue(value="h"))) == ["/other"]
-    assert await listed(house, filter(by_downstream=wrappers_pb2.BoolValue(value=False))) == ["/web0", "/web1", "/web2"]
+    assert len(await listed(house, filter(by_downstream=wrappers_pb2.BoolValue(value=False)))) == 4
+    assert await listed(house, filter(by_downstream=wrappers_pb2.BoolValue(value=True))) == ["/other"]
     for match, paths in (
         (MATCH.MATCH_EXACT, ["/web1"]),
         (MATCH.MATCH_SUBSET, ["/web1"]),
@@ -161,6 +162,19 @@ async def test_entries_are_listed_and_counted_by_filter(house: House) -> None:
     count = api.CountEntriesRequest()
     count.filter.by_parent_id.CopyFrom(PARENT)
     assert (await house.local.unary(ENTRY + "CountEntries", count, api.CountEntriesResponse)).count == 3
+
+
+async def test_a_page_token_without_a_page_size_counts_for_nothing(house: House) -> None:
+    await house.create(*(new_entry(f"/web{n}", PARENT) for n in range(3)))
+    request = api.ListEntriesRequest(page_token="none of ours")
+    response = await house.local.unary(ENTRY + "ListEntries", request, api.ListEntriesResponse)
+    assert (len(response.entries), response.next_page_token) == (3, "")
+    request.page_size = 1
+    error = await refused(house.local, ENTRY + "ListEntries", request)
+    assert (error.code, error.message) == (
+        Code.INVALID_ARGUMENT,
+        "failed to list entries: could not parse token 'none of ours'",
+    )
 
 
 async def test_filters_that_are_refused(house: House) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol
 
 from operations.errors import ConfigurationError
@@ -12,6 +15,31 @@ if TYPE_CHECKING:
 
     from operations.errors import SpireError
 
+SQLITE = "sqlite3"
+POSTGRES = "postgres"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Which kind of database, and how to use it. What concerns connections has no meaning for SQLite."""
+
+    kind: str = SQLITE
+    replica: str = ""
+    """The connection string of a read-only copy, which answers listings."""
+    tls: tuple[tuple[str, str], ...] = ()
+    """Parameters of libpq for those that the connection string leaves out."""
+    max_connections: int = 0
+    """0 means no limit."""
+    max_idle: int | None = None
+    """Connections that may stay open unused; None means all."""
+    max_lifetime: timedelta = timedelta()
+    """How old a connection may grow; 0 means without limit."""
+    migrate: bool = True
+    log_statement: Callable[[str], None] | None = None
+
+
+DEFAULTS = Settings()
+
 
 class Backend(Protocol):
     """One database. `where` names it in messages, without a password."""
@@ -19,6 +47,11 @@ class Backend(Protocol):
     where: str
     readers: int
     """How many reader threads make sense; 0 when one connection must serve all."""
+
+    @property
+    def heartbeat(self) -> float | None:
+        """Seconds after which an idle writer looks whether its connection lives; None where it cannot be lost."""
+        ...
 
     def identify(self) -> None:
         """Before anything is written: refuse a database that is damaged or that another program made."""
@@ -30,14 +63,22 @@ class Backend(Protocol):
 
     def translate(self, error: DBAPIError) -> SpireError: ...
 
+    def passing(self, error: DBAPIError) -> bool:
+        """Whether the same transaction may go through if it is tried again at once."""
+        ...
+
     def dispose(self) -> None: ...
 
 
-def select(connection_string: str) -> Backend:
+def select(connection_string: str, settings: Settings = DEFAULTS) -> Backend:
     """The backend for a connection string. Raises ConfigurationError."""
+    if settings.kind == POSTGRES:
+        from server.datastore.postgres import Postgres
+
+        return Postgres(connection_string, settings)
     scheme, colon, _ = connection_string.partition("://")
     if colon and scheme != "file":
         raise ConfigurationError(f"the datastore cannot use {scheme!r}: give the path of an SQLite database")
     from server.datastore.sqlite import Sqlite
 
-    return Sqlite(connection_string)
+    return Sqlite(connection_string, log_statement=settings.log_statement)

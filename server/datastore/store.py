@@ -19,7 +19,10 @@ from identity.selectors import Selector
 from identity.spiffeid import TrustDomain
 from operations.errors import SpireError
 from server.datastore import backend, bundles, entries, journals, nodes, tokens
+from server.datastore.backend import DEFAULTS, Settings
+from server.datastore.jobs import Work
 from server.datastore.migrate import prepare
+from server.datastore.mirror import Mirror
 from server.datastore.records import (
     AttestedNode,
     Changes,
@@ -33,7 +36,8 @@ from server.datastore.records import (
     Page,
     Snapshot,
 )
-from server.datastore.worker import Work, Worker
+from server.datastore.session import Session
+from server.datastore.worker import Worker
 
 T = TypeVar("T")
 Subscriber = Callable[[Changes], None]
@@ -49,39 +53,47 @@ _SNAPSHOT_DEADLINE = 600.0
 class DataStore:
     """Open it with `await DataStore.open(connection_string)`."""
 
-    def __init__(self, database: backend.Backend, *, deadline: float = _DEADLINE) -> None:
-        self._database = database
+    def __init__(
+        self, database: backend.Backend, settings: Settings = DEFAULTS, *, deadline: float = _DEADLINE
+    ) -> None:
         self._deadline = deadline
+        self._database = database
         self._subscribers: list[Subscriber] = []
+        # Where no connection is lost, nothing happens that subscribers do not hear of.
+        self._mirror = Mirror() if database.heartbeat is not None else None
         self._writer = Worker(
             "writer",
-            lambda: database.connect(writer=True),
-            database.translate,
+            lambda outcome: Session(database, outcome, writer=True, follower=self._mirror),
             limit=_QUEUE,
             batch=_BATCH,
             committed=self._committed,
+            heartbeat=database.heartbeat,
         )
         self._reader = self._writer
         if database.readers:
+            lifetime = settings.max_lifetime.total_seconds()
             self._reader = Worker(
                 "reader",
-                lambda: database.connect(writer=False),
-                database.translate,
+                lambda outcome: Session(database, outcome, lifetime=lifetime),
                 threads=database.readers,
                 limit=_QUEUE,
+                # The writer's connection stays: it holds the lock that keeps other servers out.
+                idle=None if settings.max_idle is None else settings.max_idle - 1,
             )
 
     @classmethod
-    async def open(cls, connection_string: str, *, deadline: float = _DEADLINE) -> DataStore:
+    async def open(
+        cls, connection_string: str, settings: Settings = DEFAULTS, *, deadline: float = _DEADLINE
+    ) -> DataStore:
         """Open the database, making or migrating it where needed.
 
         Raises ConfigurationError for a connection string that cannot be used and for a database that another program
         or a newer version made, Corrupt for a damaged one, and what `Backend.translate` says otherwise. A database
         that is refused is left as it is.
         """
-        database = backend.select(connection_string)
-        await asyncio.to_thread(_prepare, database)
-        return cls(database, deadline=deadline)
+        database = backend.select(connection_string, settings)
+        await asyncio.to_thread(_prepare, database, settings.migrate)
+        return cls(database, settings, deadline=deadline)
 
     async def close(self) -> None:
         """Finish the writes that wait, then let go of the database. Later calls raise TemporarilyUnavailable."""
@@ -150,10 +162,8 @@ class DataStore:
     async def snapshot(self) -> Snapshot:
         """All entries and node selectors of one moment, for an index to begin with."""
         # By the writer, so that no commit falls between the snapshot and the first change a subscriber hears of.
-        return await self._writer.run(
-            lambda connection, _: Snapshot(entries.everything(connection), nodes.all_selectors(connection)),
-            deadline=_SNAPSHOT_DEADLINE,
-        )
+        mirror = self._mirror or Mirror()
+        return await self._writer.run(lambda connection, _: mirror.snapshot(connection), deadline=_SNAPSHOT_DEADLINE)
 
     # Attested nodes
 
@@ -303,11 +313,11 @@ class DataStore:
         await self._write(lambda connection, _: journals.remove(connection, server))
 
 
-def _prepare(database: backend.Backend) -> None:
+def _prepare(database: backend.Backend, migrate: bool) -> None:
     try:
         database.identify()
         with database.connect_to_migrate() as connection:
-            prepare(connection, database.where)
+            prepare(connection, database.where, migrate=migrate)
     except DBAPIError as error:
         database.dispose()
         raise database.translate(error) from error

@@ -222,7 +222,8 @@ def _transactional(connection: Raw, *, read_only: bool) -> Raw:
     that another session made meanwhile."""
     connection.autocommit = False
     connection.isolation_level = IsolationLevel.REPEATABLE_READ
-    connection.read_only = read_only
+    # None leaves it to the server: a standby would refuse even to be asked.
+    connection.read_only = True if read_only else None
     return connection
 
 

@@ -62,6 +62,10 @@ class Cluster:
         assert done.returncode == 0, done.stdout + done.stderr
 
     @property
+    def port(self) -> int:
+        return int(self.settings.get("port", "5432"))
+
+    @property
     def data(self) -> Path:
         return self.folder / "data"
 
@@ -105,11 +109,19 @@ class Cluster:
     @contextmanager
     def connect(self, database: str = "postgres") -> Generator[psycopg.Connection[tuple[object, ...]]]:
         """A session that looks on from outside."""
-        connection = psycopg.connect(host=str(self.folder), user=USER, dbname=database, autocommit=True)
+        connection = psycopg.connect(host=str(self.folder), port=self.port, user=USER, dbname=database, autocommit=True)
         try:
             yield connection
         finally:
             connection.close()
+
+    def put(self, name: str, content: bytes, mode: int) -> None:
+        """A file of the data folder, which the server's user owns."""
+        path = self.data / name
+        path.write_bytes(content)
+        path.chmod(mode)
+        if os.geteuid() == 0:
+            shutil.chown(path, _RUN_AS, _RUN_AS_GROUP)
 
     def log(self) -> str:
         return (self.folder / "log").read_text()

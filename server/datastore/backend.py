@@ -69,6 +69,23 @@ class Backend(Protocol):
 
     def dispose(self) -> None: ...
 
+    @property
+    def replica(self) -> Replica | None:
+        """A read-only copy that follows this database."""
+        ...
+
+
+class Replica(Backend, Protocol):
+    """A copy that is always a little behind. Positions are opaque, and grow with every commit."""
+
+    def position(self, primary: Connection) -> str:
+        """How far the database itself is."""
+        ...
+
+    def reached(self, copy: Connection, position: str) -> bool:
+        """Whether a transaction that begins on the copy from now on sees all up to there."""
+        ...
+
 
 def select(connection_string: str, settings: Settings = DEFAULTS) -> Backend:
     """The backend for a connection string. Raises ConfigurationError."""

@@ -6,6 +6,7 @@ session: so there is one writer, and once a new session has the lock, nothing of
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from collections.abc import Callable
@@ -82,6 +83,8 @@ class Postgres:
         self._writer = self._engine(self._writing, settings)
         self._reader = self._engine(self._reading, settings)
         self._migrating = self._engine(self._altering, settings)
+        copied = dataclasses.replace(settings, replica="")
+        self.replica: Postgres | None = Postgres(settings.replica, copied) if settings.replica else None
 
     def identify(self) -> None:
         try:
@@ -89,8 +92,17 @@ class Postgres:
             self._check(self._held)
         except psycopg.Error as error:
             raise told(error, self.where) from error
-        version = self._held.info.parameter_status("server_version")
-        logs.get("sql").info("Connected to SQL database", type="postgres", version=version, read_only=False)
+        _tell_of(self._held, read_only=False)
+        if self.replica is not None:
+            self.replica.look()
+
+    def look(self) -> None:
+        """Make sure that a copy can be read. Raises what `translate` says."""
+        try:
+            with self._open() as connection:
+                _tell_of(connection, read_only=True)
+        except psycopg.Error as error:
+            raise told(error, self.where) from error
 
     def connect(self, *, writer: bool) -> Connection:
         return (self._writer if writer else self._reader).connect()
@@ -103,6 +115,14 @@ class Postgres:
 
     def passing(self, error: DBAPIError) -> bool:
         return is_passing(error.orig)
+
+    def position(self, primary: Connection) -> str:
+        return str(primary.exec_driver_sql("SELECT pg_current_wal_lsn()::text").scalar_one())
+
+    def reached(self, copy: Connection, position: str) -> bool:
+        # None where it is no standby: nobody knows how far it is.
+        query = "SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn"
+        return copy.exec_driver_sql(query, (position,)).scalar_one() is True
 
     def dispose(self) -> None:
         held, self._held = self._held, None
@@ -225,6 +245,11 @@ def _transactional(connection: Raw, *, read_only: bool) -> Raw:
     # None leaves it to the server: a standby would refuse even to be asked.
     connection.read_only = True if read_only else None
     return connection
+
+
+def _tell_of(connection: Raw, *, read_only: bool) -> None:
+    version = connection.info.parameter_status("server_version")
+    logs.get("sql").info("Connected to SQL database", type="postgres", version=version, read_only=read_only)
 
 
 def _try_lock(connection: Raw) -> bool:

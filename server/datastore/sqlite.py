@@ -40,6 +40,7 @@ _READERS = 2
 
 class Sqlite:
     heartbeat = None
+    replica = None
 
     def __init__(self, connection_string: str, *, log_statement: Callable[[str], None] | None = None) -> None:
         self._log_statement = log_statement

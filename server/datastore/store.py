@@ -36,6 +36,7 @@ from server.datastore.records import (
     Page,
     Snapshot,
 )
+from server.datastore.replica import ReplicaReader
 from server.datastore.session import Session
 from server.datastore.worker import Worker
 
@@ -70,8 +71,8 @@ class DataStore:
             heartbeat=database.heartbeat,
         )
         self._reader = self._writer
+        lifetime = settings.max_lifetime.total_seconds()
         if database.readers:
-            lifetime = settings.max_lifetime.total_seconds()
             self._reader = Worker(
                 "reader",
                 lambda outcome: Session(database, outcome, lifetime=lifetime),
@@ -80,6 +81,8 @@ class DataStore:
                 # The writer's connection stays: it holds the lock that keeps other servers out.
                 idle=None if settings.max_idle is None else settings.max_idle - 1,
             )
+        copy = database.replica
+        self._replica = ReplicaReader(copy, self._reader, lifetime=lifetime) if copy is not None else None
 
     @classmethod
     async def open(
@@ -97,6 +100,8 @@ class DataStore:
 
     async def close(self) -> None:
         """Finish the writes that wait, then let go of the database. Later calls raise TemporarilyUnavailable."""
+        if self._replica is not None:
+            await self._replica.close()
         await self._reader.close()
         await self._writer.close()
         await asyncio.to_thread(self._database.dispose)
@@ -117,8 +122,18 @@ class DataStore:
     async def _read(self, work: Callable[[Connection], T]) -> T:
         return await self._reader.run(lambda connection, _: work(connection), deadline=self._deadline)
 
+    async def _survey(self, work: Callable[[Connection], T]) -> T:
+        """Read what may be much: from a copy of the database, where there is one."""
+        if self._replica is None:
+            return await self._read(work)
+        return await self._replica.run(work, deadline=self._deadline)
+
     async def _write(self, work: Work[T]) -> T:
-        return await self._writer.run(work, deadline=self._deadline)
+        try:
+            return await self._writer.run(work, deadline=self._deadline)
+        finally:
+            if self._replica is not None:
+                self._replica.written()
 
     # Entries
 
@@ -154,10 +169,10 @@ class DataStore:
     ) -> Page[Entry]:
         """A page of entries, oldest first; page size 0 means all of them."""
         chosen = wanted or EntryFilter()
-        return await self._read(lambda connection: entries.listing(connection, chosen, page_size, page_token))
+        return await self._survey(lambda connection: entries.listing(connection, chosen, page_size, page_token))
 
     async def count_entries(self, wanted: EntryFilter | None = None) -> int:
-        return await self._read(lambda connection: entries.count(connection, wanted or EntryFilter()))
+        return await self._survey(lambda connection: entries.count(connection, wanted or EntryFilter()))
 
     async def snapshot(self) -> Snapshot:
         """All entries and node selectors of one moment, for an index to begin with."""
@@ -218,12 +233,12 @@ class DataStore:
     ) -> Page[AttestedNode]:
         """A page of nodes, oldest first; page size 0 means all of them."""
         chosen = wanted or NodeFilter()
-        return await self._read(
+        return await self._survey(
             lambda connection: nodes.listing(connection, chosen, page_size, page_token, with_selectors)
         )
 
     async def count_nodes(self, wanted: NodeFilter | None = None) -> int:
-        return await self._read(lambda connection: nodes.count(connection, wanted or NodeFilter()))
+        return await self._survey(lambda connection: nodes.count(connection, wanted or NodeFilter()))
 
     async def set_node_selectors(self, spiffe_id: str, selectors: Sequence[Selector]) -> None:
         """Replace the selectors of a node, which need not exist yet."""

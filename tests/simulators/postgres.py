@@ -42,10 +42,14 @@ class Cluster:
     settings: dict[str, str] = field(default_factory=dict[str, str])
     process: subprocess.Popen[bytes] | None = None
 
-    def create(self) -> None:
+    def own_folder(self) -> None:
+        """Give the folder to the user that the server runs as."""
         self.folder.chmod(0o755)
         if os.geteuid() == 0:
             shutil.chown(self.folder, _RUN_AS, _RUN_AS_GROUP)
+
+    def create(self) -> None:
+        self.own_folder()
         password = self.folder / "password"
         password.write_text(PASSWORD)
         password.chmod(0o644)
@@ -147,6 +151,30 @@ def started(**settings: str) -> Generator[Cluster]:
             yield cluster
         finally:
             cluster.stop(signal.SIGQUIT)
+
+
+@contextmanager
+def following(primary: Cluster) -> Generator[Cluster]:
+    """A standby of the cluster, which streams from it, until the block ends."""
+    with tempfile.TemporaryDirectory(prefix="pg-", dir="/tmp") as folder:
+        standby = Cluster(Path(folder), primary.settings)
+        standby.own_folder()
+        command = ["pg_basebackup", "-D", str(standby.data), "-R", "-X", "stream", "--checkpoint=fast", "--no-sync"]
+        command += ["-h", str(primary.folder), "-U", USER]
+        done = subprocess.run(
+            [*_unprivileged(), str(programs() / command[0]), *command[1:]],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+            cwd="/",
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        standby.start()
+        try:
+            yield standby
+        finally:
+            standby.stop(signal.SIGQUIT)
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Protocol
 from operations.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    import socket as sockets
+
     from sqlalchemy import Connection
     from sqlalchemy.exc import DBAPIError
 
@@ -60,6 +62,10 @@ class Backend(Protocol):
     def connect(self, *, writer: bool) -> Connection: ...
 
     def connect_to_migrate(self) -> Connection: ...
+
+    def socket(self, connection: Connection) -> sockets.socket | None:
+        """A handle of its own on the connection's socket, with which another thread can cut it; None without one."""
+        ...
 
     def translate(self, error: DBAPIError) -> SpireError: ...
 

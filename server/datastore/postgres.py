@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import socket
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
@@ -109,6 +110,10 @@ class Postgres:
 
     def connect_to_migrate(self) -> Connection:
         return self._migrating.connect()
+
+    def socket(self, connection: Connection) -> socket.socket:
+        raw = cast("Raw", connection.connection.dbapi_connection)
+        return socket.socket(fileno=os.dup(raw.fileno()))
 
     def translate(self, error: DBAPIError) -> SpireError:
         return told(error.orig or error, self.where)

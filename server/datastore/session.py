@@ -7,8 +7,11 @@ committed is told that nobody knows whether it was made.
 from __future__ import annotations
 
 import random
+import socket
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Protocol
 
 from sqlalchemy.exc import DBAPIError, IntegrityError
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
 # How often a transaction that loses to another session is tried, and the longest pause before it is again (seconds).
 _TRIES = 5
 _PAUSE = 0.05
+# Seconds. Databases end statements sooner, and their hosts' silence is noticed sooner: this is for one that is frozen.
+_HOPELESS = 120.0
 
 
 class Follower(Protocol):
@@ -71,9 +76,53 @@ class Session:
         self._opened = 0.0
         self._before = False
         self._away = False
+        # What another thread may touch.
+        self._guard = threading.Lock()
+        self._socket: socket.socket | None = None
+        self._busy_since: float | None = None
 
     def run(self, jobs: Sequence[Job]) -> None:
         """Do the jobs: each is done with a result or an error, unless its caller went away before it began."""
+        with self._busy():
+            self._run(jobs)
+
+    def look(self) -> None:
+        """Make sure that the connection lives, or that there is a new one."""
+        with self._busy():
+            if self._connection is not None:
+                try:
+                    with self._connection.begin():
+                        self._connection.exec_driver_sql("SELECT 1")
+                except DBAPIError:
+                    self.close()
+            self._connected([])
+
+    def break_off(self) -> None:
+        """From another thread: cut a connection that has not answered for a hopelessly long time."""
+        with self._guard:
+            since = self._busy_since
+            if self._socket is not None and since is not None and time.monotonic() - since > _HOPELESS:
+                with suppress(OSError):
+                    self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+        with self._guard:
+            if self._socket is not None:
+                self._socket.close()
+                self._socket = None
+
+    @contextmanager
+    def _busy(self) -> Generator[None]:
+        self._busy_since = time.monotonic()
+        try:
+            yield
+        finally:
+            self._busy_since = None
+
+    def _run(self, jobs: Sequence[Job]) -> None:
         for again in (True, False):
             pending = [job for job in jobs if not (job.done or job.future.cancelled())]
             connection = self._connected(pending) if pending else None
@@ -89,27 +138,13 @@ class Session:
         if self._lifetime and time.monotonic() - self._opened > self._lifetime:
             self.close()
 
-    def look(self) -> None:
-        """Make sure that the connection lives, or that there is a new one."""
-        if self._connection is not None:
-            try:
-                with self._connection.begin():
-                    self._connection.exec_driver_sql("SELECT 1")
-            except DBAPIError:
-                self.close()
-        self._connected([])
-
-    def close(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
-
     def _connected(self, jobs: Sequence[Job]) -> Connection | None:
         """The connection, made where there is none. None where that fails, which the jobs then say."""
         if self._connection is not None:
             return self._connection
         try:
             self._connection = connection = self._database.connect(writer=self._writer)
+            self._socket = self._database.socket(connection)
             if self._before and self._follower is not None:
                 with connection.begin():
                     changes = self._follower.reconnected(connection)

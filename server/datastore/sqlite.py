@@ -88,6 +88,9 @@ class Sqlite:
     def translate(self, error: DBAPIError) -> SpireError:
         return self._told(error.orig or error)
 
+    def socket(self, connection: Connection) -> None:
+        return None
+
     def passing(self, error: DBAPIError) -> bool:
         return False
 

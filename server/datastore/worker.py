@@ -49,6 +49,7 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         self._queue: Queue[Job | None] = Queue(limit)
         self._closed = False
+        self._sessions: list[Session] = []
         self._threads = [
             threading.Thread(
                 target=self._serve,
@@ -77,6 +78,8 @@ class Worker:
             async with asyncio.timeout(deadline):
                 return await future
         except TimeoutError:
+            for session in self._sessions:
+                session.break_off()
             raise TemporarilyUnavailable(f"the datastore did not answer within {deadline:g} s; try again") from None
 
     async def close(self) -> None:
@@ -95,6 +98,7 @@ class Worker:
 
     def _serve(self, keeps: bool) -> None:
         session = self._session(self)
+        self._sessions.append(session)
         try:
             while (jobs := self._take()) is not None:
                 if not jobs:

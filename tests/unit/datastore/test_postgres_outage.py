@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import signal
 from collections.abc import AsyncGenerator, AsyncIterator, Generator
@@ -210,6 +211,35 @@ async def test_a_frozen_database_is_told_within_the_deadline(cluster: Cluster, c
             os.kill(pid, signal.SIGCONT)
     await store.create_entry(entry("after"))
     assert await store.count_entries() >= 2
+    await store.close()
+
+
+async def test_a_database_that_stays_frozen_is_left_for_one_that_answers(
+    cluster: Cluster, connection_string: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine that hangs still holds its connections; a new one may be led to its successor."""
+    monkeypatch.setattr("server.datastore.session._HOPELESS", 0.5)
+    store = await DataStore.open(connection_string, ON_POSTGRES, deadline=1.0)
+    await store.create_entry(entry("before"))
+    with cluster.connect() as connection:
+        query = "SELECT pid FROM pg_stat_activity WHERE datname = %s"
+        [pid] = [pid for (pid,) in connection.execute(query, (name_of(connection_string),)) if isinstance(pid, int)]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(TemporarilyUnavailable, match="did not answer within 1 s"):
+            await store.create_entry(entry("during"))
+        # The new session finds the lock still held by the frozen one, and has it ended as soon as it wakes.
+        with pytest.raises(TemporarilyUnavailable):
+            await store.create_entry(entry("during"))
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+    for number in itertools.count():
+        try:
+            await store.create_entry(entry(f"after{number}"))
+            break
+        except TemporarilyUnavailable:
+            await asyncio.sleep(0.1)
     await store.close()
 
 

@@ -7,6 +7,7 @@ session: so there is one writer, and once a new session has the lock, nothing of
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import socket
 import time
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from sqlalchemy.exc import DBAPIError
 
     Raw = psycopg.Connection[tuple[object, ...]]
+
+# It warns of what it does not manage on a connection that failed already, which we tell ourselves.
+logging.getLogger("psycopg").setLevel(logging.ERROR)
 
 _READERS = 4
 # Seconds. A server that is started while the session of one that died lingers, waits for its end.

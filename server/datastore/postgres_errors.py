@@ -45,6 +45,9 @@ _REFUSALS = {
     "session is read-only": "25006",
 }
 _MISSING = re.compile(r'FATAL: +(database|role) ".*" does not exist')
+# What libpq and psycopg put around it.
+_PREFIX = re.compile(r"connection (is bad|failed): ")
+_HINT = "Is the server running"
 # Nobody's fault but the caller's: too long, out of range, not representable; too long for an index.
 _OF_THE_CALLER = ("22", "54")
 _DAMAGE = "XX"
@@ -75,8 +78,9 @@ def _reason(cause: BaseException) -> str:
     """One line: the server's message without the statement, or libpq's."""
     if isinstance(cause, psycopg.Error) and cause.diag.message_primary:
         return cause.diag.message_primary
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    return "; ".join(dict.fromkeys(lines[:3])) or type(cause).__name__
+    lines = [_PREFIX.sub("", line.strip()) for line in str(cause).splitlines()]
+    told = dict.fromkeys(line for line in lines if line and not line.startswith(_HINT))
+    return "; ".join(list(told)[:3]) or type(cause).__name__
 
 
 def _code_of(cause: BaseException, reason: str) -> str:

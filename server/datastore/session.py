@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from operations import logs
-from operations.errors import AlreadyExists, SpireError, TemporarilyUnavailable
+from operations.errors import AlreadyExists, InvalidArgument, SpireError, TemporarilyUnavailable
 from server.datastore.jobs import Job
 from server.datastore.records import Changes
 
@@ -179,8 +179,8 @@ class Session:
                             job.result = job.work(connection, job.changes)
                     except IntegrityError as error:
                         job.error = _conflict(error)
-                    except DBAPIError:
-                        raise
+                    except DBAPIError as error:
+                        job.error = self._fault_of_caller(error)
                     except Exception as error:  # noqa: BLE001 - handed to the job's caller, the others go on
                         job.error = error
                 committing = True
@@ -191,6 +191,14 @@ class Session:
             raise _Lost from error
         self._finish(jobs)
         return True
+
+    def _fault_of_caller(self, error: DBAPIError) -> SpireError:
+        """What its caller is told, while the others go on. Raises the error if the database failed them all."""
+        told = self._database.translate(error)
+        if error.connection_invalidated or not isinstance(told, InvalidArgument):
+            raise error
+        told.__cause__ = error
+        return told
 
     def _alone(self, connection: Connection, job: Job) -> None:
         for last in (*([False] * (_TRIES - 1)), True):

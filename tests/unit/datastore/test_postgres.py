@@ -12,7 +12,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from msgspec.structs import replace
-from sqlalchemy import make_url
+from sqlalchemy import make_url, select
 
 from identity.bundles import Bundle
 from identity.selectors import Selector
@@ -27,6 +27,7 @@ from operations.errors import (
 )
 from server.datastore import migrate, schema
 from server.datastore.backend import POSTGRES, Settings
+from server.datastore.matching import matches
 from server.datastore.postgres import Postgres
 from server.datastore.records import AttestedNode, BySelectors, EntryFilter, JoinToken, Match, NodeFilter
 from server.datastore.store import DataStore
@@ -61,38 +62,38 @@ async def refusal(connection_string: str, kind: type[SpireError], settings: Sett
     """The one line that opening the database ends in."""
     with pytest.raises(kind) as raised:
         await DataStore.open(connection_string, settings)
-    text = str(raised.value)
-    assert "\n" not in text
-    assert PASSWORD not in text
-    return text
+    told = str(raised.value)
+    assert "\n" not in told
+    assert PASSWORD not in told
+    return told
 
 
 # Databases that cannot be used
 
 
 async def test_a_server_that_is_away_is_named(tmp_path: Path) -> None:
-    text = await refusal(f"host={tmp_path} dbname=spire user=u password=secret", TemporarilyUnavailable)
-    assert f"the database spire on {tmp_path}:5432 cannot be reached (" in text
-    assert "secret" not in text
+    told = await refusal(f"host={tmp_path} dbname=spire user=u password=secret", TemporarilyUnavailable)
+    assert f"the database spire on {tmp_path}:5432 cannot be reached (" in told
+    assert "secret" not in told
     port = free_port()
-    text = await refusal(f"postgres://u:secret@127.0.0.1:{port}/spire", TemporarilyUnavailable)
-    assert f"the database spire on 127.0.0.1:{port} cannot be reached (" in text
-    assert "secret" not in text
+    told = await refusal(f"postgres://u:secret@127.0.0.1:{port}/spire", TemporarilyUnavailable)
+    assert f"the database spire on 127.0.0.1:{port} cannot be reached (" in told
+    assert "secret" not in told
 
 
 async def test_a_database_or_user_that_does_not_exist_is_named(postgres: Cluster) -> None:
-    text = await refusal(f"host={postgres.folder} user={USER} dbname=absent", PermanentlyUnusable)
-    assert f"the database absent on {postgres.folder}:5432 does not exist: create it" in text
-    text = await refusal(f"host={postgres.folder} user=nobody_here dbname=postgres", PermanentlyUnusable)
-    assert "refuses this user" in text
+    told = await refusal(f"host={postgres.folder} user={USER} dbname=absent", PermanentlyUnusable)
+    assert f"the database absent on {postgres.folder}:5432 does not exist: create it" in told
+    told = await refusal(f"host={postgres.folder} user=nobody_here dbname=postgres", PermanentlyUnusable)
+    assert "refuses this user" in told
 
 
 async def test_a_database_of_the_go_server_is_left_alone(postgres: Cluster, connection_string: str) -> None:
     with postgres.connect(name_of(connection_string)) as connection:
         connection.execute("CREATE TABLE registered_entries (id int); CREATE TABLE bundles (id int)")
     before = tables_of(postgres, connection_string)
-    text = await refusal(connection_string, ConfigurationError)
-    assert "were made by the Go SPIRE server and cannot be used" in text
+    told = await refusal(connection_string, ConfigurationError)
+    assert "were made by the Go SPIRE server and cannot be used" in told
     assert tables_of(postgres, connection_string) == before
 
 
@@ -115,8 +116,8 @@ async def test_a_database_of_a_newer_version_is_refused(postgres: Cluster, conne
     await (await DataStore.open(connection_string, ON_POSTGRES)).close()
     with postgres.connect(name_of(connection_string)) as connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
-    text = await refusal(connection_string, ConfigurationError)
-    assert "was made by a newer version of this server (schema 9999" in text
+    told = await refusal(connection_string, ConfigurationError)
+    assert "was made by a newer version of this server (schema 9999" in told
 
 
 async def test_an_encoding_that_cannot_hold_every_text_is_refused(postgres: Cluster) -> None:
@@ -128,13 +129,13 @@ async def test_a_user_without_permission_is_told_which(postgres: Cluster, connec
     with postgres.connect(name_of(connection_string)) as connection:
         connection.execute("DROP ROLE IF EXISTS guest; CREATE ROLE guest LOGIN")
     guest = connection_string.replace(f"user={USER}", "user=guest")
-    text = await refusal(guest, PermanentlyUnusable)
-    assert "denies a permission (permission denied for schema public): make this user the owner" in text
+    told = await refusal(guest, PermanentlyUnusable)
+    assert "denies a permission (permission denied for schema public): make this user the owner" in told
 
 
 async def test_a_schema_that_does_not_exist_is_refused(connection_string: str) -> None:
-    text = await refusal(f"{connection_string} search_path=absent", ConfigurationError)
-    assert "has no schema that its search_path names: create it" in text
+    told = await refusal(f"{connection_string} search_path=absent", ConfigurationError)
+    assert "has no schema that its search_path names: create it" in told
 
 
 # TLS and passwords
@@ -175,11 +176,11 @@ async def test_over_tcp_passwords_and_tls_are_as_in_spire(over_tcp: tuple[Cluste
     place = f"host=localhost port={port} user={USER} dbname=postgres"
     good = f"{place} password={quoted(PASSWORD)}"
 
-    text = await refusal(good, TemporarilyUnavailable)
-    assert "server does not support SSL, but SSL was required" in text
-    text = await refusal(f"{place} password=wrong sslmode=disable", PermanentlyUnusable)
-    assert "refuses the password: set user and password of connection_string right" in text
-    assert "wrong" not in text
+    told = await refusal(good, TemporarilyUnavailable)
+    assert "server does not support SSL, but SSL was required" in told
+    told = await refusal(f"{place} password=wrong sslmode=disable", PermanentlyUnusable)
+    assert "refuses the password: set user and password of connection_string right" in told
+    assert "wrong" not in told
     assert "refuses the password" in await refusal(f"{place} sslmode=disable", PermanentlyUnusable)
     await (await DataStore.open(f"{good} sslmode=disable", ON_POSTGRES)).close()
 
@@ -187,8 +188,8 @@ async def test_over_tcp_passwords_and_tls_are_as_in_spire(over_tcp: tuple[Cluste
     roots = Settings(kind=POSTGRES, tls=(("sslrootcert", str(folder / "server.crt")),))
     await (await DataStore.open(good, roots)).close()
     await (await DataStore.open(f"{good} sslmode=verify-full", roots)).close()
-    text = await refusal(good.replace("localhost", "127.0.0.1") + " sslmode=verify-full", TemporarilyUnavailable, roots)
-    assert "does not match host name" in text
+    told = await refusal(good.replace("localhost", "127.0.0.1") + " sslmode=verify-full", TemporarilyUnavailable, roots)
+    assert "does not match host name" in told
     other = tmp_path / "absent.crt"
     absent = Settings(kind=POSTGRES, tls=(("sslrootcert", str(other)),))
     assert str(other) in await refusal(f"{good} sslmode=verify-ca", TemporarilyUnavailable, absent)
@@ -201,9 +202,9 @@ async def test_a_second_server_is_refused_and_changes_nothing(
     store: DataStore, connection_string: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("server.datastore.postgres._PATIENCE", 0.3)
-    text = await refusal(connection_string, Refused)
-    assert "is in use by another server (process " in text
-    assert "stop it, or give this one its own database or schema" in text
+    told = await refusal(connection_string, Refused)
+    assert "is in use by another server (process " in told
+    assert "stop it, or give this one its own database or schema" in told
     await store.create_entry(entry())
 
 
@@ -361,6 +362,28 @@ async def test_what_it_cannot_keep_is_the_callers_fault(store: DataStore) -> Non
     with pytest.raises(InvalidArgument, match="cannot keep this"):
         await store.get_entry("nul\0")
     assert await store.count_entries() == 0
+    results = await asyncio.gather(
+        *(store.create_entry(entry(f"w{n}", hint="" if n % 3 else "nul\0")) for n in range(60)), return_exceptions=True
+    )
+    assert [isinstance(result, InvalidArgument) for result in results] == [n % 3 == 0 for n in range(60)]
+    assert await store.count_entries() == 40
+
+
+@pytest.mark.parametrize("match", Match)
+def test_set_filters_are_answered_from_an_index(connection_string: str, match: Match) -> None:
+    database = Postgres(connection_string, ON_POSTGRES)
+    with database.connect_to_migrate() as connection:
+        migrate.prepare(connection, "here")
+        connection.exec_driver_sql("SET enable_seqscan = off")
+        for key, members, index in (
+            (schema.entries.c.seq, schema.entry_selectors.c, "ix_entry_selectors_type_prefix"),
+            (schema.nodes.c.spiffe_id, schema.node_selectors.c, "ix_node_selectors_type_prefix"),
+        ):
+            member_key = members.entry if "entry" in members else members.spiffe_id
+            condition = matches(key, member_key, [members.type, members.value], [("a", "1"), ("b", "2")], match)
+            query = select(key).where(condition).compile(dialect=DIALECT, compile_kwargs={"literal_binds": True})
+            plan = "\n".join(connection.exec_driver_sql(f"EXPLAIN {query}").scalars())
+            assert index in plan
 
 
 async def test_log_sql_tells_statements_without_their_values(
@@ -370,9 +393,9 @@ async def test_log_sql_tells_statements_without_their_values(
     store = await DataStore.open(connection_string, Settings(kind=POSTGRES, log_statement=told.append))
     await store.create_join_token(JoinToken("topsecret", 100))
     await store.close()
-    text = "\n".join(told)
-    assert "INSERT INTO join_tokens" in text
-    assert "topsecret" not in text
+    listed = "\n".join(told)
+    assert "INSERT INTO join_tokens" in listed
+    assert "topsecret" not in listed
 
 
 async def test_limits_of_connections_hold(postgres: Cluster, connection_string: str) -> None:

@@ -127,9 +127,9 @@ def dissociate(connection: Connection, changes: Changes, trust_domain: str) -> N
 
 def listing(connection: Connection, wanted: EntryFilter, page_size: int, page_token: str) -> Page[Entry]:
     """A page of the entries that the filter selects, oldest first."""
-    conditions = _conditions(wanted)
-    rows = page(select(_row).where(*conditions), _row, page_size, page_token)
-    found = chosen(connection, rows) if conditions else Reading(rows).read_numbered(connection)
+    rows = page(select(_row).where(*_conditions(wanted)), _row, page_size, page_token)
+    costly = wanted.selectors is not None or wanted.federates_with is not None
+    found = chosen(connection, rows) if costly else Reading(rows).read_numbered(connection)
     return first_page(found, page_size)
 
 

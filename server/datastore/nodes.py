@@ -114,11 +114,10 @@ def listing(
     connection: Connection, wanted: NodeFilter, page_size: int, page_token: str, with_selectors: bool
 ) -> Page[AttestedNode]:
     """A page of the nodes that the filter selects, oldest first."""
-    conditions = _conditions(wanted)
-    rows = page(select(_row).where(*conditions), _row, page_size, page_token)
+    rows = page(select(_row).where(*_conditions(wanted)), _row, page_size, page_token)
     found = (
         _chosen(connection, rows, with_selectors)
-        if conditions
+        if wanted.selectors is not None
         else _Reading(rows).read_numbered(connection, with_selectors=with_selectors)
     )
     return first_page(found, page_size)

@@ -36,7 +36,9 @@ def parse(connection_string: str) -> Parameters:
     return {name: value for name, value in given.items() if name not in _OF_THE_DRIVER | {"sslinline"}}
 
 
-def for_libpq(given: Mapping[str, str], known: Collection[str], environment: Mapping[str, str]) -> Parameters:
+def for_libpq(
+    given: Mapping[str, str], known: Collection[str], environment: Mapping[str, str], *, writes: bool = True
+) -> Parameters:
     """The parameters as libpq takes them, with the defaults of SPIRE's driver. `known` is what libpq has names for."""
     made = {name: value for name, value in given.items() if name in known}
     elsewhere = "service" in made or "PGSERVICE" in environment
@@ -48,7 +50,7 @@ def for_libpq(given: Mapping[str, str], known: Collection[str], environment: Map
         made.setdefault("sslmode", "verify-full")
     if not elsewhere and "PGSSLMODE" not in environment:
         made.setdefault("sslmode", "require")
-    if "," in made.get("host", "") + made.get("hostaddr", ""):
+    if writes and "," in made.get("host", "") + made.get("hostaddr", ""):
         # Of a primary and its standbys, the one that can be written to.
         made.setdefault("target_session_attrs", "read-write")
     settings = [f"-c {name}={_escaped(value)}" for name, value in given.items() if name not in known]

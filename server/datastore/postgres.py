@@ -10,6 +10,7 @@ import dataclasses
 import logging
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
@@ -75,13 +76,14 @@ WHERE relnamespace = to_regnamespace(quote_ident(current_schema())) AND relkind 
 class Postgres:
     heartbeat = 2.0
 
-    def __init__(self, connection_string: str, settings: Settings) -> None:
+    def __init__(self, connection_string: str, settings: Settings, *, copy: bool = False) -> None:
         given = {**dict(settings.tls), **conninfo.parse(connection_string)}
         known = {option.keyword.decode() for option in Conninfo.get_defaults()}
-        made = conninfo.for_libpq(given, known, os.environ)
+        made = conninfo.for_libpq(given, known, os.environ, writes=not copy)
         self._parameters = {**_DEFAULTS, **made, "client_encoding": "UTF8"}
         self.where = conninfo.place(made)
         self.readers = min(_READERS, settings.max_connections - 1) if settings.max_connections else _READERS
+        self._disposed = threading.Event()
         # The writer's session, from the moment it has the lock until it is used.
         self._held: Raw | None = None
         self._writer_pid: int | None = None
@@ -89,7 +91,7 @@ class Postgres:
         self._reader = self._engine(self._reading, settings)
         self._migrating = self._engine(self._altering, settings)
         copied = dataclasses.replace(settings, replica="")
-        self.replica: Postgres | None = Postgres(settings.replica, copied) if settings.replica else None
+        self.replica: Postgres | None = Postgres(settings.replica, copied, copy=True) if settings.replica else None
 
     def identify(self) -> None:
         try:
@@ -134,13 +136,16 @@ class Postgres:
         return copy.exec_driver_sql(query, (position,)).scalar_one() is True
 
     def dispose(self) -> None:
+        self._disposed.set()
         held, self._held = self._held, None
         if held is not None:
             held.close()
 
     def _engine(self, opened: Callable[[], Raw], settings: Settings) -> Engine:
         # The type that it would look for in the database is used by no table of ours.
-        engine = create_engine("postgresql+psycopg://", creator=opened, poolclass=NullPool, use_native_hstore=False)
+        engine = create_engine(
+            "postgresql+psycopg://", creator=opened, poolclass=NullPool, use_native_hstore=False, hide_parameters=True
+        )
         statements.log_to(engine, settings.log_statement)
         return engine
 
@@ -177,8 +182,10 @@ class Postgres:
                 " WHERE name = %s AND source NOT IN ('client', 'user', 'database', 'database user')",
                 (value, name),
             )
+        # One schema, so that the lock, which is the schema's, covers every table that is found.
         row = connection.execute(
             "SELECT current_setting('server_encoding'), current_schema() IS NULL,"
+            " set_config('search_path', coalesce(quote_ident(current_schema()), ''), false),"
             " set_config('synchronous_commit',"
             "   CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on'"
             "   ELSE current_setting('synchronous_commit') END, false)"
@@ -215,7 +222,8 @@ class Postgres:
                         seconds=int(patience),
                         holder=holder,
                     )
-                time.sleep(_PAUSE)
+                if self._disposed.wait(_PAUSE):
+                    raise TemporarilyUnavailable("the datastore is closed")
         except BaseException:
             connection.close()
             raise

@@ -132,7 +132,7 @@ class Sqlite:
         def opened() -> sqlite3.Connection:
             return self._open(writer=writer, foreign_keys=foreign_keys)
 
-        engine = create_engine("sqlite+pysqlite://", creator=opened, poolclass=NullPool)
+        engine = create_engine("sqlite+pysqlite://", creator=opened, poolclass=NullPool, hide_parameters=True)
         # sqlite3 would begin transactions only before some statements; here each begins where SQLAlchemy says.
         begin = "BEGIN IMMEDIATE" if writer else "BEGIN"
 

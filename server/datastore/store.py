@@ -95,7 +95,12 @@ class DataStore:
         that is refused is left as it is.
         """
         database = backend.select(connection_string, settings)
-        await asyncio.to_thread(_prepare, database, settings.migrate)
+        try:
+            await asyncio.to_thread(_prepare, database, settings.migrate)
+        except asyncio.CancelledError:
+            # The thread may wait for another server's end; nobody waits for the thread.
+            database.dispose()
+            raise
         return cls(database, settings, deadline=deadline)
 
     async def close(self) -> None:

@@ -84,6 +84,7 @@ def test_the_defaults_are_those_of_spires_driver() -> None:
     system = for_libpq({"host": "h", "sslrootcert": "system"}, KNOWN, {})
     assert system["sslmode"] == "verify-full"
     assert for_libpq({"host": "a,b"}, KNOWN, {})["target_session_attrs"] == "read-write"
+    assert "target_session_attrs" not in for_libpq({"host": "a,b"}, KNOWN, {}, writes=False)
 
 
 def test_what_libpq_does_not_know_is_set_in_the_session() -> None:

@@ -7,6 +7,7 @@ import logging
 import subprocess
 import time
 from collections.abc import AsyncIterator, Generator
+from datetime import timedelta
 from pathlib import Path
 
 import psycopg
@@ -220,10 +221,25 @@ async def test_a_start_waits_for_the_session_of_a_server_that_died(
     await (await opening).close()
 
 
+async def test_a_start_that_waits_can_be_given_up(connection_string: str, caplog: pytest.LogCaptureFixture) -> None:
+    first = Postgres(connection_string, ON_POSTGRES)
+    await asyncio.to_thread(first.identify)
+    opening = asyncio.create_task(DataStore.open(connection_string, ON_POSTGRES))
+    await eventually(lambda: "waiting for its end" in caplog.text, "the start waits")
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    # Its thread is free again long before its patience ends.
+    begun = time.monotonic()
+    await asyncio.get_running_loop().shutdown_default_executor()
+    assert time.monotonic() - begun < 15
+    first.dispose()
+
+
 async def test_servers_in_schemas_of_their_own_do_not_meet(postgres: Cluster, connection_string: str) -> None:
     with postgres.connect(name_of(connection_string)) as connection:
         connection.execute("CREATE SCHEMA one; CREATE SCHEMA two")
-    one = await DataStore.open(f"{connection_string} search_path=one", ON_POSTGRES)
+    one = await DataStore.open(f"{connection_string} search_path=one,public", ON_POSTGRES)
     two = await DataStore.open(f"{connection_string} search_path=two", ON_POSTGRES)
     await one.create_entry(entry())
     assert (await one.count_entries(), await two.count_entries()) == (1, 0)
@@ -417,6 +433,21 @@ async def test_limits_of_connections_hold(postgres: Cluster, connection_string: 
     assert await sessions(Settings(kind=POSTGRES, max_connections=2)) == 2
     assert await sessions(Settings(kind=POSTGRES, max_idle=0)) == 1
     assert 2 <= await sessions(ON_POSTGRES) <= 5
+
+
+async def test_a_connection_does_not_grow_older_than_it_may(postgres: Cluster, connection_string: str) -> None:
+    settings = Settings(kind=POSTGRES, max_connections=2, max_lifetime=timedelta(milliseconds=100))
+    store = await DataStore.open(connection_string, settings)
+    seen: set[object] = set()
+    with postgres.connect() as connection:
+        for _ in range(4):
+            await store.count_entries()
+            query = "SELECT pid FROM pg_stat_activity WHERE datname = %s"
+            seen.update(pid for (pid,) in connection.execute(query, (name_of(connection_string),)))
+            await asyncio.sleep(0.11)
+    # The writer's stays, because it holds the lock.
+    assert len(seen) >= 3
+    await store.close()
 
 
 async def test_no_password_is_logged(connection_string: str, caplog: pytest.LogCaptureFixture) -> None:

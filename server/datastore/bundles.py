@@ -120,6 +120,11 @@ def listing(
     return Page(tuple(_decode(row.data) for row in shown), shown[-1].trust_domain if more else "")
 
 
+def names(connection: Connection) -> list[str]:
+    """The trust domains that have one."""
+    return list(connection.scalars(select(_bundles.c.trust_domain)))
+
+
 def count(connection: Connection) -> int:
     return connection.scalar(select(func.count()).select_from(_bundles)) or 0
 

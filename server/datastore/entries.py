@@ -6,7 +6,7 @@ import re
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, get_args
 
 from msgspec.structs import replace
@@ -15,9 +15,9 @@ from sqlalchemy import ColumnElement, Connection, Table, bindparam, delete, func
 from identity.selectors import Selector
 from operations.errors import AlreadyExists, InvalidArgument, NotFound
 from server.datastore import schema
-from server.datastore.entry_rows import BY_ID, EVERYTHING, Reading
+from server.datastore.entry_rows import BY_ID, EVERYTHING, Reading, chosen
 from server.datastore.matching import matches
-from server.datastore.paging import first_page, page
+from server.datastore.paging import first_page, page, parts
 from server.datastore.records import Changes, Entry, EntryField, EntryFilter, Match, Page
 
 _entries = schema.entries
@@ -26,8 +26,6 @@ _row = schema.entries.c.seq
 ALL_FIELDS: frozenset[EntryField] = frozenset(get_args(EntryField))
 
 _ENTRY_ID = re.compile(r"[a-zA-Z0-9\-._]{0,255}")
-# SQLite takes 32766 parameters in a statement.
-_IDS_AT_ONCE = 1000
 _INSERT = insert(_entries).returning(_row)
 _DELETE = delete(_entries).where(_entries.c.id == bindparam("entry_id"))
 # Fields of a mask that are columns of their own; the rest live in tables beside.
@@ -63,12 +61,7 @@ def create(connection: Connection, changes: Changes, entry: Entry) -> tuple[Entr
 
 def fetch(connection: Connection, ids: Collection[str]) -> dict[str, Entry]:
     """The entries that exist, by id."""
-    return {entry.id: entry for part in _parts(list(ids)) for entry in BY_ID.read(connection, ids=part)}
-
-
-def _parts(values: Sequence[str]) -> Iterator[Sequence[str]]:
-    """The values, as many at once as a statement takes."""
-    return (values[start : start + _IDS_AT_ONCE] for start in range(0, len(values), _IDS_AT_ONCE))
+    return {entry.id: entry for part in parts(list(ids)) for entry in BY_ID.read(connection, ids=part)}
 
 
 def change(connection: Connection, changes: Changes, entry: Entry, fields: Collection[EntryField]) -> Entry:
@@ -135,7 +128,9 @@ def dissociate(connection: Connection, changes: Changes, trust_domain: str) -> N
 def listing(connection: Connection, wanted: EntryFilter, page_size: int, page_token: str) -> Page[Entry]:
     """A page of the entries that the filter selects, oldest first."""
     rows = page(select(_row).where(*_conditions(wanted)), _row, page_size, page_token)
-    return first_page(Reading(rows).read_numbered(connection), page_size)
+    costly = wanted.selectors is not None or wanted.federates_with is not None
+    found = chosen(connection, rows) if costly else Reading(rows).read_numbered(connection)
+    return first_page(found, page_size)
 
 
 def count(connection: Connection, wanted: EntryFilter) -> int:
@@ -206,7 +201,7 @@ def _write_members(connection: Connection, key: int, entry: Entry, fields: Colle
         _insert(connection, schema.entry_dns_names, key, [{"name": name} for name in entry.dns_names])
     if "federates_with" in fields and entry.federates_with:
         bundles = schema.bundles.c.trust_domain
-        for part in _parts(entry.federates_with):
+        for part in parts(entry.federates_with):
             known = set(connection.scalars(select(bundles).where(bundles.in_(part))))
             for name in part:
                 if name not in known:

@@ -11,6 +11,7 @@ from sqlalchemy import Column, Connection, Select, Table, bindparam, select
 
 from identity.selectors import Selector
 from server.datastore import schema
+from server.datastore.paging import parts
 from server.datastore.records import Entry
 
 T = TypeVar("T")
@@ -71,6 +72,15 @@ class Reading:
             )
             for key, *columns in found
         ]
+
+
+_BY_NUMBER = Reading(select(_row).where(_row.in_(bindparam("numbers", expanding=True))))
+
+
+def chosen(connection: Connection, rows: Select[Any]) -> list[tuple[int, Entry]]:
+    """The entries that `rows` selects, with their numbers: the selection runs once, not once for each table."""
+    numbers: Sequence[int] = connection.scalars(rows).all()
+    return [found for part in parts(numbers) for found in _BY_NUMBER.read_numbered(connection, numbers=part)]
 
 
 BY_ID = Reading(select(_row).where(schema.entries.c.id.in_(bindparam("ids", expanding=True))))

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, and_, exists, select, tuple_, union
+from sqlalchemy import Column, ColumnElement, Text, and_, exists, func, literal_column, select, tuple_, union
 
 from operations.errors import InvalidArgument
 from server.datastore.records import Match
+from server.datastore.schema import PREFIX
 
 # SQLite allows 500 terms in a UNION.
 _MAX_WANTED = 400
@@ -28,7 +29,7 @@ def matches(
     if len(wanted) > _MAX_WANTED:
         raise InvalidArgument(f"a filter may name at most {_MAX_WANTED} values, not {len(wanted)}")
     having = [
-        select(member_key).where(*(column == value for column, value in zip(members, each, strict=True)))
+        select(member_key).where(*(_equal(column, value) for column, value in zip(members, each, strict=True)))
         for each in wanted
     ]
     outside = exists(select(member_key).where(member_key == key, ~tuple_(*members).in_(wanted)))
@@ -41,3 +42,11 @@ def matches(
             return and_(*(key.in_(each) for each in having))
         case Match.EXACT:
             return and_(*(key.in_(each) for each in having), ~outside)
+
+
+def _equal(column: Column[Any], value: str) -> ColumnElement[bool]:
+    if not isinstance(column.type, Text):
+        return column == value
+    # As PostgreSQL's index has it; written out, because a parameter would not be recognised.
+    prefix = func.substr(column, literal_column("1"), literal_column(str(PREFIX)))
+    return and_(prefix == value[:PREFIX], column == value)

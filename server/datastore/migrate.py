@@ -19,8 +19,11 @@ REVISIONS = ("0001", "0002")
 _version = Table("alembic_version", MetaData(), Column("version_num", String(32), primary_key=True))
 
 
-def prepare(connection: Connection, where: str) -> None:
-    """Create or migrate the tables. Raises ConfigurationError for a database of a newer version."""
+def prepare(connection: Connection, where: str, *, migrate: bool = True) -> None:
+    """Create the tables, or migrate them if that is allowed.
+
+    Raises ConfigurationError for a database of a newer version, and for an older one that may not be migrated.
+    """
     with connection.begin():
         if not inspect(connection).has_table(_version.name):
             metadata.create_all(connection)
@@ -34,6 +37,11 @@ def prepare(connection: Connection, where: str) -> None:
             raise ConfigurationError(
                 f"the database {where} was made by a newer version of this server (schema {revision},"
                 f" this one knows {REVISIONS[-1]}): run that version, or restore a backup made before the upgrade"
+            )
+        if not migrate:
+            raise ConfigurationError(
+                f"auto-migration must be enabled for current DB: the database {where} has schema {revision},"
+                f" this version needs {REVISIONS[-1]}, and disable_migration is set; remove it for one start"
             )
         _upgrade(connection)
 

@@ -13,7 +13,7 @@ from identity.selectors import Selector
 from operations.errors import AlreadyExists, InvalidArgument, NotFound, Refused
 from server.datastore import entries, schema
 from server.datastore.matching import matches
-from server.datastore.paging import first_page, page
+from server.datastore.paging import first_page, page, parts
 from server.datastore.records import AttestedNode, Changes, Match, NodeField, NodeFilter, Page
 
 _nodes = schema.nodes
@@ -79,7 +79,7 @@ def activate(connection: Connection, spiffe_id: str, serial_number: str) -> Atte
 
 def fetch(connection: Connection, spiffe_ids: Collection[str]) -> dict[str, AttestedNode]:
     """The nodes that exist, with their selectors, by SPIFFE ID."""
-    return {node.spiffe_id: node for node in _BY_ID.read(connection, ids=list(spiffe_ids))}
+    return {node.spiffe_id: node for part in parts(list(spiffe_ids)) for node in _BY_ID.read(connection, ids=part)}
 
 
 def change(connection: Connection, node: AttestedNode, fields: Collection[NodeField]) -> AttestedNode:
@@ -115,7 +115,12 @@ def listing(
 ) -> Page[AttestedNode]:
     """A page of the nodes that the filter selects, oldest first."""
     rows = page(select(_row).where(*_conditions(wanted)), _row, page_size, page_token)
-    return first_page(_Reading(rows).read_numbered(connection, with_selectors=with_selectors), page_size)
+    found = (
+        _chosen(connection, rows, with_selectors)
+        if wanted.selectors is not None
+        else _Reading(rows).read_numbered(connection, with_selectors=with_selectors)
+    )
+    return first_page(found, page_size)
 
 
 def count(connection: Connection, wanted: NodeFilter) -> int:
@@ -199,6 +204,17 @@ class _Reading:
 
 
 _BY_ID = _Reading(select(_row).where(_nodes.c.spiffe_id.in_(bindparam("ids", expanding=True))))
+_BY_NUMBER = _Reading(select(_row).where(_row.in_(bindparam("numbers", expanding=True))))
+
+
+def _chosen(connection: Connection, rows: Select[Any], with_selectors: bool) -> list[tuple[int, AttestedNode]]:
+    """The nodes that `rows` selects, with their numbers: the selection runs once, not once for each table."""
+    numbers: Sequence[int] = connection.scalars(rows).all()
+    return [
+        found
+        for part in parts(numbers)
+        for found in _BY_NUMBER.read_numbered(connection, with_selectors=with_selectors, numbers=part)
+    ]
 
 
 def _conditions(wanted: NodeFilter) -> list[ColumnElement[bool]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 from sqlalchemy import Column, Select
@@ -12,6 +12,8 @@ from server.datastore.records import Page
 
 T = TypeVar("T")
 
+# SQLite takes 32766 parameters in a statement, PostgreSQL 65535.
+_AT_ONCE = 1000
 _MAX_ROW = 2**63 - 1
 _MAX_DIGITS = len(str(_MAX_ROW))
 
@@ -34,6 +36,11 @@ def first_page(numbered: Sequence[tuple[int, T]], page_size: int) -> Page[T]:
     shown = numbered[:page_size] if page_size else numbered
     more = len(shown) < len(numbered)
     return Page(tuple(record for _, record in shown), str(shown[-1][0]) if more else "")
+
+
+def parts(values: Sequence[T]) -> Iterator[Sequence[T]]:
+    """The values, as many at once as a statement takes."""
+    return (values[start : start + _AT_ONCE] for start in range(0, len(values), _AT_ONCE))
 
 
 def _parse(token: str) -> int:

@@ -15,6 +15,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 
 metadata = MetaData(
@@ -28,9 +29,22 @@ metadata = MetaData(
 
 # Page tokens are these numbers, so one must never be given twice: hence AUTOINCREMENT on SQLite.
 _SEQUENCE = BigInteger().with_variant(Integer(), "sqlite")
+
+
+def _bytewise(kind: String) -> String:
+    """Texts are compared and ordered by their bytes, whatever the database's own collation; SQLite does so anyway."""
+    return kind.with_variant(type(kind)(kind.length, collation="C"), "postgresql")
+
+
 # SPIFFE IDs are at most 2048 bytes (SPIFFE-ID standard, section 2.3), trust domain names 255.
-_SPIFFE_ID = String(2048)
-_TRUST_DOMAIN = String(255)
+_SPIFFE_ID = _bytewise(String(2048))
+_TRUST_DOMAIN = _bytewise(String(255))
+_NAME = _bytewise(String(255))
+_TEXT = _bytewise(Text())
+
+PREFIX = 256
+"""Characters of a selector's value that are in PostgreSQL's indexes, which hold at most 2700 bytes for a row."""
+_PREFIX_OF_VALUE = text(f"substr(value, 1, {PREFIX})")
 
 bundles = Table(
     "bundles",
@@ -44,12 +58,12 @@ entries = Table(
     "entries",
     metadata,
     Column("seq", _SEQUENCE, primary_key=True, autoincrement=True),
-    Column("id", String(255), nullable=False),
+    Column("id", _NAME, nullable=False),
     Column("spiffe_id", _SPIFFE_ID, nullable=False),
     Column("parent_id", _SPIFFE_ID, nullable=False),
     Column("x509_svid_ttl", Integer, nullable=False),
     Column("jwt_svid_ttl", Integer, nullable=False),
-    Column("hint", String(1024), nullable=False),
+    Column("hint", _bytewise(String(1024)), nullable=False),
     Column("admin", Boolean, nullable=False),
     Column("downstream", Boolean, nullable=False),
     Column("store_svid", Boolean, nullable=False),
@@ -59,7 +73,8 @@ entries = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("revision_number", BigInteger, nullable=False),
     UniqueConstraint("id"),
-    Index("ix_entries_parent_id_spiffe_id", "parent_id", "spiffe_id"),
+    Index("ix_entries_parent_id_spiffe_id", "parent_id", "spiffe_id").ddl_if(dialect="sqlite"),
+    Index("ix_entries_parent_id", "parent_id").ddl_if(dialect="postgresql"),
     Index("ix_entries_spiffe_id", "spiffe_id"),
     Index("ix_entries_hint", "hint"),
     Index("ix_entries_expires_at", "expires_at"),
@@ -71,9 +86,10 @@ entry_selectors = Table(
     metadata,
     Column("entry", _SEQUENCE, ForeignKey("entries.seq", ondelete="CASCADE"), primary_key=True),
     Column("position", Integer, primary_key=True, autoincrement=False),
-    Column("type", String(255), nullable=False),
-    Column("value", Text, nullable=False),
-    Index("ix_entry_selectors_type_value", "type", "value", "entry"),
+    Column("type", _NAME, nullable=False),
+    Column("value", _TEXT, nullable=False),
+    Index("ix_entry_selectors_type_value", "type", "value", "entry").ddl_if(dialect="sqlite"),
+    Index("ix_entry_selectors_type_prefix", "type", _PREFIX_OF_VALUE, "entry").ddl_if(dialect="postgresql"),
 )
 
 entry_dns_names = Table(
@@ -81,7 +97,7 @@ entry_dns_names = Table(
     metadata,
     Column("entry", _SEQUENCE, ForeignKey("entries.seq", ondelete="CASCADE"), primary_key=True),
     Column("position", Integer, primary_key=True, autoincrement=False),
-    Column("name", String(255), nullable=False),
+    Column("name", _NAME, nullable=False),
 )
 
 entry_federations = Table(
@@ -112,13 +128,13 @@ nodes = Table(
     metadata,
     Column("seq", _SEQUENCE, primary_key=True, autoincrement=True),
     Column("spiffe_id", _SPIFFE_ID, nullable=False),
-    Column("attestation_type", String(255), nullable=False),
-    Column("serial_number", String(255), nullable=False),
+    Column("attestation_type", _NAME, nullable=False),
+    Column("serial_number", _NAME, nullable=False),
     Column("expires_at", BigInteger, nullable=False),
-    Column("new_serial_number", String(255), nullable=False),
+    Column("new_serial_number", _NAME, nullable=False),
     Column("new_expires_at", BigInteger, nullable=False),
     Column("can_reattest", Boolean, nullable=False),
-    Column("agent_version", String(255), nullable=False),
+    Column("agent_version", _NAME, nullable=False),
     UniqueConstraint("spiffe_id"),
     Index("ix_nodes_expires_at", "expires_at"),
     sqlite_autoincrement=True,
@@ -130,15 +146,16 @@ node_selectors = Table(
     metadata,
     Column("spiffe_id", _SPIFFE_ID, primary_key=True),
     Column("position", Integer, primary_key=True, autoincrement=False),
-    Column("type", String(255), nullable=False),
-    Column("value", Text, nullable=False),
-    Index("ix_node_selectors_type_value", "type", "value", "spiffe_id"),
+    Column("type", _NAME, nullable=False),
+    Column("value", _TEXT, nullable=False),
+    Index("ix_node_selectors_type_value", "type", "value", "spiffe_id").ddl_if(dialect="sqlite"),
+    Index("ix_node_selectors_type_prefix", "type", _PREFIX_OF_VALUE).ddl_if(dialect="postgresql"),
 )
 
 join_tokens = Table(
     "join_tokens",
     metadata,
-    Column("token", String(255), primary_key=True),
+    Column("token", _NAME, primary_key=True),
     Column("expires_at", BigInteger, nullable=False),
     Index("ix_join_tokens_expires_at", "expires_at"),
 )
@@ -147,6 +164,6 @@ join_tokens = Table(
 ca_journals = Table(
     "ca_journals",
     metadata,
-    Column("server", String(255), primary_key=True),
+    Column("server", _NAME, primary_key=True),
     Column("data", LargeBinary, nullable=False),
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import uuid
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ from operations.errors import (
     TemporarilyUnavailable,
 )
 from operations.locks import lock
+from server.datastore import statements
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
@@ -37,7 +39,11 @@ _READERS = 2
 
 
 class Sqlite:
-    def __init__(self, connection_string: str) -> None:
+    heartbeat = None
+    replica = None
+
+    def __init__(self, connection_string: str, *, log_statement: Callable[[str], None] | None = None) -> None:
+        self._log_statement = log_statement
         self._path, self._uri = _locate(connection_string)
         self.where = str(self._path) if self._path is not None else "in memory"
         self.readers = _READERS if self._path is not None else 0
@@ -82,6 +88,12 @@ class Sqlite:
     def translate(self, error: DBAPIError) -> SpireError:
         return self._told(error.orig or error)
 
+    def socket(self, connection: Connection) -> None:
+        return None
+
+    def passing(self, error: DBAPIError) -> bool:
+        return False
+
     def _told(self, cause: BaseException) -> SpireError:
         code = getattr(cause, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
         match code:
@@ -120,7 +132,7 @@ class Sqlite:
         def opened() -> sqlite3.Connection:
             return self._open(writer=writer, foreign_keys=foreign_keys)
 
-        engine = create_engine("sqlite+pysqlite://", creator=opened, poolclass=NullPool)
+        engine = create_engine("sqlite+pysqlite://", creator=opened, poolclass=NullPool, hide_parameters=True)
         # sqlite3 would begin transactions only before some statements; here each begins where SQLAlchemy says.
         begin = "BEGIN IMMEDIATE" if writer else "BEGIN"
 
@@ -128,6 +140,7 @@ class Sqlite:
             connection.exec_driver_sql(begin)
 
         event.listen(engine, "begin", on_begin)
+        statements.log_to(engine, self._log_statement)
         return engine
 
     def _open(self, *, writer: bool, foreign_keys: bool = True) -> sqlite3.Connection:

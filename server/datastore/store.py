@@ -19,9 +19,12 @@ from identity.selectors import Selector
 from identity.spiffeid import TrustDomain
 from operations.errors import SpireError
 from server.datastore import backend, bundles, entries, federation, journals, nodes, tokens
+from server.datastore.backend import DEFAULTS, Settings
 from server.datastore.bundles import BundleField
 from server.datastore.federation import FederationField, FederationRelationship
+from server.datastore.jobs import Work
 from server.datastore.migrate import prepare
+from server.datastore.mirror import Mirror
 from server.datastore.records import (
     AttestedNode,
     Changes,
@@ -35,7 +38,9 @@ from server.datastore.records import (
     Page,
     Snapshot,
 )
-from server.datastore.worker import Work, Worker
+from server.datastore.replica import ReplicaReader
+from server.datastore.session import Session
+from server.datastore.worker import Worker
 
 T = TypeVar("T")
 Subscriber = Callable[[Changes], None]
@@ -51,42 +56,59 @@ _SNAPSHOT_DEADLINE = 600.0
 class DataStore:
     """Open it with `await DataStore.open(connection_string)`."""
 
-    def __init__(self, database: backend.Backend, *, deadline: float = _DEADLINE) -> None:
-        self._database = database
+    def __init__(
+        self, database: backend.Backend, settings: Settings = DEFAULTS, *, deadline: float = _DEADLINE
+    ) -> None:
         self._deadline = deadline
+        self._database = database
         self._subscribers: list[Subscriber] = []
+        # Where no connection is lost, nothing happens that subscribers do not hear of.
+        self._mirror = Mirror() if database.heartbeat is not None else None
         self._writer = Worker(
             "writer",
-            lambda: database.connect(writer=True),
-            database.translate,
+            lambda outcome: Session(database, outcome, writer=True, follower=self._mirror),
             limit=_QUEUE,
             batch=_BATCH,
             committed=self._committed,
+            heartbeat=database.heartbeat,
         )
         self._reader = self._writer
+        lifetime = settings.max_lifetime.total_seconds()
         if database.readers:
             self._reader = Worker(
                 "reader",
-                lambda: database.connect(writer=False),
-                database.translate,
+                lambda outcome: Session(database, outcome, lifetime=lifetime),
                 threads=database.readers,
                 limit=_QUEUE,
+                # The writer's connection stays: it holds the lock that keeps other servers out.
+                idle=None if settings.max_idle is None else settings.max_idle - 1,
             )
+        copy = database.replica
+        self._replica = ReplicaReader(copy, self._reader, lifetime=lifetime) if copy is not None else None
 
     @classmethod
-    async def open(cls, connection_string: str, *, deadline: float = _DEADLINE) -> DataStore:
+    async def open(
+        cls, connection_string: str, settings: Settings = DEFAULTS, *, deadline: float = _DEADLINE
+    ) -> DataStore:
         """Open the database, making or migrating it where needed.
 
         Raises ConfigurationError for a connection string that cannot be used and for a database that another program
         or a newer version made, Corrupt for a damaged one, and what `Backend.translate` says otherwise. A database
         that is refused is left as it is.
         """
-        database = backend.select(connection_string)
-        await asyncio.to_thread(_prepare, database)
-        return cls(database, deadline=deadline)
+        database = backend.select(connection_string, settings)
+        try:
+            await asyncio.to_thread(_prepare, database, settings.migrate)
+        except asyncio.CancelledError:
+            # The thread may wait for another server's end; nobody waits for the thread.
+            database.dispose()
+            raise
+        return cls(database, settings, deadline=deadline)
 
     async def close(self) -> None:
         """Finish the writes that wait, then let go of the database. Later calls raise TemporarilyUnavailable."""
+        if self._replica is not None:
+            await self._replica.close()
         await self._reader.close()
         await self._writer.close()
         await asyncio.to_thread(self._database.dispose)
@@ -107,8 +129,18 @@ class DataStore:
     async def _read(self, work: Callable[[Connection], T]) -> T:
         return await self._reader.run(lambda connection, _: work(connection), deadline=self._deadline)
 
+    async def _survey(self, work: Callable[[Connection], T]) -> T:
+        """Read what may be much: from a copy of the database, where there is one."""
+        if self._replica is None:
+            return await self._read(work)
+        return await self._replica.run(work, deadline=self._deadline)
+
     async def _write(self, work: Work[T]) -> T:
-        return await self._writer.run(work, deadline=self._deadline)
+        try:
+            return await self._writer.run(work, deadline=self._deadline)
+        finally:
+            if self._replica is not None:
+                self._replica.written()
 
     # Entries
 
@@ -144,18 +176,16 @@ class DataStore:
     ) -> Page[Entry]:
         """A page of entries, oldest first; page size 0 means all of them."""
         chosen = wanted or EntryFilter()
-        return await self._read(lambda connection: entries.listing(connection, chosen, page_size, page_token))
+        return await self._survey(lambda connection: entries.listing(connection, chosen, page_size, page_token))
 
     async def count_entries(self, wanted: EntryFilter | None = None) -> int:
-        return await self._read(lambda connection: entries.count(connection, wanted or EntryFilter()))
+        return await self._survey(lambda connection: entries.count(connection, wanted or EntryFilter()))
 
     async def snapshot(self) -> Snapshot:
         """All entries and node selectors of one moment, for an index to begin with."""
         # By the writer, so that no commit falls between the snapshot and the first change a subscriber hears of.
-        return await self._writer.run(
-            lambda connection, _: Snapshot(entries.everything(connection), nodes.all_selectors(connection)),
-            deadline=_SNAPSHOT_DEADLINE,
-        )
+        mirror = self._mirror or Mirror()
+        return await self._writer.run(lambda connection, _: mirror.snapshot(connection), deadline=_SNAPSHOT_DEADLINE)
 
     # Attested nodes
 
@@ -210,12 +240,12 @@ class DataStore:
     ) -> Page[AttestedNode]:
         """A page of nodes, oldest first; page size 0 means all of them."""
         chosen = wanted or NodeFilter()
-        return await self._read(
+        return await self._survey(
             lambda connection: nodes.listing(connection, chosen, page_size, page_token, with_selectors)
         )
 
     async def count_nodes(self, wanted: NodeFilter | None = None) -> int:
-        return await self._read(lambda connection: nodes.count(connection, wanted or NodeFilter()))
+        return await self._survey(lambda connection: nodes.count(connection, wanted or NodeFilter()))
 
     async def set_node_selectors(self, spiffe_id: str, selectors: Sequence[Selector]) -> None:
         """Replace the selectors of a node, which need not exist yet."""
@@ -338,11 +368,11 @@ class DataStore:
         await self._write(lambda connection, _: journals.remove(connection, server))
 
 
-def _prepare(database: backend.Backend) -> None:
+def _prepare(database: backend.Backend, migrate: bool) -> None:
     try:
         database.identify()
         with database.connect_to_migrate() as connection:
-            prepare(connection, database.where)
+            prepare(connection, database.where, migrate=migrate)
     except DBAPIError as error:
         database.dispose()
         raise database.translate(error) from error

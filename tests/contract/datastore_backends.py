@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 from identity.selectors import Selector
+from server.datastore.backend import DEFAULTS, POSTGRES, Settings
 from server.datastore.records import Entry
 from server.datastore.store import DataStore
+from tests.simulators.postgres import Cluster
 
 AGENT = "spiffe://example.org/spire/agent/a"
 
@@ -16,19 +19,27 @@ AGENT = "spiffe://example.org/spire/agent/a"
 @dataclass(frozen=True)
 class Backend:
     connection_string: str
+    settings: Settings = DEFAULTS
 
     async def open(self) -> DataStore:
-        return await DataStore.open(self.connection_string)
+        return await DataStore.open(self.connection_string, self.settings)
 
 
-BACKENDS: dict[str, Callable[[Path], Backend]] = {
-    "sqlite": lambda folder: Backend(str(folder / "datastore.sqlite3")),
-    "sqlite-memory": lambda _: Backend("file:contract?mode=memory"),
-}
-
-
+BACKENDS = ("postgres", "sqlite", "sqlite-memory")
 # What was written to these is there after closing and opening again.
-DURABLE = ("sqlite",)
+DURABLE = ("postgres", "sqlite")
+
+
+def backend_of(request: pytest.FixtureRequest, folder: Path) -> Backend:
+    """A new database of the kind that the fixture is parametrized with."""
+    match request.param:
+        case "postgres":
+            cluster: Cluster = request.getfixturevalue("postgres")
+            return Backend(cluster.database(), Settings(kind=POSTGRES))
+        case "sqlite":
+            return Backend(str(folder / "datastore.sqlite3"))
+        case _:
+            return Backend("file:contract?mode=memory")
 
 
 def entry(

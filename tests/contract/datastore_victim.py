@@ -1,6 +1,6 @@
 """A process that writes until it is killed, telling each write once the store has acknowledged it.
 
-Run as `python -m tests.contract.datastore_victim <connection string> <run>`.
+Run as `python -m tests.contract.datastore_victim <kind> <connection string> <run>`.
 """
 
 from __future__ import annotations
@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 import sys
 
+from server.datastore.backend import Settings
 from server.datastore.records import JoinToken
 from server.datastore.store import DataStore
 from tests.contract.datastore_backends import entry
 
 
-async def main(connection_string: str, run: str) -> None:
-    store = await DataStore.open(connection_string)
+async def main(kind: str, connection_string: str, run: str) -> None:
+    store = await DataStore.open(connection_string, Settings(kind=kind))
     tell("ready")
 
     async def write(lane: int) -> None:

@@ -28,14 +28,14 @@ from server.datastore.records import (
     NodeFilter,
 )
 from server.datastore.store import DataStore
-from tests.contract.datastore_backends import AGENT, BACKENDS, Backend, entry, selected
+from tests.contract.datastore_backends import AGENT, BACKENDS, Backend, backend_of, entry, selected
 
 TRUST_DOMAIN = TrustDomain("example.org")
 
 
-@pytest.fixture(params=sorted(BACKENDS))
+@pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
-    return BACKENDS[request.param](tmp_path)
+    return backend_of(request, tmp_path)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from server.datastore.records import AttestedNode, JoinToken
 from server.datastore.store import DataStore
-from tests.contract.datastore_backends import BACKENDS, DURABLE, Backend, entry, selected
+from tests.contract.datastore_backends import DURABLE, Backend, backend_of, entry, selected
 
 ROOT = Path(__file__).parents[2]
 KILLS = 10
@@ -22,7 +22,7 @@ KILLS = 10
 
 @pytest.fixture(params=DURABLE)
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
-    return BACKENDS[request.param](tmp_path)
+    return backend_of(request, tmp_path)
 
 
 async def test_everything_is_there_after_opening_again(backend: Backend) -> None:
@@ -96,7 +96,7 @@ async def test_kill_9_while_the_database_is_made_leaves_one_that_opens(tmp_path:
     """As soon as the file is there, and a little later each time."""
     for run in range(4):
         path = tmp_path / f"{run}.sqlite3"
-        process = await victim(str(path), run)
+        process = await victim(Backend(str(path)), run)
         await asyncio.to_thread(appeared, path)
         await asyncio.sleep(0.004 * run)
         process.kill()
@@ -113,12 +113,13 @@ def appeared(path: Path) -> None:
         time.sleep(0.001)
 
 
-async def victim(connection_string: str, run: int) -> asyncio.subprocess.Process:
+async def victim(backend: Backend, run: int) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         "tests.contract.datastore_victim",
-        connection_string,
+        backend.settings.kind,
+        backend.connection_string,
         str(run),
         cwd=ROOT,
         stdout=asyncio.subprocess.PIPE,
@@ -127,7 +128,7 @@ async def victim(connection_string: str, run: int) -> asyncio.subprocess.Process
 
 async def lines_until_killed(backend: Backend, run: int) -> list[str]:
     """Start a writer, kill it at a random moment, and return what it had told."""
-    process = await victim(backend.connection_string, run)
+    process = await victim(backend, run)
     assert process.stdout is not None
     assert await process.stdout.readline() == b"ready\n"
     told: list[str] = []

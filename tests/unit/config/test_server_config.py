@@ -265,26 +265,58 @@ def test_datastore(connection: str) -> None:
     assert config.sqlite_path() == "/x/d.sqlite3"
 
 
+def test_datastore_on_postgres() -> None:
+    config = datastore("""
+        database_type = "postgres"
+        connection_string = "dbname=spire user=spire host=db password='a b'"
+        root_ca_path = "/ca"
+        conn_max_lifetime = "1h30m"
+        disable_migration = true
+        log_sql = true
+    """)
+    assert config.kind == "postgres"
+    assert config.tls() == (("sslrootcert", "/ca"),)
+    assert config.lifetime() == timedelta(hours=1, minutes=30)
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("", "database_type must be set: use sqlite3"),
+        ("", "database_type must be set: use sqlite3 or postgres"),
         ('database_type = "sqlite3"', "connection_string must be set: it is the path of the database file"),
         (
-            'database_type = "mysql" connection_string = "x"',
-            'database_type "mysql" is not available in this version: use sqlite3',
+            'database_type = "postgres"',
+            'connection_string must be set: for example "dbname=spire user=spire host=db"',
         ),
         (
-            'database_type "aws_mysql" { region = "x" }',
-            'database_type "aws_mysql" is not available in this version: use sqlite3',
+            'database_type = "mysql" connection_string = "x"',
+            'database_type "mysql" is not available in this version: use sqlite3 or postgres',
+        ),
+        (
+            'database_type "aws_postgres" { region = "x" }',
+            'database_type "aws_postgres" is not available in this version: use "postgres" with a password or a client'
+            " certificate",
+        ),
+        (
+            'database_type = "oracle" connection_string = "x"',
+            'unsupported database_type: "oracle": use sqlite3 or postgres',
         ),
         (
             'database_type = "sqlite3" connection_string = ":memory:"',
             "connection_string must name a file: databases in memory lose every entry",
         ),
         (
-            'database_type = "sqlite3" connection_string = "x" log_sql = true',
-            "log_sql is not available in this version: remove the key",
+            'database_type = "postgres" connection_string = "dbname=x" conn_max_lifetime = "5"',
+            'failed to parse conn_max_lifetime "5": time: missing unit in duration "5"',
+        ),
+        (
+            'database_type = "postgres" connection_string = "dbname=x" client_key_path = "k"',
+            "client_cert_path and client_key_path go together: set both, or neither",
+        ),
+        (
+            'database_type = "postgres" connection_string = "dbname=x" ro_connection_string = "password=a b"',
+            "connection_string cannot be read: write it as name=value pairs with spaces between them, values that hold"
+            " spaces in single quotes, or as a URL postgres://user:password@host:port/dbname",
         ),
     ],
 )

@@ -53,7 +53,7 @@ async def test_every_revision_has_its_file(tmp_path: Path) -> None:
     assert tuple(file.name.partition("_")[0] for file in files) == migrate.REVISIONS
 
 
-def test_a_new_database_needs_no_alembic_and_no_orm(tmp_path: Path) -> None:
+def test_a_new_database_needs_no_alembic_no_orm_and_nothing_of_postgresql(tmp_path: Path) -> None:
     program = """
 import asyncio, sys
 from server.datastore.store import DataStore
@@ -62,6 +62,7 @@ async def main():
         await (await DataStore.open(sys.argv[1])).close()
 asyncio.run(main())
 heavy = {"alembic", "sqlalchemy.orm", "sqlalchemy.ext.asyncio", "cryptography", "greenlet", "mako"}
+heavy |= {"psycopg", "sqlalchemy.dialects.postgresql", "server.datastore.conninfo"}
 sys.exit(", ".join(sorted(heavy & sys.modules.keys())) or None)
 """
     command = [sys.executable, "-c", program, str(tmp_path / "d.sqlite3")]

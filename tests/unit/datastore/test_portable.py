@@ -1,4 +1,4 @@
-"""Nothing outside of sqlite.py ties the datastore to SQLite."""
+"""Nothing outside of sqlite.py ties the datastore to SQLite, and nothing outside of postgres*.py to PostgreSQL."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from server.datastore.records import Match
 
 FOLDER = Path(__file__).parents[3] / "server/datastore"
 POSTGRESQL = make_url("postgresql://").get_dialect()()
-# The one module, the line that chooses it, and the hints to SQLite that other databases do not see.
-ALLOWED = {"sqlite.py", "backend.py", "schema.py"}
+# The modules, the line that chooses one, and the hints to one that the other does not see.
+ALLOWED = {"sqlite.py", "postgres.py", "postgres_errors.py", "backend.py", "schema.py"}
 HINTING = FOLDER / "migrations/versions"
 
 
-def test_one_module_is_written_for_sqlite() -> None:
+def test_a_module_is_written_for_each_database() -> None:
     for file in FOLDER.rglob("*.py"):
         code = "\n".join(line.partition("#")[0] for line in file.read_text().splitlines())
-        words = ("import sqlite3", "PRAGMA", '"sqlite')
+        words = ("import sqlite3", "PRAGMA", '"sqlite', "psycopg", "pg_", '"postgresql')
         assert file.name in ALLOWED or file.parent == HINTING or not any(word in code for word in words), file
 
 

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, text
 
 from operations.errors import PermanentlyUnusable, TemporarilyUnavailable
 from server.datastore.records import Changes
+from server.datastore.session import Session
 from server.datastore.sqlite import Sqlite
 from server.datastore.worker import Worker
 
@@ -28,9 +29,15 @@ async def database() -> AsyncIterator[Sqlite]:
 
 @pytest.fixture
 async def worker(database: Sqlite) -> AsyncIterator[Worker]:
-    made = Worker("test", lambda: database.connect(writer=True), database.translate, limit=3, batch=8)
+    made = working_on(database)
     yield made
     await made.close()
+
+
+def working_on(database: Sqlite, committed: Callable[[Changes], None] | None = None) -> Worker:
+    return Worker(
+        "test", lambda outcome: Session(database, outcome, writer=True), limit=3, batch=8, committed=committed
+    )
 
 
 class Gate:
@@ -119,25 +126,31 @@ async def test_work_that_fails_takes_only_its_own_writes_back(worker: Worker) ->
     assert await worker.run(names, deadline=DEADLINE) == ["a", "b"]
 
 
-async def test_a_database_that_cannot_be_opened_is_tried_again(database: Sqlite) -> None:
+class Reluctant(Sqlite):
+    """A database that cannot be opened at first."""
+
     tries = 0
 
-    def connect() -> Connection:
-        nonlocal tries
-        tries += 1
-        if tries == 1:
-            connection = database.connect(writer=True)
+    def connect(self, *, writer: bool) -> Connection:
+        connection = super().connect(writer=writer)
+        self.tries += 1
+        if self.tries == 1:
             try:
                 connection.execute(text("no such statement"))
             finally:
                 connection.close()
-        return database.connect(writer=True)
+        return connection
 
-    worker = Worker("test", connect, database.translate, limit=3)
+
+async def test_a_database_that_cannot_be_opened_is_tried_again() -> None:
+    database = Reluctant(":memory:")
+    database.identify()
+    worker = working_on(database)
     with pytest.raises(PermanentlyUnusable, match="refused a statement"):
         await worker.run(nothing, deadline=DEADLINE)
     await worker.run(nothing, deadline=DEADLINE)
     await worker.close()
+    database.dispose()
 
 
 async def test_a_subscriber_that_fails_keeps_no_writer_waiting(database: Sqlite) -> None:
@@ -150,7 +163,7 @@ async def test_a_subscriber_that_fails_keeps_no_writer_waiting(database: Sqlite)
 
     told: list[str] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(repr(context["exception"])))
-    worker = Worker("test", lambda: database.connect(writer=True), database.translate, limit=3, committed=fails)
+    worker = working_on(database, fails)
     assert await worker.run(change, deadline=DEADLINE) == "done"
     assert told == ["KeyError('a bug of a subscriber')"]
     await worker.close()
@@ -166,7 +179,7 @@ def test_a_loop_that_ends_early_leaves_no_trace(
         database = Sqlite(":memory:")
         database.identify()
         before = set(threading.enumerate())
-        worker = Worker("test", lambda: database.connect(writer=True), database.translate, limit=3)
+        worker = working_on(database)
         threads.update(set(threading.enumerate()) - before)
         task = asyncio.create_task(worker.run(gate, deadline=DEADLINE))
         await asyncio.to_thread(gate.entered.wait, DEADLINE)

@@ -9,30 +9,37 @@ revision = "0001"
 down_revision = None
 
 _SEQUENCE = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+# What of a value fits into an index of PostgreSQL.
+_PREFIX_OF_VALUE = sa.text("substr(value, 1, 256)")
+
+
+def _bytewise(kind: sa.String) -> sa.String:
+    return kind.with_variant(type(kind)(kind.length, collation="C"), "postgresql")
 
 
 def upgrade() -> None:
+    on_sqlite = op.get_context().dialect.name == "sqlite"
     op.create_table(
         "bundles",
-        sa.Column("trust_domain", sa.String(length=255), nullable=False),
+        sa.Column("trust_domain", _bytewise(sa.String(length=255)), nullable=False),
         sa.Column("data", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("trust_domain", name="pk_bundles"),
     )
     op.create_table(
         "ca_journals",
-        sa.Column("server", sa.String(length=255), nullable=False),
+        sa.Column("server", _bytewise(sa.String(length=255)), nullable=False),
         sa.Column("data", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("server", name="pk_ca_journals"),
     )
     op.create_table(
         "entries",
         sa.Column("seq", _SEQUENCE, autoincrement=True, nullable=False),
-        sa.Column("id", sa.String(length=255), nullable=False),
-        sa.Column("spiffe_id", sa.String(length=2048), nullable=False),
-        sa.Column("parent_id", sa.String(length=2048), nullable=False),
+        sa.Column("id", _bytewise(sa.String(length=255)), nullable=False),
+        sa.Column("spiffe_id", _bytewise(sa.String(length=2048)), nullable=False),
+        sa.Column("parent_id", _bytewise(sa.String(length=2048)), nullable=False),
         sa.Column("x509_svid_ttl", sa.Integer(), nullable=False),
         sa.Column("jwt_svid_ttl", sa.Integer(), nullable=False),
-        sa.Column("hint", sa.String(length=1024), nullable=False),
+        sa.Column("hint", _bytewise(sa.String(length=1024)), nullable=False),
         sa.Column("admin", sa.Boolean(), nullable=False),
         sa.Column("downstream", sa.Boolean(), nullable=False),
         sa.Column("store_svid", sa.Boolean(), nullable=False),
@@ -47,35 +54,41 @@ def upgrade() -> None:
     )
     op.create_index("ix_entries_expires_at", "entries", ["expires_at"])
     op.create_index("ix_entries_hint", "entries", ["hint"])
-    op.create_index("ix_entries_parent_id_spiffe_id", "entries", ["parent_id", "spiffe_id"])
+    if on_sqlite:
+        op.create_index("ix_entries_parent_id_spiffe_id", "entries", ["parent_id", "spiffe_id"])
+    else:
+        op.create_index("ix_entries_parent_id", "entries", ["parent_id"])
     op.create_index("ix_entries_spiffe_id", "entries", ["spiffe_id"])
     op.create_table(
         "join_tokens",
-        sa.Column("token", sa.String(length=255), nullable=False),
+        sa.Column("token", _bytewise(sa.String(length=255)), nullable=False),
         sa.Column("expires_at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("token", name="pk_join_tokens"),
     )
     op.create_index("ix_join_tokens_expires_at", "join_tokens", ["expires_at"])
     op.create_table(
         "node_selectors",
-        sa.Column("spiffe_id", sa.String(length=2048), nullable=False),
+        sa.Column("spiffe_id", _bytewise(sa.String(length=2048)), nullable=False),
         sa.Column("position", sa.Integer(), autoincrement=False, nullable=False),
-        sa.Column("type", sa.String(length=255), nullable=False),
-        sa.Column("value", sa.Text(), nullable=False),
+        sa.Column("type", _bytewise(sa.String(length=255)), nullable=False),
+        sa.Column("value", _bytewise(sa.Text()), nullable=False),
         sa.PrimaryKeyConstraint("spiffe_id", "position", name="pk_node_selectors"),
     )
-    op.create_index("ix_node_selectors_type_value", "node_selectors", ["type", "value", "spiffe_id"])
+    if on_sqlite:
+        op.create_index("ix_node_selectors_type_value", "node_selectors", ["type", "value", "spiffe_id"])
+    else:
+        op.create_index("ix_node_selectors_type_prefix", "node_selectors", ["type", _PREFIX_OF_VALUE])
     op.create_table(
         "nodes",
         sa.Column("seq", _SEQUENCE, autoincrement=True, nullable=False),
-        sa.Column("spiffe_id", sa.String(length=2048), nullable=False),
-        sa.Column("attestation_type", sa.String(length=255), nullable=False),
-        sa.Column("serial_number", sa.String(length=255), nullable=False),
+        sa.Column("spiffe_id", _bytewise(sa.String(length=2048)), nullable=False),
+        sa.Column("attestation_type", _bytewise(sa.String(length=255)), nullable=False),
+        sa.Column("serial_number", _bytewise(sa.String(length=255)), nullable=False),
         sa.Column("expires_at", sa.BigInteger(), nullable=False),
-        sa.Column("new_serial_number", sa.String(length=255), nullable=False),
+        sa.Column("new_serial_number", _bytewise(sa.String(length=255)), nullable=False),
         sa.Column("new_expires_at", sa.BigInteger(), nullable=False),
         sa.Column("can_reattest", sa.Boolean(), nullable=False),
-        sa.Column("agent_version", sa.String(length=255), nullable=False),
+        sa.Column("agent_version", _bytewise(sa.String(length=255)), nullable=False),
         sa.PrimaryKeyConstraint("seq", name="pk_nodes"),
         sa.UniqueConstraint("spiffe_id", name="uq_nodes_spiffe_id"),
         sqlite_autoincrement=True,
@@ -85,7 +98,7 @@ def upgrade() -> None:
         "entry_dns_names",
         sa.Column("entry", _SEQUENCE, nullable=False),
         sa.Column("position", sa.Integer(), autoincrement=False, nullable=False),
-        sa.Column("name", sa.String(length=255), nullable=False),
+        sa.Column("name", _bytewise(sa.String(length=255)), nullable=False),
         sa.ForeignKeyConstraint(["entry"], ["entries.seq"], name="fk_entry_dns_names_entry", ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("entry", "position", name="pk_entry_dns_names"),
     )
@@ -93,7 +106,7 @@ def upgrade() -> None:
         "entry_federations",
         sa.Column("entry", _SEQUENCE, nullable=False),
         sa.Column("position", sa.Integer(), autoincrement=False, nullable=False),
-        sa.Column("trust_domain", sa.String(length=255), nullable=False),
+        sa.Column("trust_domain", _bytewise(sa.String(length=255)), nullable=False),
         sa.ForeignKeyConstraint(["entry"], ["entries.seq"], name="fk_entry_federations_entry", ondelete="CASCADE"),
         sa.ForeignKeyConstraint(["trust_domain"], ["bundles.trust_domain"], name="fk_entry_federations_trust_domain"),
         sa.PrimaryKeyConstraint("entry", "position", name="pk_entry_federations"),
@@ -103,9 +116,12 @@ def upgrade() -> None:
         "entry_selectors",
         sa.Column("entry", _SEQUENCE, nullable=False),
         sa.Column("position", sa.Integer(), autoincrement=False, nullable=False),
-        sa.Column("type", sa.String(length=255), nullable=False),
-        sa.Column("value", sa.Text(), nullable=False),
+        sa.Column("type", _bytewise(sa.String(length=255)), nullable=False),
+        sa.Column("value", _bytewise(sa.Text()), nullable=False),
         sa.ForeignKeyConstraint(["entry"], ["entries.seq"], name="fk_entry_selectors_entry", ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("entry", "position", name="pk_entry_selectors"),
     )
-    op.create_index("ix_entry_selectors_type_value", "entry_selectors", ["type", "value", "entry"])
+    if on_sqlite:
+        op.create_index("ix_entry_selectors_type_value", "entry_selectors", ["type", "value", "entry"])
+    else:
+        op.create_index("ix_entry_selectors_type_prefix", "entry_selectors", ["type", _PREFIX_OF_VALUE, "entry"])

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, ParamSpec, Protocol, TypeVar
 
@@ -95,10 +95,10 @@ class call:  # noqa: N801 - reads as the verb it is, as contextlib's do
         called(self._key, time.perf_counter() - self._begin, error, **self._labels)
 
 
-def timed(*key: str, **labels: str) -> Callable[[Callable[P, Awaitable[T]]], Callable[P, Awaitable[T]]]:
+def timed(*key: str, **labels: str) -> Callable[[Callable[P, Awaitable[T]]], Callable[P, Coroutine[Any, Any, T]]]:
     """Decorates an async function: each of its runs is a call."""
 
-    def decorate(function: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
+    def decorate(function: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, Any, T]]:
         @functools.wraps(function)
         async def run(*args: P.args, **kwargs: P.kwargs) -> T:
             if not _emitters:

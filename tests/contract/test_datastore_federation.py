@@ -13,7 +13,7 @@ from identity.spiffeid import TrustDomain
 from operations.errors import AlreadyExists, InvalidArgument, NotFound
 from server.datastore.federation import FederationRelationship, Profile
 from server.datastore.store import DataStore
-from tests.contract.datastore_backends import BACKENDS, DURABLE
+from tests.contract.datastore_backends import BACKENDS, DURABLE, Backend, backend_of
 
 OTHER = TrustDomain("other.org")
 BUNDLE = Bundle(OTHER, (X509Authority(b"one"),), (JwtAuthority("key", b"key"),), refresh_hint=60, sequence_number=4)
@@ -24,9 +24,9 @@ WEB = FederationRelationship(
 BY_SVID = replace(WEB, profile=Profile.HTTPS_SPIFFE, endpoint_spiffe_id="spiffe://other.org/endpoint")
 
 
-@pytest.fixture(params=sorted(BACKENDS))
+@pytest.fixture(params=BACKENDS)
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[DataStore]:
-    opened = await BACKENDS[request.param](tmp_path).open()
+    opened = await backend_of(request, tmp_path).open()
     yield opened
     await opened.close()
 
@@ -126,10 +126,14 @@ async def test_relationships_come_in_pages_oldest_first(store: DataStore) -> Non
         await store.list_federation_relationships(page_size=2, page_token="a.org")
 
 
-@pytest.mark.parametrize("backend", DURABLE)
-async def test_a_relationship_is_there_after_a_restart(backend: str, tmp_path: Path) -> None:
+@pytest.fixture(params=DURABLE)
+def durable(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
+    return backend_of(request, tmp_path)
+
+
+async def test_a_relationship_is_there_after_a_restart(durable: Backend) -> None:
     for number in range(2):
-        store = await BACKENDS[backend](tmp_path).open()
+        store = await durable.open()
         if not number:
             await store.create_federation_relationship(replace(BY_SVID, bundle=BUNDLE))
         assert await store.get_federation_relationship(OTHER) == replace(BY_SVID, bundle=BUNDLE)

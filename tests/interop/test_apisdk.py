@@ -23,7 +23,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(binary)
 
 
-@pytest.fixture(params=PROGRAMS.values(), ids=PROGRAMS.keys())
+@pytest.fixture(params=list(PROGRAMS.values()), ids=list(PROGRAMS))
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[spire.Server]:
     made = spire.Server(tmp_path / "server", program=str(request.param))
     try:

@@ -44,9 +44,10 @@ bench: install ## figures for this server; beside a Go one when SPIRE_SERVER_BIN
 fresh: ## both README commands on a minimal Debian 12 and 13, as a newcomer (root, mmdebstrap, systemd-nspawn)
 	ci/fresh
 
-generate: install ## generated/ from protos/, manual pages from the commands
+generate: install ## generated/ from protos/, manual pages and docs/parity.md from the code
 	ci/generate
 	ci/manpages
+	$(BIN)/python -m tests.parity.report
 
 lock: ## requirements*.lock from pyproject.toml
 	ci/lock

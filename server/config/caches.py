@@ -10,7 +10,7 @@ from operations.checks import Checks
 from operations.quoting import quote
 from server.config.file import Experimental
 
-_DURATIONS = (
+DURATIONS = (
     "cache_reload_interval",
     "full_cache_reload_interval",
     "prune_events_older_than",
@@ -21,7 +21,7 @@ _DURATIONS = (
 
 def check(experimental: Experimental, checks: Checks) -> None:
     """They may stand in a file, as what they ask for is given anyway; what cannot be read is refused all the same."""
-    for name in _DURATIONS:
+    for name in DURATIONS:
         text: str = getattr(experimental, name)
         if text:
             words = f"experimental.{name} {quote(text)} is no duration such as 5s: "

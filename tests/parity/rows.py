@@ -27,12 +27,28 @@ from plugins.catalog import Builtins
 from server.authorization import POLICY, Role
 from server.catalog import BUILTINS as SERVER_BUILTINS
 from server.cli.main import COMMANDS as SERVER_COMMANDS
+from server.config import caches
 from server.config.file import ServerFile
 from server.config.settings import UNAVAILABLE as SERVER_UNAVAILABLE
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-CODE = ("operations", "plugins", "keystores", "attestors", "authorities", "governance", "server", "agent")
+CODE = ("operations", "transport", "plugins", "keystores", "attestors", "authorities", "governance", "server", "agent")
+CHECKED_ONLY = {
+    *(f"server experimental.{name}" for name in caches.DURATIONS),
+    "server profiling_enabled",
+    "agent profiling_enabled",
+    "agent disable_sds_api",
+    "agent rebootstrap_delay",
+}
+"""What is read to see whether it can be, or to say that it does nothing."""
+
+ANSWERED_NO = {
+    "spire-server federation refresh": "Unimplemented",
+    "spire.api.server.trustdomain.v1.TrustDomain/RefreshBundle": "Unimplemented",
+    "agent rebootstrap_mode": "but never",
+}
+"""What is there so as to say by name that it is not, and how; so are all methods for WIT-SVIDs."""
 MODELS = ("server/config/file.py", "agent/config/file.py", "operations/sections.py")
 
 
@@ -70,8 +86,9 @@ def commands() -> Iterator[Row]:
         if found is None:
             yield Row(name, Standing.REFUSED, "the command")
             continue
-        lacking = set(flags) - {flag.name for flag in found.flags()[0]}
-        yield Row(name, Standing.REFUSED if lacking else Standing.WORKS, ", ".join(sorted(lacking)))
+        lacking = ", ".join(sorted(set(flags) - {flag.name for flag in found.flags()[0]}))
+        refusal = lacking or ANSWERED_NO.get(name, "")
+        yield Row(name, Standing.REFUSED if refusal else Standing.WORKS, refusal)
 
 
 def methods() -> Iterator[Row]:
@@ -82,14 +99,18 @@ def methods() -> Iterator[Row]:
     for name, callers in _list("methods"):
         allowed = functools.reduce(Role.__or__, (roles[caller] for caller in callers))
         assert POLICY[f"/{name}"] == allowed, f"{name} is for {callers}"
-        yield Row(name, Standing.WORKS if name in served else Standing.REFUSED)
+        refused = name not in served or name in ANSWERED_NO or "WIT" in name
+        yield Row(name, Standing.REFUSED if refused else Standing.WORKS, "Unimplemented" if refused else "")
 
 
 def settings() -> Iterator[Row]:
     """A setting works when its file's model has it, it is not refused, and some line of code reads it."""
     for line, _ in _list("settings"):
         section, key = line.split(" ")
-        yield Row(line, _setting(section, key))
+        standing = Standing.NO_EFFECT if line in CHECKED_ONLY else _setting(section, key)
+        if refusal := ANSWERED_NO.get(line, ""):
+            standing = Standing.REFUSED
+        yield Row(line, standing, refusal)
 
 
 def plugins() -> Iterator[Row]:

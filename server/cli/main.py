@@ -121,7 +121,7 @@ COMMANDS = (
 
 GROUPS = {
     "agent": "Attested agents: list, show, evict, ban",
-    "bundle": "Trust bundles: show this server's; list, set, delete others",
+    "bundle": "Trust bundles: this server's, and those of others",
     "debug": "A look into the running server",
     "entry": "Registration entries: create, show, update, delete",
     "federation": "Where other trust domains serve their bundles",

@@ -18,8 +18,10 @@ from hypothesis import strategies as st
 from generated.grpc.health.v1 import health_pb2
 from generated.spire.api.server.agent.v1 import agent_pb2
 from generated.spire.api.server.bundle.v1 import bundle_pb2
+from generated.spire.api.server.debug.v1 import debug_pb2
 from generated.spire.api.server.entry.v1 import entry_pb2
 from generated.spire.api.server.localauthority.v1 import localauthority_pb2
+from generated.spire.api.server.logger.v1 import logger_pb2
 from generated.spire.api.server.svid.v1 import svid_pb2
 from generated.spire.api.server.trustdomain.v1 import trustdomain_pb2
 from server.authorization import POLICY, Role
@@ -31,8 +33,10 @@ from transport.status import Code, RpcError
 _SERVICES = (
     agent_pb2.DESCRIPTOR.services_by_name["Agent"],
     bundle_pb2.DESCRIPTOR.services_by_name["Bundle"],
+    debug_pb2.DESCRIPTOR.services_by_name["Debug"],
     entry_pb2.DESCRIPTOR.services_by_name["Entry"],
     localauthority_pb2.DESCRIPTOR.services_by_name["LocalAuthority"],
+    logger_pb2.DESCRIPTOR.services_by_name["Logger"],
     svid_pb2.DESCRIPTOR.services_by_name["SVID"],
     trustdomain_pb2.DESCRIPTOR.services_by_name["TrustDomain"],
 )

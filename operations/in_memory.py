@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
 
-from operations import logs
+from operations import logs, signals
 from operations.metrics import Key, Labels
 
 INTERVAL: Final = 1.0
@@ -107,9 +107,8 @@ class InMemory:
 
     async def run(self) -> None:
         """Write everything to the log at each SIGUSR1, until cancelled."""
-        loop = asyncio.get_running_loop()
         asked = asyncio.Event()
-        loop.add_signal_handler(signal.SIGUSR1, asked.set)
+        leave = signals.listen(signal.SIGUSR1, asked.set)
         try:
             while True:
                 await asked.wait()
@@ -117,7 +116,7 @@ class InMemory:
                 # An hour of a busy server is many lines.
                 await asyncio.to_thread(_write, self.finished())
         finally:
-            loop.remove_signal_handler(signal.SIGUSR1)
+            leave()
 
 
 def _write(intervals: Sequence[_Interval]) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from google.protobuf.descriptor import ServiceDescriptor
 
-from operations import logs
+from operations import logs, signals
 from operations.errors import ConfigurationError, PermanentlyUnusable, SpireError
 from operations.quoting import quote
 from plugins.blocks import PluginBlock
@@ -72,6 +72,7 @@ class ExternalPlugins:
         self._host_services = host_services
         self._running: list[Plugin] = []
         self._reconfiguring: asyncio.Task[None] | None = None
+        self._leave: Callable[[], None] = lambda: None
 
     async def load(self, block: PluginBlock, trust_domain: str) -> Any:
         """Start, introduce and configure a plugin; the facade of its type. Raises ConfigurationError with its place."""
@@ -125,7 +126,7 @@ class ExternalPlugins:
 
     def reconfigure_on_signal(self) -> None:
         """From now on SIGUSR1 makes the plugins with a plugin_data_file look at it again, as in SPIRE."""
-        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, self._on_signal)
+        self._leave = signals.listen(signal.SIGUSR1, self._on_signal)
 
     def _on_signal(self) -> None:
         logs.get("reconfigurer").info("Reconfigure signal received")
@@ -144,6 +145,7 @@ class ExternalPlugins:
 
     async def close(self) -> None:
         """End the plugins, the last one first."""
+        self._leave()
         if self._reconfiguring is not None:
             self._reconfiguring.cancel()
             await asyncio.wait([self._reconfiguring])

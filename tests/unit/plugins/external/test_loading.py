@@ -282,7 +282,6 @@ async def test_a_signal_makes_plugins_look_at_their_data_again(tmp_path: Path, l
         assert log.named("Reconfigure signal received")
     finally:
         await external.close()
-        asyncio.get_running_loop().remove_signal_handler(signal.SIGUSR1)
 
 
 async def test_a_plugin_says_what_it_finds_in_its_configuration() -> None:

@@ -7,14 +7,18 @@ import random
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
+from server.datastore.backend import POSTGRES, Settings
 from server.datastore.records import AttestedNode, JoinToken
 from server.datastore.store import DataStore
 from tests.contract.datastore_backends import DURABLE, Backend, backend_of, entry, selected
+from tests.simulators.postgres import Cluster
+from tests.simulators.spire import eventually
 
 ROOT = Path(__file__).parents[2]
 KILLS = 10
@@ -102,6 +106,21 @@ async def test_kill_9_while_the_database_is_made_leaves_one_that_opens(tmp_path:
         process.kill()
         await process.communicate()
         store = await DataStore.open(str(path))
+        await store.create_entry(entry("late"))
+        await store.close()
+
+
+async def test_kill_9_while_the_tables_are_made_leaves_a_database_that_opens(postgres: Cluster) -> None:
+    """As soon as its first session is there, and a little later each time."""
+    for run in range(4):
+        backend = Backend(postgres.database(), Settings(kind=POSTGRES))
+        process = await victim(backend, run)
+        name = backend.connection_string.rpartition("dbname=")[2]
+        await asyncio.to_thread(eventually, partial(postgres.sessions, name), "a session")
+        await asyncio.sleep(0.02 * run)
+        process.kill()
+        await process.communicate()
+        store = await backend.open()
         await store.create_entry(entry("late"))
         await store.close()
 

@@ -119,6 +119,15 @@ class Cluster:
         finally:
             connection.close()
 
+    def sessions(self, database: str) -> int:
+        """How many there are."""
+        with self.connect() as connection:
+            query = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s"
+            row = connection.execute(query, (database,)).fetchone()
+        assert row is not None
+        assert isinstance(row[0], int)
+        return row[0]
+
     def put(self, name: str, content: bytes, mode: int) -> None:
         """A file of the data folder, which the server's user owns."""
         path = self.data / name

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from attestors.join_token.server import NAME, JoinTokenAttestor, JoinTokens
 from identity.spiffeid import TrustDomain
 from operations import logs
+from operations.errors import ConfigurationError
 from plugins import catalog
 from plugins.catalog import Builtin, Builtins, PluginBlock, PluginContext
 from plugins.credentialcomposer import CredentialComposer
+from plugins.external import loading
 from plugins.external.loading import ExternalPlugins, Facades
 from plugins.keymanager import KeyManager
 from plugins.nodeattestor import ServerNodeAttestor
@@ -73,6 +75,13 @@ class ServerContext(PluginContext):
 def check(config: ServerConfig) -> None:
     """Check every plugin's name and settings without loading any. Raises ConfigurationError."""
     catalog.check(config.plugins, catalog.SERVER, BUILTINS, config.file, FACADES)
+
+
+async def validate_external(config: ServerConfig) -> Sequence[ConfigurationError]:
+    """What external plugins find wrong with their configuration: they are started for it, and ended."""
+    from server.host_services import HostServices  # which a command that validates needs only here
+
+    return await loading.validate(config.plugins, FACADES, HostServices().services, config.trust_domain.name)
 
 
 async def open_stores(config: ServerConfig, external: ExternalPlugins) -> Stores:

@@ -64,6 +64,28 @@ async def load(block: PluginBlock, plugins: ExternalPlugins | None, trust_domain
     return await plugins.load(block, trust_domain)
 
 
+async def validate(
+    blocks: Sequence[PluginBlock],
+    facades: Facades,
+    host_services: Callable[[], Sequence[HostService]],
+    trust_domain: str,
+) -> Sequence[ConfigurationError]:
+    """What the enabled external plugins find wrong with their configuration, with its place, as `validate` tells it.
+
+    Each is started, asked, and ended. One that cannot be started is such a finding too.
+    """
+    plugins = ExternalPlugins(facades, host_services)
+    found: list[ConfigurationError] = []
+    for block in blocks:
+        if block.enabled and block.command is not None:
+            try:
+                check(block, facades)
+                found.extend(block.error(note) for note in await plugins.validate(block, trust_domain))
+            except ConfigurationError as error:
+                found.append(error)
+    return found
+
+
 class ExternalPlugins:
     """`host_services` is asked once for each plugin that is loaded."""
 

@@ -15,7 +15,7 @@ from keystores.external import ServerKeyManager
 from operations.errors import ConfigurationError
 from plugins import catalog
 from plugins.external import hosting, plugin, process
-from plugins.external.loading import ExternalPlugins
+from plugins.external.loading import ExternalPlugins, validate
 from plugins.keymanager import KeyType
 from tests.simulators.spire import eventually
 from tests.unit.plugins.external.conftest import FACADES, TRUST_DOMAIN, Load, Log, block
@@ -289,6 +289,26 @@ async def test_a_plugin_says_what_it_finds_in_its_configuration() -> None:
     assert await external.validate(block("KeyManager"), TRUST_DOMAIN) == []
     assert await external.validate(block("KeyManager", data_text="refuse"), TRUST_DOMAIN) == ["it says refuse"]
     assert await external.validate(block("KeyManager", "without-config"), TRUST_DOMAIN) == []
+
+
+async def test_validation_tells_what_every_plugin_finds(log: Log) -> None:
+    blocks = [
+        block("KeyManager"),
+        block("KeyManager", data_text="refuse"),
+        block("KeyManager", "dies-at-once", enabled=False),
+        block("KeyManager", command="/nonexistent/plugin"),
+        block("KeyManager", "dies-at-once"),
+        block("Notifier"),
+    ]
+    found = [str(each) for each in await validate(blocks, FACADES, tuple, TRUST_DOMAIN)]
+    assert found[0] == 's.conf:2: KeyManager "py": it says refuse'
+    assert [text.split(": ")[2].split(",")[0] for text in found[1:]] == [
+        "plugin_cmd /nonexistent/plugin",
+        'failed to load plugin "py"',
+        "external plugins (plugin_cmd) of this type are not available in this version",
+    ]
+    assert not log.named("[INFO] configured 'example.org a = 1'")
+    assert all(gone(fields["pid"]) for fields in log.named("plugin started"))
 
 
 async def test_plugins_end_in_reverse_order(log: Log) -> None:

@@ -15,6 +15,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.bindings.openssl.binding import Binding
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import SignatureAlgorithmOID
 from OpenSSL import crypto
 
@@ -72,7 +73,7 @@ def _text(time: datetime) -> str:
 
 
 class _Search:
-    """Depth first, by names and then signatures; a certificate stands at most once on a path."""
+    """Depth first, by names and then signatures. As in Go, a CA stands on a path once, whichever certificate it has."""
 
     def __init__(self, intermediates: Sequence[x509.Certificate], anchors: Sequence[x509.Certificate]) -> None:
         self._intermediates = tuple(dict.fromkeys(intermediates))
@@ -81,23 +82,38 @@ class _Search:
 
     def paths(self, begun: Path) -> Iterator[Path]:
         for anchor in self._anchors:
-            if anchor not in begun and self._issued(begun[-1], anchor):
+            if self._continues(begun, anchor):
                 yield (*begun, anchor)
         for intermediate in self._intermediates:
-            if intermediate not in begun and self._issued(begun[-1], intermediate):
+            if self._continues(begun, intermediate):
                 yield from self.paths((*begun, intermediate))
 
-    def _issued(self, certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
-        if certificate.issuer != issuer.subject:
+    def _continues(self, begun: Path, issuer: x509.Certificate) -> bool:
+        if begun[-1].issuer != issuer.subject:
             return False
-        self._checks += 1
-        if self._checks > MAX_SIGNATURE_CHECKS:
-            raise Refused("x509: signature check attempts limit reached while verifying certificate chain")
         try:
-            certificate.verify_directly_issued_by(issuer)
+            if _holder(issuer) in map(_holder, begun):
+                return False
+            self._count()
+            begun[-1].verify_directly_issued_by(issuer)
         except (InvalidSignature, UnsupportedAlgorithm, ValueError, TypeError):
             return False
         return True
+
+    def _count(self) -> None:
+        self._checks += 1
+        if self._checks > MAX_SIGNATURE_CHECKS:
+            raise Refused("x509: signature check attempts limit reached while verifying certificate chain")
+
+
+def _holder(certificate: x509.Certificate) -> tuple[bytes, bytes, bytes | None]:
+    """Whose certificate this is: subject, public key, alternative names."""
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value.public_bytes()
+    except x509.ExtensionNotFound:
+        names = None
+    key = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return certificate.subject.public_bytes(), key, names
 
 
 def _judge(path: Path, now: datetime) -> None:

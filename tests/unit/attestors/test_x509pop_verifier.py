@@ -64,6 +64,14 @@ def test_an_intermediate_that_is_an_anchor_and_goes_on() -> None:
     assert verify((node,), sub).authorities == (sub.certificate,)
 
 
+def test_a_ca_stands_on_a_path_once() -> None:
+    """As Go has it: a root's other certificate, for the same key, makes no further path over the root itself."""
+    renewed = root("root", ROOT.key)
+    node = ROOT.node()
+    assert verify((node, renewed)).authorities == (ROOT.certificate,)
+    assert set(verify((node, renewed), ROOT, renewed).authorities) == {ROOT.certificate, renewed.certificate}
+
+
 def test_a_leaf_that_is_an_anchor_itself() -> None:
     """Operators may list the very certificates of their nodes."""
     node = ROOT.node()

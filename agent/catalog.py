@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from operations.errors import ConfigurationError
+from operations.metrics import emitters
+from plugins.blocks import PluginBlock
 from plugins.catalog import Builtin, Builtins
-from plugins.external.loading import Facades
+from plugins.external import loading
+from plugins.external.loading import Facades, HostService
 
 BUILTINS: Builtins = {
     "KeyManager": {
@@ -26,3 +32,15 @@ FACADES: Facades = {
     "WorkloadAttestor": "plugins.external.workloadattestor:ExternalWorkloadAttestor",
 }
 """The plugin types of which external ones are hosted."""
+
+
+def host_services() -> Sequence[HostService]:
+    """What the agent offers its external plugins."""
+    from plugins.external import metrics  # for those who have some
+
+    return (metrics.service(emitters()),)
+
+
+async def validate_external(blocks: Sequence[PluginBlock], trust_domain: str) -> Sequence[ConfigurationError]:
+    """What external plugins find wrong with their configuration: they are started for it, and ended."""
+    return await loading.validate(blocks, FACADES, host_services, trust_domain)

@@ -12,7 +12,7 @@ from typing import Any
 from agent import manager, workload_api
 from agent.attest import Attestation
 from agent.bootstrap import TrustBundleSource
-from agent.catalog import BUILTINS, FACADES
+from agent.catalog import BUILTINS, FACADES, host_services
 from agent.config import AgentConfig
 from agent.health import HealthService
 from agent.manager import Manager
@@ -32,7 +32,7 @@ from operations.version import VERSION
 from plugins import catalog
 from plugins.blocks import PluginBlock
 from plugins.catalog import PluginContext
-from plugins.external.loading import ExternalPlugins, HostService
+from plugins.external.loading import ExternalPlugins
 from plugins.keymanager import KeyManager
 from plugins.nodeattestor import AgentNodeAttestor
 from plugins.workloadattestor import WorkloadAttestor
@@ -134,7 +134,7 @@ class _Plugins:
 @asynccontextmanager
 async def _plugins(config: AgentConfig) -> AsyncGenerator[_Plugins, None]:
     catalog.check(config.plugins, catalog.AGENT, BUILTINS, config.file, FACADES)
-    external = ExternalPlugins(FACADES, _host_services)
+    external = ExternalPlugins(FACADES, host_services)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(external.close)
         external.reconfigure_on_signal()
@@ -145,12 +145,6 @@ async def _plugins(config: AgentConfig) -> AsyncGenerator[_Plugins, None]:
         # A join token wins over whatever attestor is configured, as in SPIRE.
         node_attestor = JoinTokenAttestor(config.join_token) if config.join_token else node_attestors[0]
         yield _Plugins(keys, node_attestor, await _load(config, "WorkloadAttestor", external))
-
-
-def _host_services() -> Sequence[HostService]:
-    from plugins.external import metrics  # for those who have external plugins
-
-    return (metrics.service(),)
 
 
 async def _load(config: AgentConfig, kind: str, external: ExternalPlugins) -> list[Any]:

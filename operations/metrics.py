@@ -43,6 +43,11 @@ def use(emitters: Sequence[Emitter]) -> None:
     _emitters = tuple(emitters)
 
 
+def emitters() -> Sequence[Emitter]:
+    """Where everything goes now."""
+    return _emitters
+
+
 def on() -> bool:
     """Whether anybody collects; saves the making of costly values."""
     return bool(_emitters)

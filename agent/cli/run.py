@@ -6,7 +6,7 @@ import asyncio
 import sys
 
 from agent.config import declare_flags
-from operations.errors import SpireError
+from operations.errors import SpireError, raise_problems
 from operations.flags import FlagSet, Run
 
 
@@ -30,12 +30,14 @@ def validate(flags: FlagSet) -> Run:
     read = declare_flags(flags)
 
     def check(_: list[str]) -> int:
-        from agent.catalog import BUILTINS, FACADES
+        from agent.catalog import BUILTINS, FACADES, validate_external
         from plugins import catalog
 
         try:
             config = read()
             catalog.check(config.plugins, catalog.AGENT, BUILTINS, config.file, FACADES)
+            if any(block.enabled and block.command is not None for block in config.plugins):
+                raise_problems(asyncio.run(validate_external(config.plugins, config.trust_domain.name)))
         except SpireError as error:
             print(f"SPIRE agent configuration file is invalid: {error}", file=sys.stderr)
             return 1

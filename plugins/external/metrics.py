@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from typing import Final, Protocol
+from typing import Final
 
 from google.protobuf import empty_pb2
 
 from generated.spire.hostservice.common.metrics.v1 import metrics_pb2 as api
+from operations.metrics import Emitter, Key, Labels
 from plugins.external.loading import HostService
 from transport.peer import Peer
 from transport.router import Context
@@ -21,20 +22,12 @@ MOST_PARTS: Final = 16
 LONGEST_TEXT: Final = 256
 """What a key or the labels of one value may have: collectors keep every combination that they ever saw."""
 
-Key = tuple[str, ...]
-Labels = tuple[tuple[str, str], ...]
 
+def service(sinks: Sequence[Emitter]) -> HostService:
+    """For `sinks`, where the program's own metrics go too; samples of time are in milliseconds.
 
-class Sink(Protocol):
-    """Where the program's own metrics go too. Samples of time are in milliseconds."""
-
-    def count(self, key: Key, by: float, labels: Labels) -> None: ...
-    def gauge(self, key: Key, value: float, labels: Labels) -> None: ...
-    def sample(self, key: Key, value: float, labels: Labels) -> None: ...
-
-
-def service(sinks: Sequence[Sink] = ()) -> HostService:
-    """Values without a kind (EmitKey) are dropped in any case: most collectors have no place for them."""
+    Values without a kind (EmitKey) are dropped in any case: most collectors have no place for them.
+    """
     handlers = _Handlers(sinks)
     return api.DESCRIPTOR.services_by_name["Metrics"], {
         "SetGauge": handlers.set_gauge,
@@ -46,7 +39,7 @@ def service(sinks: Sequence[Sink] = ()) -> HostService:
 
 
 class _Handlers:
-    def __init__(self, sinks: Sequence[Sink]) -> None:
+    def __init__(self, sinks: Sequence[Emitter]) -> None:
         self._sinks = sinks
 
     async def set_gauge(self, request: api.SetGaugeRequest, _peer: Peer, _context: Context) -> empty_pb2.Empty:

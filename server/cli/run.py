@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from operations.errors import ConfigurationErrors, SpireError
+from operations.errors import ConfigurationErrors, SpireError, raise_problems
 from operations.flags import FlagSet, Run
 from server.config import ServerConfig, declare_flags
 
@@ -50,3 +50,5 @@ def _check_plugins(config: ServerConfig) -> None:
     from server import catalog  # imports the datastore, which a server that runs imports later
 
     catalog.check(config)
+    if any(block.enabled and block.command is not None for block in config.plugins):
+        raise_problems(asyncio.run(catalog.validate_external(config)))

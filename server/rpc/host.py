@@ -11,6 +11,7 @@ from generated.spire.hostservice.server.identityprovider.v1 import identityprovi
 from generated.spire.plugin.types import bundle_pb2, jwtkey_pb2, x509certificate_pb2
 from identity.bundles import Bundle
 from operations.errors import NotFound
+from operations.metrics import emitters
 from plugins.external import metrics
 from plugins.external.loading import HostService
 from server.host_services import HostServices
@@ -47,7 +48,7 @@ def services(host: HostServices) -> Sequence[HostService]:
             {"FetchX509Identity": fetch_x509_identity},
         ),
         (agentstore_pb2.DESCRIPTOR.services_by_name["AgentStore"], {"GetAgentInfo": get_agent_info}),
-        metrics.service(),
+        metrics.service(emitters()),
     )
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -30,6 +30,7 @@ from server.cli.main import COMMANDS as SERVER_COMMANDS
 from server.config import caches
 from server.config.file import ServerFile
 from server.config.settings import UNAVAILABLE as SERVER_UNAVAILABLE
+from server.rpc.services import Service
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -150,9 +151,11 @@ def _served() -> Iterator[str]:
         for service in vars(importlib.import_module(info.name)).values():
             if isinstance(service, type) and service.__module__ == info.name and hasattr(service, "DESCRIPTOR"):
                 # The table of handlers does not depend on what the service was made with.
-                instance: Any = object.__new__(service)
-                for method in instance.handlers():
-                    yield f"{instance.DESCRIPTOR.full_name}/{method}"
+                yield from _methods(cast("Service", object.__new__(service)))
+
+
+def _methods(service: Service) -> Iterator[str]:
+    return (f"{service.DESCRIPTOR.full_name}/{method}" for method in service.handlers())
 
 
 def _setting(section: str, key: str) -> Standing:

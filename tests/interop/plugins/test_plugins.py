@@ -53,7 +53,9 @@ class Loader:
 
     def __init__(self, program: str) -> None:
         self._program = program
-        self._sets = {side: ExternalPlugins(facades, lambda: (metrics.service(),)) for side, facades in _SIDES.items()}
+        self._sets = {
+            side: ExternalPlugins(facades, lambda: (metrics.service(()),)) for side, facades in _SIDES.items()
+        }
 
     async def load(self, kind: str, word: str, data: str | None = None, side: str = "agent") -> Any:
         place = Position("s.conf", 1)

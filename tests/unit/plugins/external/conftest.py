@@ -35,7 +35,7 @@ class Load(Protocol):
 @pytest.fixture
 async def load() -> AsyncIterator[Load]:
     """Loads plugins, which end with the test."""
-    sets = {side: ExternalPlugins(facades, lambda: (metrics.service(),)) for side, facades in SIDES.items()}
+    sets = {side: ExternalPlugins(facades, lambda: (metrics.service(()),)) for side, facades in SIDES.items()}
 
     async def loaded(kind: str, *words: str, side: str = "server", **settings: Any) -> Any:
         return await sets[side].load(block(kind, *words, **settings), TRUST_DOMAIN)

@@ -5,9 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
+from cryptography import x509
+
 from generated.spire.api.server.svid.v1 import svid_pb2 as api
 from generated.spire.api.types import jwtsvid_pb2
+from identity import der
 from identity.spiffeid import SpiffeId, TrustDomain
+from operations import times
 from operations.errors import InvalidArgument, SpireError
 from server.ca import checks
 from server.ca.certificate_authority import CertificateAuthority, IssuedJwt, IssuedX509
@@ -65,7 +69,7 @@ class SvidService:
             raise failure(call.log, Code.INVALID_ARGUMENT, str(error)) from error
         with failing(call.log, "failed to sign X509-SVID"):
             (issued,) = await self._authority.issue_x509([approved])
-        call.succeeded(spiffe_id=issued.spiffe_id, expires_at=issued.expires_at)
+        call.succeeded(spiffe_id=issued.spiffe_id, expires_at=times.rfc3339(issued.expires_at), **_names(issued, call))
         return api.MintX509SVIDResponse(svid=convert.svid_to_proto(issued.spiffe_id, issued.chain, issued.expires_at))
 
     async def mint_jwt(self, request: api.MintJWTSVIDRequest, _peer: Peer, context: Context) -> api.MintJWTSVIDResponse:
@@ -197,6 +201,15 @@ class SvidService:
     def _require_jwt(self, call: Call) -> None:
         if self._jwt_disabled:
             raise failure(call.log, Code.UNIMPLEMENTED, "JWT functionality is disabled")
+
+
+def _names(issued: IssuedX509, call: Call) -> dict[str, object]:
+    """What a minted certificate is called besides, for an audit line if there is to be one."""
+    if call.audit is None:
+        return {}
+    leaf = der.certificate(issued.chain[0])
+    san = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return {"dns_name": ",".join(san.get_values_for_type(x509.DNSName)), "subject": leaf.subject.rfc4514_string()}
 
 
 def _fault(params: NewX509SvidParams, entry: IndexedEntry | None) -> tuple[Code, str] | None:

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from generated.spire.api.server.entry.v1 import entry_pb2 as api
-from operations import logs
-from tests.simulators.house import ENTRY, House, new_entry, refused, running, spiffe_id
+from generated.spire.api.server.svid.v1 import svid_pb2
+from operations import logs, times
+from tests.simulators.house import ENTRY, House, csr, new_entry, refused, running, spiffe_id
+from tests.simulators.pki import ec_key
 
 
 def lines(path: Path) -> Sequence[dict[str, Any]]:
@@ -44,6 +46,24 @@ async def test_who_did_what_and_how_it_ended(tmp_path: Path) -> None:
     assert created["authorized_as"] == "local"
     assert (deleted["entry_id"], deleted["status"], deleted["status_code"]) == ("absent", "error", "NotFound")
     assert (got["status_code"], got["status_message"]) == ("InvalidArgument", "missing ID")
+
+
+async def test_what_was_minted(tmp_path: Path) -> None:
+    file = tmp_path / "log"
+    logs.setup("info", "json", str(file))
+    request = csr(ec_key(), uris=["spiffe://example.org/a"], dns_names=["a.example", "b.example"])
+    try:
+        async with running(tmp_path, settings="audit_log_enabled = true") as house:
+            minting = svid_pb2.MintX509SVIDRequest(csr=request, ttl=60)
+            path = "/spire.api.server.svid.v1.SVID/MintX509SVID"
+            minted = await house.local.unary(path, minting, svid_pb2.MintX509SVIDResponse)
+    finally:
+        logs.setup("info", "text")
+    (line,) = (line for line in lines(file) if line["service"] == "svid.v1.SVID")
+    assert line["spiffe_id"] == "spiffe://example.org/a"
+    assert line["dns_name"] == "a.example,b.example"
+    assert "CN=a.example" in line["subject"]
+    assert line["expires_at"] == times.rfc3339(minted.svid.expires_at)
 
 
 async def test_off(tmp_path: Path) -> None:

@@ -66,8 +66,7 @@ class Day:
     answered: int = 0
     unanswered: int = 0
     _under_way: int = 0
-    _milestone: int = 0
-    _reached: asyncio.Event = field(default_factory=asyncio.Event)
+    _milestones: list[tuple[int, asyncio.Event]] = field(default_factory=list[tuple[int, asyncio.Event]])
     _admin: Channel | None = None
 
     @property
@@ -104,8 +103,9 @@ class Day:
             if not self._under_way:
                 self.idle.set()
         self.answered += 1
-        if self.answered >= self._milestone:
-            self._reached.set()
+        for milestone, reached in self._milestones:
+            if self.answered >= milestone:
+                reached.set()
         return answer
 
     async def certainly(self, request: Callable[[], Awaitable[T]]) -> T:
@@ -117,10 +117,12 @@ class Day:
 
     async def progress(self, answered: int) -> None:
         """Wait until so many requests were answered."""
-        self._milestone = answered
-        self._reached.clear()
-        if self.answered < answered:
-            await self._reached.wait()
+        if self.answered >= answered:
+            return
+        milestone = (answered, asyncio.Event())
+        self._milestones.append(milestone)
+        await milestone[1].wait()
+        self._milestones.remove(milestone)
 
     async def kill(self, number: int) -> None:
         """Kill the server while requests are under way, and wait until all of them have met that."""

@@ -185,7 +185,7 @@ class _House:
         if config.proxies:
             log.info("PROXY protocol enabled on TCP listener", trusted_cidrs=config.proxies)
         log.info("Starting Server APIs", network="tcp", address=f"{config.bind_address}:{port}")
-        await self._local.listen_unix(config.socket_path, mode=SOCKET_MODE)
+        await self._local.listen_unix(config.socket_path, mode=SOCKET_MODE, strangers=True)
         log.info("Starting Server APIs", network="unix", address=config.socket_path)
 
     def tasks(self) -> Sequence[Coroutine[None, None, None]]:

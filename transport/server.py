@@ -45,13 +45,17 @@ class Server:
         bound: int = listener.getsockname()[1]
         return bound
 
-    async def listen_unix(self, path: str, *, mode: int) -> None:
-        """Listens at `path`, whose folder exists. Callers are known by process. Errors as of transport.unix.bind."""
+    async def listen_unix(self, path: str, *, mode: int, strangers: bool = False) -> None:
+        """Listens at `path`, whose folder exists. Callers are known by process. Errors as of transport.unix.bind.
+
+        With `strangers`, processes of other PID namespaces, known by their user alone, are served too: where the
+        socket's permissions are all that is asked.
+        """
         listener = unix.bind(path, mode)
         self._paths.append((path, unix.inode(path)))
 
         def open_link(sock: socket.socket) -> Arrival:
-            process = unix.caller(sock)
+            process = unix.caller(sock, strangers=strangers)
             peer = Peer(f"{path} (pid {process.pid})", process=process)
             return Arrival(PlainLink(sock), peer.address, lambda: peer)
 

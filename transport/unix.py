@@ -21,14 +21,18 @@ _LONGEST_PATH: Final = 107  # sun_path without its final NUL (unix(7))
 _STARTED: Final = 22 - 3  # field 22 of /proc/PID/stat (proc(5)), counted behind the name, which is field 2
 
 
-def caller(sock: socket.socket) -> Process:
+def caller(sock: socket.socket, *, strangers: bool = False) -> Process:
     """The process at the other end, as it was when it connected.
+
+    A process of another PID namespace has no pid here; with `strangers` it is told as pid 0, by its user alone.
 
     Raises ConnectionError when it is gone already or cannot be told, and other OSErrors when we lack the means, file
     descriptors say.
     """
     pid, uid, gid = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
     if not pid:
+        if strangers:
+            return Process(pid=0, uid=uid, gid=gid, started=0)
         raise ConnectionError("a process of another PID namespace connected, which cannot be told from others")
     process = _pidfd(sock, pid)
     try:

@@ -13,6 +13,21 @@ import pytest
 from operations.errors import ConfigurationError
 from transport import unix
 
+ROOT = Path(__file__).parents[3]
+LISTEN = """
+import sys
+from transport import unix
+listener = unix.bind(sys.argv[1], 0o700)
+listener.setblocking(True)
+print("ready", flush=True)
+accepted, _ = listener.accept()
+try:
+    unix.caller(accepted)
+except ConnectionError:
+    print("refused")
+process = unix.caller(accepted, strangers=True)
+print(process.pid, process.uid, process.gid)
+"""
 CONNECT = "import socket, sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])"
 
 
@@ -84,6 +99,21 @@ def test_a_caller_that_has_ended_but_is_still_listed_is_gone_too(tmp_path: Path)
             else:
                 assert unix.caller(accepted).pid == caller.pid
         caller.wait(30)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be sure to make a PID namespace")
+def test_a_caller_of_another_pid_namespace_is_known_by_its_user_where_that_is_enough(tmp_path: Path) -> None:
+    path = str(tmp_path / "api.sock")
+    listening = subprocess.Popen(
+        ["unshare", "--fork", "--pid", sys.executable, "-c", LISTEN, path], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    assert listening.stdout is not None
+    with listening.stdout as lines, socket.socket(socket.AF_UNIX) as client:
+        assert lines.readline() == "ready\n"
+        client.connect(path)
+        said = lines.read()
+    assert said == f"refused\n0 {os.getuid()} {os.getgid()}\n"
+    assert listening.wait(30) == 0
 
 
 def kernel_knows_pidfds(sock: socket.socket) -> bool:

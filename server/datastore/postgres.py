@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, cast
 
 import psycopg
 from psycopg import IsolationLevel
+from psycopg.conninfo import make_conninfo
 from psycopg.pq import Conninfo
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from sqlalchemy.exc import DBAPIError
 
     Raw = psycopg.Connection[tuple[object, ...]]
+    # The process at the server and when it began, because numbers of processes come again.
+    _Session = tuple[object, object]
 
 # It warns of what it does not manage on a connection that failed already, which we tell ourselves.
 logging.getLogger("psycopg").setLevel(logging.ERROR)
@@ -61,7 +64,7 @@ _SESSION = {
 # "SPIR": other programs in the same database have locks of their own. A server in another schema is another server.
 _LOCK = 0x53504952
 _HOLDER = """
-SELECT a.pid, coalesce(host(a.client_addr), 'a local socket'), date_trunc('second', a.backend_start)::text
+SELECT a.pid, coalesce(host(a.client_addr), 'a local socket'), a.backend_start::timestamptz(0)::text, a.backend_start
 FROM pg_locks l JOIN pg_stat_activity a USING (pid)
 WHERE l.locktype = 'advisory' AND l.granted
   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
@@ -80,13 +83,13 @@ class Postgres:
         given = {**dict(settings.tls), **conninfo.parse(connection_string)}
         known = {option.keyword.decode() for option in Conninfo.get_defaults()}
         made = conninfo.for_libpq(given, known, os.environ, writes=not copy)
-        self._parameters = {**_DEFAULTS, **made, "client_encoding": "UTF8"}
+        self._conninfo = make_conninfo("", **{**_DEFAULTS, **made, "client_encoding": "UTF8"})
         self.where = conninfo.place(made)
         self.readers = min(_READERS, settings.max_connections - 1) if settings.max_connections else _READERS
         self._disposed = threading.Event()
         # The writer's session, from the moment it has the lock until it is used.
         self._held: Raw | None = None
-        self._writer_pid: int | None = None
+        self._session: _Session | None = None
         self._writer = self._engine(self._writing, settings)
         self._reader = self._engine(self._reading, settings)
         self._migrating = self._engine(self._altering, settings)
@@ -153,7 +156,6 @@ class Postgres:
         connection, self._held = self._held, None
         if connection is None:
             connection = self._locked(0)
-        self._writer_pid = connection.info.backend_pid
         return _transactional(connection, read_only=False)
 
     def _reading(self) -> Raw:
@@ -166,7 +168,7 @@ class Postgres:
         return _transactional(connection, read_only=False)
 
     def _open(self) -> Raw:
-        connection = psycopg.connect(**self._parameters, autocommit=True)  # type: ignore[arg-type]
+        connection = psycopg.connect(self._conninfo, autocommit=True)
         try:
             self._set_up(connection)
         except BaseException:
@@ -175,13 +177,12 @@ class Postgres:
         return connection
 
     def _set_up(self, connection: Raw) -> None:
-        for name, value in _SESSION.items():
-            # What the connection string, the user or the database sets already, stays.
-            connection.execute(
-                "SELECT set_config(name, %s, false) FROM pg_settings"
-                " WHERE name = %s AND source NOT IN ('client', 'user', 'database', 'database user')",
-                (value, name),
-            )
+        # What the connection string, the user or the database sets already, stays.
+        connection.execute(
+            "SELECT set_config(name, value, false) FROM unnest(%s::text[], %s::text[]) AS wanted (name, value)"
+            " JOIN pg_settings USING (name) WHERE source NOT IN ('client', 'user', 'database', 'database user')",
+            (list(_SESSION), list(_SESSION.values())),
+        )
         # One schema, so that the lock, which is the schema's, covers every table that is found.
         row = connection.execute(
             "SELECT current_setting('server_encoding'), current_schema() IS NULL,"
@@ -207,12 +208,12 @@ class Postgres:
             end = time.monotonic() + patience
             told_of = False
             while not _try_lock(connection):
-                pid, holder = _holder(connection)
-                if pid is not None and pid == self._writer_pid:
-                    # An earlier session of ours, whose connection was lost, and which the server still keeps.
-                    connection.execute("SELECT pg_terminate_backend(%s)", (pid,))
+                session, holder = _holder(connection)
+                if session is not None and session == self._session:
+                    # An earlier one of ours, whose connection was lost, and which the server still keeps.
+                    connection.execute("SELECT pg_terminate_backend(%s)", (session[0],))
                     end = max(end, time.monotonic() + 10 * _PAUSE)
-                    self._writer_pid = None
+                    self._session = None
                 elif time.monotonic() > end:
                     raise self._taken(holder, starting=patience > 0)
                 elif not told_of:
@@ -224,6 +225,7 @@ class Postgres:
                     )
                 if self._disposed.wait(_PAUSE):
                     raise TemporarilyUnavailable("the datastore is closed")
+            self._session, _ = _holder(connection)
         except BaseException:
             connection.close()
             raise
@@ -274,10 +276,10 @@ def _try_lock(connection: Raw) -> bool:
     return row is not None and row[0] is True
 
 
-def _holder(connection: Raw) -> tuple[int | None, str]:
-    """The session that has the lock: its process, and words about it."""
+def _holder(connection: Raw) -> tuple[_Session | None, str]:
+    """The session that has the lock, and words about it."""
     row = connection.execute(_HOLDER, (_LOCK,)).fetchone()
     if row is None:
         return None, "already gone"
-    pid, address, since = row
-    return cast(int, pid), f"process {pid} of {address}, since {since}"
+    pid, address, since, exactly = row
+    return (pid, exactly), f"process {pid} of {address}, since {since}"

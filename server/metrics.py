@@ -14,12 +14,13 @@ def _datastore(*words: str) -> Key:
     return ("datastore", *words)
 
 
-_DATASTORE: Final = {
+DATASTORE: Final = {
     "append_bundle": _datastore("bundle", "append"),
     "count_bundles": _datastore("bundle", "count"),
     "create_bundle": _datastore("bundle", "create"),
     "delete_bundle": _datastore("bundle", "delete"),
     "edit_bundle": _datastore("bundle", "update"),
+    "update_bundle": _datastore("bundle", "update"),
     "get_bundle": _datastore("bundle", "fetch"),
     "list_bundles": _datastore("bundle", "list"),
     "prune_bundle": _datastore("bundle", "prune"),
@@ -66,5 +67,5 @@ _KEY_MANAGER: Final = {
 
 def time_stores(datastore: DataStore, key_manager: KeyManager) -> None:
     """Time every call of the datastore and the key manager from now on."""
-    metrics.time_methods(datastore, {name: key for name, key in _DATASTORE.items() if hasattr(datastore, name)})
+    metrics.time_methods(datastore, {name: key for name, key in DATASTORE.items() if hasattr(datastore, name)})
     metrics.time_methods(key_manager, _KEY_MANAGER)

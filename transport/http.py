@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 _log: Final = logging.getLogger("transport")
 
 HEAD_BYTES: Final = 16 * KIB
+REFUSALS_APART: Final = 10.0
+"""Seconds between two lines in the log about peers that may not ask: any number of them may try."""
 _SERVER_LIMITS: Final = Limits(connections=64, handshake=10.0)
 
 
@@ -57,6 +59,7 @@ class HttpServer:
         self._limits = limits
         self._times = times or Times()
         self._listener: Listener | None = None
+        self._told_at = float("-inf")
 
     async def listen_tcp(
         self, host: str, port: int, settings: str, *, tls: Callable[[], TlsContext] | None = None
@@ -72,7 +75,19 @@ class HttpServer:
             await self._listener.drain(0.0)
 
     def _serve(self, stream: SocketStream, peer: Peer, ended: Callable[[Served], None]) -> HttpConnection:
-        return HttpConnection(stream, peer, self._handler, self._authorize, self._times, ended)
+        authorize = None if self._authorize is None else self._may_ask
+        return HttpConnection(stream, peer, self._handler, authorize, self._times, ended)
+
+    async def _may_ask(self, peer: Peer) -> None:
+        try:
+            if self._authorize is not None:
+                await self._authorize(peer)
+        except Refused as error:
+            now = asyncio.get_running_loop().time()
+            if now - self._told_at >= REFUSALS_APART:
+                self._told_at = now
+                _log.warning("%s may not ask here: %s", peer.address, error)
+            raise
 
 
 class HttpConnection:
@@ -168,8 +183,7 @@ class HttpConnection:
                 self._authorize = None
             path = request.target.decode("latin-1").partition("?")[0]
             response = await self._handler(Request(request.method.decode("latin-1"), path))
-        except Refused as error:
-            _log.warning("%s may not ask here: %s", self._peer.address, error)
+        except Refused:
             self.abort("it may not ask here")
             return
         except Exception:  # noqa: BLE001 - the one place where a handler's failure becomes a response

@@ -120,7 +120,7 @@ class CertificateAuthority:
 
     async def probe(self) -> None:
         """Let the X.509 authority's key sign what is no certificate, to see whether it can. Raises as `issue_x509`."""
-        authority = self._active(self._authorities.x509, self._now(), "X509 CA is not available for signing")
+        authority = self._x509(self._now())
         scheme = signing.SCHEMES[authority.key.key_type]
         await authority.key.sign(signing.digest(b"spire-server health check", scheme), scheme)
 
@@ -178,6 +178,7 @@ class CertificateAuthority:
             ca_certificate.Life(now, not_after),
         )
         conformance.check_x509_ca(certificate, self._settings.trust_domain, signing.utc(now))
+        metrics.count("server_ca", "sign", "x509_ca_svid")
         return IssuedCa((certificate, *authority.upstream_chain), not_after)
 
     async def issue_jwt(self, approved: ApprovedJwt) -> IssuedJwt:

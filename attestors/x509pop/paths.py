@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.bindings.openssl.binding import Binding
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -21,13 +22,15 @@ from OpenSSL import crypto
 
 from operations.errors import Refused
 
-MAX_SIGNATURE_CHECKS = 100
-"""A peer chooses the certificates: crossing ones could make very many paths."""
+MAX_STEPS = 100
+"""A peer chooses the certificates: crossing ones could make very many paths. Each step may cost a signature check."""
 
 _HASHES = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
 _WITHOUT_HASH = (SignatureAlgorithmOID.ED25519, SignatureAlgorithmOID.ED448)
 
 _UNKNOWN_AUTHORITY = "x509: certificate signed by unknown authority"
+_NOT_SIGNED = frozenset((7, 20))
+"""Of X509_STORE_CTX_get_error(3): another key, or an issuer of another name or key identifier."""
 
 _openssl_library: Any = Binding().lib  # a cffi library, without types
 
@@ -73,12 +76,15 @@ def _text(time: datetime) -> str:
 
 
 class _Search:
-    """Depth first, by names and then signatures. As in Go, a CA stands on a path once, whichever certificate it has."""
+    """Depth first, by names alone: whether one signed the other is for `_judge`.
+
+    As in Go, a CA stands on a path once, whichever of its certificates it is.
+    """
 
     def __init__(self, intermediates: Sequence[x509.Certificate], anchors: Sequence[x509.Certificate]) -> None:
         self._intermediates = tuple(dict.fromkeys(intermediates))
         self._anchors = tuple(dict.fromkeys(anchors))
-        self._checks = 0
+        self._steps = 0
 
     def paths(self, begun: Path) -> Iterator[Path]:
         for anchor in self._anchors:
@@ -91,21 +97,16 @@ class _Search:
     def _continues(self, begun: Path, issuer: x509.Certificate) -> bool:
         if begun[-1].issuer != issuer.subject:
             return False
-        try:
-            if _holder(issuer) in map(_holder, begun):
-                return False
-            self._count()
-            begun[-1].verify_directly_issued_by(issuer)
-        except (InvalidSignature, UnsupportedAlgorithm, ValueError, TypeError):
-            return False
-        return True
-
-    def _count(self) -> None:
-        self._checks += 1
-        if self._checks > MAX_SIGNATURE_CHECKS:
+        self._steps += 1
+        if self._steps > MAX_STEPS:
             raise Refused("x509: signature check attempts limit reached while verifying certificate chain")
+        try:
+            return _holder(issuer) not in map(_holder, begun)
+        except (UnsupportedAlgorithm, ValueError):
+            return False
 
 
+@lru_cache(maxsize=256)
 def _holder(certificate: x509.Certificate) -> tuple[bytes, bytes, bytes | None]:
     """Whose certificate this is: subject, public key, alternative names."""
     try:
@@ -126,18 +127,24 @@ def _judge(path: Path, now: datetime) -> None:
             raise Refused("x509: certificate is signed with a weak or unknown algorithm")
     try:
         store = crypto.X509Store()
-        store.add_cert(crypto.X509.from_cryptography(path[-1]))
+        store.add_cert(_openssl(path[-1]))
         store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)
         store.set_time(now.astimezone(UTC))
-        leaf, *others = (crypto.X509.from_cryptography(certificate) for certificate in path)
-        crypto.X509StoreContext(store, leaf, others[:-1]).verify_certificate()
+        others = [_openssl(certificate) for certificate in path[1:-1]]
+        crypto.X509StoreContext(store, crypto.X509.from_cryptography(path[0]), others).verify_certificate()
     except crypto.X509StoreContextError as error:
-        raise Refused(f"x509: {error}") from error
+        raise Refused(_UNKNOWN_AUTHORITY if error.errors[0] in _NOT_SIGNED else f"x509: {error}") from error
     except crypto.Error as error:
         raise Refused("x509: certificate cannot be read by OpenSSL") from error
     finally:
         # SSL_get_error(3) wants an empty queue, and the next TLS operation of this thread is somebody else's.
         _openssl_library.ERR_clear_error()
+
+
+@lru_cache(maxsize=256)
+def _openssl(certificate: x509.Certificate) -> crypto.X509:
+    """Of CAs, which come again and again."""
+    return crypto.X509.from_cryptography(certificate)
 
 
 def _is_ca(certificate: x509.Certificate) -> bool:

@@ -49,6 +49,9 @@ HALF_HOURS = 48
 ENTRIES = 4
 """Of each agent."""
 
+LIFE = 3600
+"""Seconds that SVIDs live, at least: longer than the replay takes."""
+
 TIMEOUT = 60.0
 GONE = (Code.UNAVAILABLE, Code.CANCELLED, Code.UNKNOWN, Code.INTERNAL)
 """What a caller reads of a call whose server was killed."""
@@ -321,7 +324,7 @@ class Machine:
     async def _update(self, entry_id: str) -> None:
         wanted = types_pb2.Entry()
         wanted.CopyFrom(self._day.ledger.entries[entry_id])
-        wanted.x509_svid_ttl += 60
+        wanted.x509_svid_ttl = 60 + (wanted.x509_svid_ttl or LIFE)
         wanted.hint = f"hint-{wanted.x509_svid_ttl}"
         request = entry_pb2.BatchUpdateEntryRequest(entries=[wanted])
         self._day.ledger.doubt(entry_id, wanted)

@@ -14,7 +14,7 @@ import time
 import pytest
 
 from tests.integration.conftest import MakeServer
-from tests.simulators.day import HALF_HOURS, Day, Machine
+from tests.simulators.day import HALF_HOURS, LIFE, Day, Machine
 from tests.simulators.rotations import Rotations
 
 AGENTS = int(os.environ.get("SPIRE_DAY_AGENTS", "24"))
@@ -28,7 +28,7 @@ async def test_nothing_acknowledged_is_lost(make_server: MakeServer, capsys: pyt
     seed = random.randrange(2**32)
     print("seed", seed)
     chance = random.Random(seed)
-    server = make_server()
+    server = make_server(settings=f'default_jwt_svid_ttl = "{LIFE}s"')
     await asyncio.to_thread(server.start)
     day = Day(server)
     await day.resume()

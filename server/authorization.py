@@ -26,6 +26,12 @@ from server.rpc.failures import code_of, failure, text_of
 from transport.peer import Peer
 from transport.status import Code, RpcError
 
+REVOKED_GRACE = 60.0
+"""Seconds for which a chain that was good stays so when its authority leaves the server's own bundle. An agent that
+learned of the taint only now renews meanwhile, over whatever connection; without, a revocation that follows a taint too
+soon would shut nodes out that can attest only once. SPIRE lets a connection that is open go on for as long as it lasts.
+"""
+
 MAX_VERIFIED_CHAINS = 8192
 MAX_REMEMBERED_CHAIN = 8192
 """Bytes. Longer chains, such as nobody needs, are verified at every call rather than kept."""
@@ -115,14 +121,33 @@ Roots = Callable[[TrustDomain], Awaitable[Sequence[bytes]]]
 """X.509 authorities of a trust domain, DER. The same object as long as nothing changed. Raises NotFound."""
 
 
-class PeerIdentities:
-    """Verifies the chains of peers and remembers the verdict while the bundle it rests on stays."""
+@dataclass(slots=True)
+class _Verdict:
+    """What a chain was found to be, by which roots, and since when (monotonic seconds) it is so no more."""
 
-    def __init__(self, trust_domain: TrustDomain, admin_ids: Collection[SpiffeId], roots: Roots) -> None:
+    roots: Sequence[bytes]
+    identity: PeerIdentity
+    revoked_at: float | None = None
+
+
+class PeerIdentities:
+    """Verifies the chains of peers and remembers the verdict while the bundle it rests on stays.
+
+    `monotonic` gives seconds.
+    """
+
+    def __init__(
+        self,
+        trust_domain: TrustDomain,
+        admin_ids: Collection[SpiffeId],
+        roots: Roots,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._trust_domain = trust_domain
         self._admin_ids = frozenset(admin_ids)
         self._roots = roots
-        self._verified: OrderedDict[tuple[bytes, ...], tuple[Sequence[bytes], PeerIdentity]] = OrderedDict()
+        self._monotonic = monotonic
+        self._verified: OrderedDict[tuple[bytes, ...], _Verdict] = OrderedDict()
 
     async def of(self, peer: Peer) -> PeerIdentity | None:
         """The peer's identity, None without a certificate. Raises RpcError UNAUTHENTICATED."""
@@ -131,23 +156,39 @@ class PeerIdentities:
             return None
         try:
             known = self._verified.get(chain)
-            claimed = known[1].id if known is not None else x509svid.leaf_id(chain[0])
+            claimed = known.identity.id if known is not None else x509svid.leaf_id(chain[0])
             if claimed.trust_domain != self._trust_domain and claimed not in self._admin_ids:
                 raise Refused(f'unexpected trust domain in ID "{claimed}"')
             roots = await self._roots(claimed.trust_domain)
-            if known is not None and known[0] is roots:
+            if known is not None and known.roots is roots:
                 self._verified.move_to_end(chain)
-                return known[1]
-            self._verified.pop(chain, None)
-            identity = _verify(chain, claimed.trust_domain, roots)
+                return self._still_good(known, claimed)
+            try:
+                identity = _verify(chain, claimed.trust_domain, roots)
+            except Refused:
+                if known is None:
+                    raise
+                known.roots = roots
+                if known.revoked_at is None:
+                    known.revoked_at = self._monotonic()
+                return self._still_good(known, claimed)
         except (InvalidArgument, NotFound, Refused) as error:
             raise RpcError(Code.UNAUTHENTICATED, f"client certificate is not accepted: {error}") from error
         if sum(map(len, chain)) > MAX_REMEMBERED_CHAIN:
             return identity
-        self._verified[chain] = (roots, identity)
+        self._verified[chain] = _Verdict(roots, identity)
         if len(self._verified) > MAX_VERIFIED_CHAINS:
             self._verified.popitem(last=False)
         return identity
+
+    def _still_good(self, verdict: _Verdict, claimed: SpiffeId) -> PeerIdentity:
+        """The identity, if its authority is in the bundle, or left it a moment ago. Raises Refused."""
+        if verdict.revoked_at is None:
+            return verdict.identity
+        own = claimed.trust_domain == self._trust_domain
+        if own and self._monotonic() - verdict.revoked_at < REVOKED_GRACE:
+            return verdict.identity
+        raise Refused("could not verify leaf certificate: its authority is in the bundle no more")
 
 
 def _verify(chain: Sequence[bytes], trust_domain: TrustDomain, roots: Sequence[bytes]) -> PeerIdentity:

@@ -161,7 +161,7 @@ class _House:
             _housekeeping(config, store, nodes),
             remote=(
                 AgentService(trust_domain, store, nodes, authority, attestors),
-                BundleService(trust_domain, store, bundles),
+                BundleService(trust_domain, store, bundles, authority.authorities.publish_jwt_key),
                 EntryService(trust_domain, store, index),
                 TrustDomainService(trust_domain, store, bundles),
                 LocalAuthorityService(authority.authorities),

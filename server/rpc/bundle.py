@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from generated.spire.api.server.bundle.v1 import bundle_pb2 as api
 from generated.spire.api.types import bundle_pb2, status_pb2
-from identity.bundles import Bundle
+from identity.bundles import Bundle, JwtAuthority
 from identity.spiffeid import TrustDomain
 from operations.errors import AlreadyExists, InvalidArgument, NotFound, Refused, SpireError
 from operations.logs import Logger
@@ -51,13 +51,18 @@ class _Writing:
     mask: bundle_pb2.BundleMask | None = None
 
 
+Publish = Callable[[JwtAuthority], Awaitable[tuple[JwtAuthority, ...]]]
+"""Makes a JWT key known as one of the trust domain's; returns all there are. Raises SpireError."""
+
+
 class BundleService:
     DESCRIPTOR = api.DESCRIPTOR.services_by_name["Bundle"]
 
-    def __init__(self, trust_domain: TrustDomain, store: DataStore, bundles: TrustBundles) -> None:
+    def __init__(self, trust_domain: TrustDomain, store: DataStore, bundles: TrustBundles, publish: Publish) -> None:
         self._trust_domain = trust_domain
         self._store = store
         self._bundles = bundles
+        self._publish = publish
 
     def handlers(self) -> dict[str, Handler]:
         return {
@@ -99,7 +104,7 @@ class BundleService:
     async def publish_jwt_authority(
         self, request: api.PublishJWTAuthorityRequest, _peer: Peer, context: Context
     ) -> api.PublishJWTAuthorityResponse:
-        """A downstream server's key: what it signs is of this trust domain too."""
+        """A downstream server's key: what it signs is of this trust domain too, and known as far up as can be."""
         call = Call.of(context)
         key = request.jwt_authority if request.HasField("jwt_authority") else None
         if key is not None:
@@ -108,11 +113,11 @@ class BundleService:
         if key is None:
             raise failure(call.log, Code.INVALID_ARGUMENT, "missing JWT authority")
         with failing(call.log, "invalid JWT authority", Code.INVALID_ARGUMENT):
-            jwt_authorities = await jwt_authorities_from_proto([key])
+            (published,) = await jwt_authorities_from_proto([key])
         with failing(call.log, "failed to publish JWT key"):
-            bundle = await self._store.append_bundle(Bundle(self._trust_domain, jwt_authorities=jwt_authorities))
+            known = await self._publish(published)
         call.succeeded()
-        return api.PublishJWTAuthorityResponse(jwt_authorities=jwt_authorities_to_proto(bundle.jwt_authorities))
+        return api.PublishJWTAuthorityResponse(jwt_authorities=jwt_authorities_to_proto(known))
 
     async def publish_wit_authority(
         self, _request: api.PublishWITAuthorityRequest, _peer: Peer, context: Context

@@ -10,7 +10,7 @@ import pytest
 from identity import x509svid
 from identity.spiffeid import SpiffeId, TrustDomain
 from operations.errors import NotFound
-from server.authorization import PeerIdentities
+from server.authorization import REVOKED_GRACE, PeerIdentities
 from tests.simulators import pki
 from tests.simulators.house import TRUST_DOMAIN
 from transport.peer import Peer
@@ -70,9 +70,39 @@ async def test_a_verdict_lasts_as_long_as_the_bundle() -> None:
     assert await identities.of(caller) is first, "the same verdict"
 
     roots.known[TRUST_DOMAIN] = (authority("example.org").der,)
-    assert "could not verify leaf certificate" in await refusal(identities, caller)
+    assert "could not verify leaf certificate" in await refusal(identities, peer(root, "spiffe://example.org/a"))
     roots.known[TRUST_DOMAIN] = (root.der,)
     assert await identities.of(caller) == first
+
+
+async def test_who_was_known_has_a_moment_to_renew_when_its_authority_is_revoked() -> None:
+    root, other = authority("example.org"), authority("example.org")
+    roots = Roots(example_org=(root.der,))
+    now = 0.0
+    identities = PeerIdentities(TRUST_DOMAIN, (), roots.of, lambda: now)
+    known, stranger = peer(root, "spiffe://example.org/a"), peer(root, "spiffe://example.org/b")
+    first = await identities.of(known)
+    roots.known[TRUST_DOMAIN] = (other.der,)
+    assert await identities.of(known) is first
+    assert "could not verify" in await refusal(identities, stranger)
+    now = REVOKED_GRACE - 1
+    roots.known[TRUST_DOMAIN] = (other.der, authority("example.org").der)
+    assert await identities.of(known) is first, "no other change of the bundle gives it more time"
+    now = REVOKED_GRACE
+    for _ in range(2):
+        assert "in the bundle no more" in await refusal(identities, known)
+    roots.known[TRUST_DOMAIN] = (root.der,)
+    assert await identities.of(known) == first
+
+
+async def test_admins_of_other_trust_domains_have_no_such_moment() -> None:
+    root = authority("other.org")
+    roots = Roots(other_org=(root.der,))
+    identities = PeerIdentities(TRUST_DOMAIN, (ADMIN,), roots.of)
+    admin = peer(root, str(ADMIN))
+    assert await identities.of(admin) is not None
+    roots.known[OTHER] = (authority("other.org").der,)
+    assert "in the bundle no more" in await refusal(identities, admin)
 
 
 async def test_no_certificate_is_nobody() -> None:

@@ -243,8 +243,8 @@ def test_datastore_on_postgres() -> None:
         (
             'database_type "aws_postgres" { region = "x" }',
             (
-                'database_type "aws_postgres" is not available in this version: use "postgres" with a password or a client'
-                " certificate"
+                'database_type "aws_postgres" is not available in this version: use "postgres" with a password'
+                " or a client certificate"
             ),
         ),
         (
@@ -266,8 +266,8 @@ def test_datastore_on_postgres() -> None:
         (
             'database_type = "postgres" connection_string = "dbname=x" ro_connection_string = "password=a b"',
             (
-                "connection_string cannot be read: write it as name=value pairs with spaces between them, values that hold"
-                " spaces in single quotes, or as a URL postgres://user:password@host:port/dbname"
+                "connection_string cannot be read: write it as name=value pairs with spaces between them, values that"
+                " hold spaces in single quotes, or as a URL postgres://user:password@host:port/dbname"
             ),
         ),
     ],

@@ -53,13 +53,14 @@ _DEFAULTS = {
     "tcp_user_timeout": "15000",
     "fallback_application_name": "spire-server",
 }
-# Of the session, unless set already. The server's keepalives end the session, and its lock, of a host that is gone.
+# Of the session, unless set already. The last four end the session, and its lock, of a host that is gone.
 _SESSION = {
     "lock_timeout": "5s",
     "statement_timeout": "60s",
     "tcp_keepalives_idle": "5",
     "tcp_keepalives_interval": "5",
     "tcp_keepalives_count": "2",
+    "tcp_user_timeout": "15s",
 }
 # "SPIR": other programs in the same database have locks of their own. A server in another schema is another server.
 _LOCK = 0x53504952

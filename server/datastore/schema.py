@@ -115,8 +115,8 @@ federation_relationships = Table(
     metadata,
     Column("seq", _SEQUENCE, primary_key=True, autoincrement=True),
     Column("trust_domain", _TRUST_DOMAIN, nullable=False),
-    Column("bundle_endpoint_url", String(2048), nullable=False),
-    Column("bundle_endpoint_profile", String(32), nullable=False),
+    Column("bundle_endpoint_url", _bytewise(String(2048)), nullable=False),
+    Column("bundle_endpoint_profile", _bytewise(String(32)), nullable=False),
     # Empty unless the profile is https_spiffe.
     Column("endpoint_spiffe_id", _SPIFFE_ID, nullable=False),
     UniqueConstraint("trust_domain"),

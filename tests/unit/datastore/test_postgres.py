@@ -414,6 +414,20 @@ async def test_log_sql_tells_statements_without_their_values(
     assert "topsecret" not in listed
 
 
+async def test_a_session_bounds_what_it_waits_for(connection_string: str) -> None:
+    database = Postgres(f"{connection_string} statement_timeout=7s synchronous_commit=off", ON_POSTGRES)
+    await asyncio.to_thread(database.identify)
+
+    def shown(name: str) -> object:
+        return connection.exec_driver_sql(f"SHOW {name}").scalar()
+
+    with database.connect(writer=True) as connection:
+        assert (shown("lock_timeout"), shown("statement_timeout")) == ("5s", "7s")
+        assert shown("synchronous_commit") == "on"
+        assert shown("transaction_isolation") == "repeatable read"
+    database.dispose()
+
+
 async def test_limits_of_connections_hold(postgres: Cluster, connection_string: str) -> None:
     async def sessions(settings: Settings) -> int:
         store = await DataStore.open(connection_string, settings)

@@ -39,7 +39,7 @@ class Site:
         data = attestor or f'ca_bundle_path = "{bundle}"\n agent_path_template = "{BY_NAME}"'
         block = f'NodeAttestor "x509pop" {{ plugin_data {{ {data} }} }}'
         keys = f'KeyManager "disk" {{ plugin_data {{ keys_path = "{self.folder}/keys.json" }} }}'
-        made = Server(self.folder / "server", keys, settings, SERVER, node_attestor=block)
+        made = Server(self.folder / "server", keys, settings, program=SERVER, node_attestor=block)
         self.programs.append(made.run)
         made.start()
         return made

@@ -130,7 +130,7 @@ async def test_health_and_metrics_over_http(tmp_path: Path) -> None:
     port, health, scraped = free_port(), free_port(), free_port()
     path = tmp_path / "server.conf"
     path.write_text(
-        CONFIG.format(port=port, folder=tmp_path, settings="", ratelimit="")
+        CONFIG.format(port=port, folder=tmp_path, settings="", ratelimit="", plugins="")
         + f'health_checks {{ listener_enabled = true bind_address = "127.0.0.1" bind_port = "{health}" }}\n'
         + f'telemetry {{ Prometheus {{ host = "127.0.0.1" port = {scraped} }} EnableHostnameLabel = false }}\n'
     )

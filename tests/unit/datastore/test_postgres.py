@@ -460,7 +460,7 @@ async def test_a_connection_does_not_grow_older_than_it_may(postgres: Cluster, c
 
 
 async def test_no_password_is_logged(connection_string: str, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, "spire")
     await (await DataStore.open(f"{connection_string} password=topsecret", ON_POSTGRES)).close()
     assert "Connected to SQL database" in caplog.text
     assert "topsecret" not in caplog.text + "".join(repr(record.__dict__) for record in caplog.records)

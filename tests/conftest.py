@@ -1,0 +1,17 @@
+"""What every test leaves as it was."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def log_level() -> Iterator[None]:
+    """A server in the test's own process sets the level for all that follow, and so does a call of its Logger API."""
+    logger = logging.getLogger("spire")
+    level = logger.level
+    yield
+    logger.setLevel(level)

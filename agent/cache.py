@@ -149,6 +149,10 @@ class X509Cache:
     def entry_count(self) -> int:
         return len(self._entries)
 
+    def entries(self) -> Mapping[str, Entry]:
+        """By id; not to be changed."""
+        return self._entries
+
     def svids(self) -> Mapping[str, X509Svid]:
         """By entry id; not to be changed."""
         return self._svids

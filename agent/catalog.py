@@ -29,6 +29,7 @@ BUILTINS: Builtins = {
 FACADES: Facades = {
     "KeyManager": "keystores.external:AgentKeyManager",
     "NodeAttestor": "plugins.external.nodeattestor:ExternalAgentNodeAttestor",
+    "SVIDStore": "plugins.external.svidstore:ExternalSvidStore",
     "WorkloadAttestor": "plugins.external.workloadattestor:ExternalWorkloadAttestor",
 }
 """The plugin types of which external ones are hosted."""

@@ -46,6 +46,7 @@ class DebugService:
             uptime=int(uptime()),
             svids_count=manager.cache.svid_count,
             cached_x509_svids_count=manager.cache.svid_count,
+            cached_svidstore_x509_svids_count=0 if manager.to_store is None else manager.to_store.svid_count,
             cached_jwt_svids_count=manager.jwt_svid_count,
             last_sync_success=int(manager.last_sync),
         )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from agent.attest import Attestation
 from agent.backoff import Backoff
@@ -18,6 +19,7 @@ from agent.own_svid import OwnSvid
 from agent.rotation import RotationStrategy
 from agent.server_client import ServerClient
 from agent.startup import Start
+from agent.svid_stores import SIZE, SvidStores
 from agent.sync import DEFAULT_INTERVAL, Synchroniser
 from agent.tasks import until_first
 from identity.bundles import Bundle
@@ -25,6 +27,7 @@ from identity.tainting import is_signed_by, subject_key_id
 from operations import logs
 from operations.errors import SpireError
 from plugins.keymanager import KeyType
+from plugins.svidstore import SvidStore
 
 _log = logs.get("manager")
 
@@ -45,7 +48,11 @@ class Settings:
 
 
 class Manager:
-    def __init__(self, settings: Settings, start: Start, found: Attestation) -> None:
+    """`stores` are the SVIDStores by name."""
+
+    def __init__(
+        self, settings: Settings, start: Start, found: Attestation, stores: Mapping[str, SvidStore] | None = None
+    ) -> None:
         self._storage = start.storage
         self._tainted_x509: frozenset[bytes] = frozenset()
         self._tainted_jwt: frozenset[str] = frozenset()
@@ -53,11 +60,19 @@ class Manager:
         self.cache = X509Cache(found.bundle, size=settings.x509_cache_size, wanted=self._on_wanted)
         self._client = ServerClient(start.address, found.svid, self._authorities)
         self._issuer = Issuer(self._client, self.cache, settings.workload_key_type, settings.strategy)
+        self._stores: SvidStores | None = None
+        self.to_store: X509Cache | None = None
+        self._storing: Issuer | None = None
+        if stores:
+            self.to_store = X509Cache(found.bundle, size=SIZE, wanted=self._on_wanted)
+            self._storing = Issuer(self._client, self.to_store, settings.workload_key_type, settings.strategy)
+            self._stores = SvidStores(self.to_store, stores)
         self._own = OwnSvid(self._client, start, self._authorities, settings.strategy)
         self._sync = Synchroniser(
             self._client,
             self.cache,
             self._on_bundle,
+            to_store=self.to_store,
             interval=settings.sync_interval,
             by_revision=settings.sync_by_revision,
         )
@@ -100,7 +115,7 @@ class Manager:
         """Until cancelled. Raises SpireError classes when the agent cannot go on."""
         while True:
             try:
-                await until_first(self._sync.run(), self._issuer.run(), self._own.run())
+                await until_first(*self._work())
             except SpireError as error:
                 if is_banned(error):
                     _log.warning("Agent is banned: removing SVID and shutting down", error=error)
@@ -113,6 +128,11 @@ class Manager:
                 _log.warning("Agent needs to re-attest; will attempt to re-attest", error=error)
                 await self._reattest()
 
+    def _work(self) -> Iterator[Coroutine[Any, Any, None]]:
+        yield from (self._sync.run(), self._issuer.run(), self._own.run())
+        if self._stores is not None and self._storing is not None:
+            yield from (self._storing.run(), self._stores.run())
+
     async def _reattest(self) -> None:
         try:
             await self._own.reattest()
@@ -122,7 +142,9 @@ class Manager:
             raise Unwelcome(EVICTED) from error
 
     async def close(self) -> None:
-        self._issuer.close()
+        for issuer in (self._issuer, self._storing):
+            if issuer is not None:
+                issuer.close()
         await self._client.close()
 
     @property
@@ -143,7 +165,9 @@ class Manager:
         return _authorities(self.cache.bundle)
 
     def _on_wanted(self) -> None:
-        self._issuer.want()
+        for issuer in (self._issuer, self._storing):
+            if issuer is not None:
+                issuer.want()
 
     async def _on_bundle(self, bundle: Bundle) -> None:
         if _authorities(bundle) != self._storage.state.bundle:
@@ -164,11 +188,9 @@ class Manager:
             self._tainted_x509 = tainted
             return
         _log.debug("New tainted X.509 authorities found", subject_key_ids=",".join(map(subject_key_id, fresh)))
-        chains = {entry_id: svid.chain for entry_id, svid in self.cache.svids().items()}
-        _log.debug("Scheduled rotation for SVID entries due to tainted X.509 authorities", count=len(chains))
-        affected = await asyncio.to_thread(_signed_by, fresh, chains)
-        _log.info("Tainted X.509 SVIDs", tainted_x509_svids=len(affected))
-        self.cache.renew_now(affected)
+        for cache in (self.cache, self.to_store):
+            if cache is not None:
+                await _renew_signed_by(fresh, cache)
         if is_signed_by(self._own.current.chain, fresh):
             _log.info("Agent SVID is tainted by a root authority, forcing rotation")
             self._own.renew_now()
@@ -186,6 +208,14 @@ class Manager:
                     tainted_jwt_svids=dropped,
                     jwt_authority_key_ids=",".join(fresh),
                 )
+
+
+async def _renew_signed_by(authorities: frozenset[bytes], cache: X509Cache) -> None:
+    chains = {entry_id: svid.chain for entry_id, svid in cache.svids().items()}
+    _log.debug("Scheduled rotation for SVID entries due to tainted X.509 authorities", count=len(chains))
+    affected = await asyncio.to_thread(_signed_by, authorities, chains)
+    _log.info("Tainted X.509 SVIDs", tainted_x509_svids=len(affected))
+    cache.renew_now(affected)
 
 
 def _signed_by(authorities: frozenset[bytes], chains: Mapping[str, tuple[bytes, ...]]) -> list[str]:

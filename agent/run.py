@@ -35,6 +35,7 @@ from plugins.catalog import PluginContext
 from plugins.external.loading import ExternalPlugins
 from plugins.keymanager import KeyManager
 from plugins.nodeattestor import AgentNodeAttestor
+from plugins.svidstore import SvidStore
 from plugins.workloadattestor import WorkloadAttestor
 from transport.router import Router
 from transport.server import Server
@@ -72,7 +73,7 @@ async def serve(config: AgentConfig) -> None:
         sdnotify.starting(f"Attesting to {config.server_address}:{config.server_port}")
         found = await attested(start)
         _warn_of_lost_key(config, found)
-        managing = Manager(_settings(config), start, found)
+        managing = Manager(_settings(config), start, found, {store.name: store for store in plugins.svid_stores})
         stack.push_async_callback(managing.close)
         watched.manager = managing
         await managing.initialise(VERSION)
@@ -129,6 +130,7 @@ class _Plugins:
     keys: KeyManager
     node_attestor: AgentNodeAttestor
     workload_attestors: Sequence[WorkloadAttestor]
+    svid_stores: Sequence[SvidStore]
 
 
 @asynccontextmanager
@@ -144,7 +146,9 @@ async def _plugins(config: AgentConfig) -> AsyncGenerator[_Plugins, None]:
         node_attestors: list[AgentNodeAttestor] = await _load(config, "NodeAttestor", external)
         # A join token wins over whatever attestor is configured, as in SPIRE.
         node_attestor = JoinTokenAttestor(config.join_token) if config.join_token else node_attestors[0]
-        yield _Plugins(keys, node_attestor, await _load(config, "WorkloadAttestor", external))
+        workload_attestors: list[WorkloadAttestor] = await _load(config, "WorkloadAttestor", external)
+        stores: list[SvidStore] = await _load(config, "SVIDStore", external)
+        yield _Plugins(keys, node_attestor, workload_attestors, stores)
 
 
 async def _load(config: AgentConfig, kind: str, external: ExternalPlugins) -> list[Any]:

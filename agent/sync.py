@@ -24,7 +24,10 @@ _log = logs.get("manager")
 
 
 class Synchroniser:
-    """`on_bundle` is awaited with the trust domain's own bundle, once the cache has it."""
+    """`on_bundle` is awaited with the trust domain's own bundle, once the cache has it.
+
+    Entries whose SVIDs are to be stored go to `to_store`, where there is one, and to no workload.
+    """
 
     def __init__(
         self,
@@ -32,12 +35,14 @@ class Synchroniser:
         cache: X509Cache,
         on_bundle: Callable[[Bundle], Awaitable[None]],
         *,
+        to_store: X509Cache | None = None,
         interval: float = DEFAULT_INTERVAL,
         by_revision: bool = True,
     ) -> None:
         """`interval` is in seconds. `by_revision` asks only for entries that changed."""
         self._client = client
         self._cache = cache
+        self._to_store = to_store
         self._on_bundle = on_bundle
         self._interval = interval
         self._by_revision = by_revision
@@ -62,10 +67,12 @@ class Synchroniser:
             _tell(changes, self._entries)
         self._entries, self._federates_with = entries, federates_with
         self._cache.set_bundles(bundles)
-        stored = [entry.id for entry in changes.changed if entry.store_svid]
-        self._cache.set_entries(
-            [entry for entry in changes.changed if not entry.store_svid], [*changes.removed, *stored]
-        )
+        stored = [entry for entry in changes.changed if entry.store_svid]
+        served = [entry for entry in changes.changed if not entry.store_svid]
+        self._cache.set_entries(served, [*changes.removed, *(entry.id for entry in stored)])
+        if self._to_store is not None:
+            self._to_store.set_bundles(bundles)
+            self._to_store.set_entries(stored, [*changes.removed, *(entry.id for entry in served)])
         self.last_success = time.time()
         missing = len(changes.changed) - stale
         tell_sync(self._cache, bundles=len(bundles), missing=missing, stale=stale, dropped=changes.removed)

@@ -12,7 +12,7 @@ class StoredX509Svid:
     """What is put into a store.
 
     `chain` and `bundle` are DER certificates, leaf first; `private_key` is DER PKCS #8; `expires_at` is in unix
-    seconds; `federated_bundles` are DER certificates by trust domain ID.
+    seconds; `federated_bundles` are DER certificates by the trust domain's name.
     """
 
     spiffe_id: str

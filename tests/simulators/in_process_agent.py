@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +24,7 @@ from attestors.join_token.agent import JoinTokenAttestor
 from identity.selectors import Selector
 from keystores.memory import MemoryKeyManager
 from plugins.keymanager import KeyManager
+from plugins.svidstore import SvidStore
 from tests.simulators.fake_server import FakeServer
 from transport.client import Channel
 from transport.peer import Process
@@ -78,6 +79,7 @@ class Home:
     token: str = "token"
     settings: manager.Settings = field(default_factory=lambda: manager.Settings(sync_interval=0.2))
     allow_unauthenticated_verifiers: bool = False
+    stores: Mapping[str, SvidStore] = field(default_factory=dict[str, SvidStore])
 
     def start(self) -> Start:
         bundle = self.folder / "bundle.pem"
@@ -94,7 +96,7 @@ class Home:
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[RunningAgent, None]:
         start = self.start()
-        managing = Manager(self.settings, start, await attested(start))
+        managing = Manager(self.settings, start, await attested(start), self.stores)
         task: asyncio.Task[None] | None = None
         path = str(self.folder / "api.sock")
         attestor = Attestor()

@@ -125,8 +125,18 @@ def plugins() -> Iterator[Row]:
             continue
         module, _, attribute = builtin.configuration.partition(":")
         model: type[msgspec.Struct] = getattr(importlib.import_module(module), attribute)
-        lacking = set(keys) - set(model.__struct_encode_fields__)
+        lacking = set(keys) - set(_names(model))
         yield Row(line, Standing.REFUSED if lacking else Standing.WORKS, ", ".join(sorted(lacking)))
+
+
+def _names(model: type[msgspec.Struct]) -> Iterator[str]:
+    """The settings of a plugin, with those of its blocks: the lists have them side by side."""
+    hints = typing.get_type_hints(model)
+    for field, name in zip(model.__struct_fields__, model.__struct_encode_fields__, strict=True):
+        yield name
+        inner = _inner(hints[field])
+        if inner is not None and inner is not Body:
+            yield from _names(inner)
 
 
 def reasons() -> dict[str, str]:

@@ -151,7 +151,8 @@ class _House:
         gate = Gate(authorizer, limits, logs.get("api"), audit=config.audit_log_enabled)
 
         async def probe() -> str | None:
-            return "bundle is missing" if await bundles.get(trust_domain) is None else None
+            # Asked of the datastore itself: bundles are remembered while it is away.
+            return "bundle is missing" if await store.get_bundle(trust_domain) is None else None
 
         return cls(
             config,

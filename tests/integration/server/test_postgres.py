@@ -53,6 +53,8 @@ def test_a_restart_of_the_database_is_survived(cluster: Cluster, server: Server,
         # What the server read last is good for a second.
         eventually(lambda: server.ask("healthcheck", check=False).returncode == 1, "a server that is not healthy")
         assert "spiffe://example.org/before" in agent.fetch()
+        token = agent.ask("api", "fetch", "jwt", "-audience", "signed-without-a-database")
+        assert "spiffe://example.org/before" in token.stdout
         cluster.start()
         eventually(server.healthy, "a healthy server")
         server.create_entry(NODE, "spiffe://example.org/after")

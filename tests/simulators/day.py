@@ -31,6 +31,7 @@ from identity import der, jwtsvid, x509svid
 from identity.bundles import Bundle
 from identity.spiffeid import TrustDomain
 from tests.simulators.ledger import Ledger, Node
+from tests.simulators.pki import pkcs8
 from tests.simulators.spire import Server
 from transport.client import Channel
 from transport.status import Code, RpcError
@@ -363,7 +364,7 @@ class Machine:
             await self._close()
         if self._channel is None:
             self._channel_epoch = self._day.epoch
-            self._channel = self._channel_with(InProcessIdentity(self._chain, _pkcs8(self._key)))
+            self._channel = self._channel_with(InProcessIdentity(self._chain, pkcs8(self._key)))
         return self._channel
 
     async def _close(self) -> None:
@@ -394,9 +395,3 @@ class Machine:
 def _csr(key: ec.EllipticCurvePrivateKey) -> bytes:
     request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
     return request.public_bytes(serialization.Encoding.DER)
-
-
-def _pkcs8(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(
-        serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from operations import config
 from operations.errors import ConfigurationError, ConfigurationErrors, raise_problems
@@ -43,6 +43,15 @@ class Builtin:
 
     configuration: str
     load: str
+
+
+@runtime_checkable
+class NamesFiles(Protocol):
+    """A configuration that names files which must be there before anything is loaded."""
+
+    def check_files(self) -> None:
+        """Raises ConfigurationError, without its place, for files that cannot be used."""
+        ...
 
 
 Builtins = Mapping[str, Mapping[str, Builtin]]
@@ -98,10 +107,13 @@ def check(
     builtins: Builtins,
     file: str,
     facades: Facades = _NO_FACADES,
+    *,
+    files: bool = False,
 ) -> None:
     """Check types, names, numbers and every key of the enabled plugins, without loading any.
 
-    Of an external plugin it is checked that its type may be external (`facades`) and that it can be started.
+    With `files`, those that a configuration names are read, too. Of an external plugin it is checked that its type may
+    be external (`facades`) and that it can be started.
 
     Raises ConfigurationError, or ConfigurationErrors, with file and line.
     """
@@ -112,7 +124,9 @@ def check(
             if block.enabled and block.command is not None:
                 loading.check(block, facades)
             elif block.enabled:
-                _configuration(block, _builtin(block, builtins))
+                configuration = _configuration(block, _builtin(block, builtins))
+                if files and isinstance(configuration, NamesFiles):
+                    _check_files(block, configuration)
         except ConfigurationErrors as errors:
             problems.extend(errors.problems)
         except ConfigurationError as error:
@@ -162,6 +176,13 @@ def _builtin(block: PluginBlock, builtins: Builtins) -> Builtin:
 
 def _configuration(block: PluginBlock, builtin: Builtin) -> object:
     return config.bind(_attribute(builtin.configuration), block.data, section=str(block))
+
+
+def _check_files(block: PluginBlock, configuration: NamesFiles) -> None:
+    try:
+        configuration.check_files()
+    except ConfigurationError as error:
+        raise block.error(error.reason) from error
 
 
 def _attribute(name: str) -> Any:

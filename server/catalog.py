@@ -72,9 +72,12 @@ class ServerContext(PluginContext):
         return await self.roots(TrustDomain(self.trust_domain))
 
 
-def check(config: ServerConfig) -> None:
-    """Check every plugin's name and settings without loading any. Raises ConfigurationError."""
-    catalog.check(config.plugins, catalog.SERVER, BUILTINS, config.file, FACADES)
+def check(config: ServerConfig, *, files: bool = False) -> None:
+    """Check every plugin's name and settings without loading any, and with `files` the files that they name.
+
+    Raises ConfigurationError.
+    """
+    catalog.check(config.plugins, catalog.SERVER, BUILTINS, config.file, FACADES, files=files)
 
 
 async def validate_external(config: ServerConfig) -> Sequence[ConfigurationError]:

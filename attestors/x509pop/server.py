@@ -87,6 +87,11 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     def bundle_paths(self) -> Sequence[str]:
         return (self.ca_bundle_path,) if self.ca_bundle_path else self.ca_bundle_paths
 
+    def check_files(self) -> None:
+        """Raises ConfigurationError for CA files that cannot be used."""
+        for path in self.bundle_paths():
+            _read_bundle(path)
+
 
 class Context(Protocol):
     """What a server gives to this plugin."""

@@ -49,6 +49,6 @@ def validate(flags: FlagSet) -> Run:
 def _check_plugins(config: ServerConfig) -> None:
     from server import catalog  # imports the datastore, which a server that runs imports later
 
-    catalog.check(config)
+    catalog.check(config, files=True)
     if any(block.enabled and block.command is not None for block in config.plugins):
         raise_problems(asyncio.run(catalog.validate_external(config)))

@@ -16,7 +16,7 @@ import pytest
 from attestors.x509pop import verifier
 from tests.simulators import spire
 from tests.simulators.nodes import DAY, Authority, Shape, root
-from tests.simulators.spire import Agent, Program, Server, eventually
+from tests.simulators.spire import Agent, Program, Server, command, eventually
 
 SERVER = os.environ.get("SPIRE_SERVER_BIN") or spire.SERVER
 AGENT = os.environ.get("SPIRE_AGENT_BIN") or spire.AGENT
@@ -235,3 +235,16 @@ def test_a_template_that_cannot_work_is_refused_at_the_start(site: Site) -> None
     for word in ("server.conf:", "agent_path_template", 'function "env" not defined'):
         assert word in server.run.output().replace('\\"', '"')
     assert spire.command(spire.SERVER, "validate", "-config", str(server.config)).returncode != 0
+
+
+def test_validate_reads_the_files_with_cas(tmp_path: Path) -> None:
+    bundle = tmp_path / "ca.pem"
+    server = Server(
+        tmp_path / "server",
+        node_attestor=f'NodeAttestor "x509pop" {{ plugin_data {{ ca_bundle_path = "{bundle}" }} }}',
+    )
+    refused = command(server.program, "validate", "-config", str(server.config))
+    assert refused.returncode == 1
+    assert f'unable to load trust bundle "{bundle}": No such file or directory' in refused.stderr
+    bundle.write_bytes(root().pem)
+    assert command(server.program, "validate", "-config", str(server.config)).returncode == 0

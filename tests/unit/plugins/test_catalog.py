@@ -190,3 +190,19 @@ async def test_builtins_are_imported_by_name(monkeypatch: pytest.MonkeyPatch) ->
     (block,) = read('KeyManager "memory" { plugin_data { } }')
     manager = await catalog.load(block, builtins, CONTEXT)
     await manager.close()
+
+
+def test_files_that_a_configuration_names_are_read_when_asked_for(tmp_path: Path) -> None:
+    class Named(Settings, frozen=True, kw_only=True):
+        def check_files(self) -> None:
+            if not Path(self.path).exists():
+                raise ConfigurationError(f"{self.path} is not there")
+
+    globals()["Named"] = Named
+    builtins = {"KeyManager": {"test": Builtin(f"{__name__}:Named", f"{__name__}:load")}}
+    blocks = catalog.read(hcl.parse(f'KeyManager "test" {{ plugin_data {{ path = "{tmp_path}/x" }} }}', "a.conf"))
+    catalog.check(blocks, TYPES, builtins, "a.conf")
+    with pytest.raises(ConfigurationError, match=r"^a\.conf:1: .*/x is not there$"):
+        catalog.check(blocks, TYPES, builtins, "a.conf", files=True)
+    (tmp_path / "x").touch()
+    catalog.check(blocks, TYPES, builtins, "a.conf", files=True)

@@ -12,8 +12,7 @@ from OpenSSL import crypto
 from identity import der, x509svid
 from identity.spiffeid import SpiffeId, TrustDomain, require_agent, server_id
 from operations.errors import InvalidArgument, Refused
-from plugins.keymanager import Hash, InProcessKey, Key, KeyManager, KeyType, Scheme
-from transport.tls import ExternalIdentity, InProcessIdentity
+from plugins.keymanager import Key, KeyManager, KeyType
 
 _KEY_IDS = ("agent-svid-A", "agent-svid-B")
 
@@ -83,17 +82,6 @@ async def key_of(manager: KeyManager, chain: Sequence[bytes]) -> Key | None:
         if key.public_key == public_key:
             return key
     return None
-
-
-def tls_identity(key: Key, chain: tuple[bytes, ...]) -> InProcessIdentity | ExternalIdentity:
-    """What TLS proves the agent's identity with: the key itself, or its signatures where it stays in a device."""
-    if isinstance(key, InProcessKey):
-        return InProcessIdentity(chain, key.private_key)
-
-    async def sign(digest: bytes, hash_name: str, pss: bool) -> bytes:
-        return await key.sign(digest, Scheme(Hash(hash_name), pss))
-
-    return ExternalIdentity(chain, key.public_key, sign)
 
 
 class UnknownAuthority(Refused):

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 from agent.config import AgentConfig
 from agent.health import workload_api_answers
-from agent.identity import tls_identity
 from agent.manager import Manager
 from identity.spiffeid import TrustDomain
 from operations import logs, telemetry
 from operations.errors import NotFound, TemporarilyUnavailable, Unsupported
 from operations.health import Checker, State
+from plugins.tls_identity import client_identity
 from transport.tls import InProcessIdentity
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Observed:
             raise TemporarilyUnavailable("the agent is not attested yet")
         svid = self.manager.svid
         if self._identity is None or self._identity[0] is not svid:
-            identity = tls_identity(svid.key, svid.chain)
+            identity = client_identity(svid.chain, svid.key)
             if not isinstance(identity, InProcessIdentity):
                 raise Unsupported("use_spire_svid needs a key in this process; with one in a device use cert_file")
             self._identity = (svid, identity)

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 from agent.entries import MASK, Entry
-from agent.identity import AgentSvid, tls_identity, verify_server
+from agent.identity import AgentSvid, verify_server
 from agent.jwt_cache import JwtSvid
 from agent.received_bundles import bundle_of, own_bundle
 from generated.spire.api.server.agent.v1 import agent_pb2
@@ -20,6 +20,7 @@ from identity.bundles import Bundle
 from identity.spiffeid import SpiffeId, TrustDomain
 from operations import logs
 from operations.errors import InvalidArgument, Refused
+from plugins.tls_identity import client_identity
 from transport import tls
 from transport.client import Bidi, Channel
 from transport.status import Code, RpcError
@@ -69,7 +70,7 @@ class ServerClient:
 
     def _connect(self, svid: AgentSvid) -> Channel:
         address = self._address
-        identity = tls_identity(svid.key, svid.chain)
+        identity = client_identity(svid.chain, svid.key)
         return Channel.tcp(
             address.host,
             address.port,

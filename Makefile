@@ -5,7 +5,7 @@ SHELL := /bin/bash
 # Debian's interpreter: every user of the machine can run it.
 PYTHON ?= /usr/bin/python3
 BIN := .venv/bin
-CODE := operations identity transport plugins keystores attestors authorities governance server agent tests bench
+CODE := operations identity transport plugins keystores attestors authorities governance publishers server agent tests bench
 
 .PHONY: help install demo test interop lint types bench fresh generate lock clean
 

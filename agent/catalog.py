@@ -21,6 +21,9 @@ BUILTINS: Builtins = {
         "join_token": Builtin("attestors.join_token.agent:Configuration", "attestors.join_token.agent:load"),
         "x509pop": Builtin("attestors.x509pop.agent:Configuration", "attestors.x509pop.agent:load"),
     },
+    "SVIDStore": {
+        "disk": Builtin("publishers.disk.configuration:Configuration", "publishers.disk.store:load"),
+    },
     "WorkloadAttestor": {
         "unix": Builtin("attestors.unix:Configuration", "attestors.unix:load"),
     },

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from generated.spire.api.types import bundle_pb2
+from identity import pem
 from identity.spiffeid import TrustDomain
 from operations.errors import InvalidArgument
 
@@ -120,7 +121,7 @@ class Bundle:
 
 def to_pem(certificates: Sequence[bytes]) -> str:
     """DER certificates as PEM, one after the other."""
-    return "".join(_pem_block(der) for der in certificates)
+    return "".join(pem.block("CERTIFICATE", der) for der in certificates)
 
 
 def from_pem(text: str | bytes) -> list[bytes]:
@@ -134,12 +135,6 @@ def from_pem(text: str | bytes) -> list[bytes]:
     if not blocks or len(blocks) != text.count("-----BEGIN "):
         raise InvalidArgument("no PEM blocks" if not blocks else "a PEM block has no end; is the file cut short?")
     return [_block_content(label, content) for label, content in blocks]
-
-
-def _pem_block(der: bytes) -> str:
-    content = base64.b64encode(der).decode()
-    lines = (content[start : start + 64] for start in range(0, len(content), 64))
-    return "\n".join(("-----BEGIN CERTIFICATE-----", *lines, "-----END CERTIFICATE-----", ""))
 
 
 def _block_content(label: str, content: str) -> bytes:

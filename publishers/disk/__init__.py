@@ -1,0 +1,1 @@
+"""SVIDStore "disk": SVIDs as PEM files, for programs that know nothing of SPIFFE."""

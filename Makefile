@@ -14,7 +14,7 @@ help: ## this list
 
 install: .venv/.installed ## Debian packages that are missing, .venv with the locked dependencies, the commands in .venv/bin
 
-.venv/.installed: requirements-dev.lock pyproject.toml ci/packages $(wildcard transport/*.c transport/build_*.py)
+.venv/.installed: requirements-dev.lock pyproject.toml ci/packages $(wildcard transport/*.c transport/*.h transport/build_*.py)
 	ci/packages
 	ci/install $(PYTHON)
 	touch $@
@@ -25,8 +25,9 @@ demo: install ## a workload gets an SVID signed by a key in a SoftHSM token; two
 test: install ## the tests, with SoftHSM and swtpm
 	$(BIN)/pytest -m "not interop" $(ARGS)
 
-interop: install ## the published clients in Go and Python against our server and agent; needs Go
-	@command -v go >/dev/null || { echo "make interop needs Go: install golang, or put go on the PATH" >&2; exit 1; }
+interop: install ## published clients in Go, Python, Rust and Java against our server and agent; needs Go, Rust, a JDK, Maven
+	@for tool in go cargo java mvn; do command -v $$tool >/dev/null || \
+	  { echo "make interop needs $$tool: install golang, cargo, default-jdk, maven, or put $$tool on the PATH" >&2; exit 1; }; done
 	$(BIN)/pytest -m interop tests/interop $(ARGS)
 
 lint: install ## ruff

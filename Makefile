@@ -5,9 +5,10 @@ SHELL := /bin/bash
 # Debian's interpreter: every user of the machine can run it.
 PYTHON ?= /usr/bin/python3
 BIN := .venv/bin
+SECONDS ?= 3600
 CODE := operations identity transport plugins keystores attestors authorities governance server agent tests bench
 
-.PHONY: help install demo test interop lint types bench fresh generate lock clean
+.PHONY: help install demo test interop soak lint types bench fresh generate lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,12 +24,15 @@ demo: install ## a workload gets an SVID signed by a key in a SoftHSM token; two
 	ci/demo
 
 test: install ## the tests, with SoftHSM and swtpm
-	$(BIN)/pytest -m "not interop" $(ARGS)
+	$(BIN)/pytest -m "not interop and not soak" $(ARGS)
 
 interop: install ## published clients in Go, Python, Rust and Java against our server and agent; needs Go, Rust, a JDK, Maven
 	@for tool in go cargo java mvn; do command -v $$tool >/dev/null || \
 	  { echo "make interop needs $$tool: install golang, cargo, default-jdk, maven, or put $$tool on the PATH" >&2; exit 1; }; done
 	$(BIN)/pytest -m interop tests/interop $(ARGS)
+
+soak: install ## an hour of rotations at lives of seconds, under load; SECONDS=300 for a shorter one
+	SPIRE_SOAK_SECONDS=$(SECONDS) $(BIN)/pytest -m soak tests/soak $(ARGS)
 
 lint: install ## ruff
 	$(BIN)/ruff check .

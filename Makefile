@@ -6,15 +6,16 @@ SHELL := /bin/bash
 PYTHON ?= /usr/bin/python3
 BIN := .venv/bin
 CODE := operations identity transport plugins keystores attestors authorities governance publishers server agent tests bench
+SECONDS ?= 3600
 
-.PHONY: help install demo test interop lint types bench fresh generate lock clean
+.PHONY: help install demo test interop soak lint types bench fresh generate lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: .venv/.installed ## Debian packages that are missing, .venv with the locked dependencies, the commands in .venv/bin
 
-.venv/.installed: requirements-dev.lock pyproject.toml ci/packages $(wildcard transport/*.c transport/build_*.py)
+.venv/.installed: requirements-dev.lock pyproject.toml ci/packages $(wildcard transport/*.c transport/*.h transport/build_*.py)
 	ci/packages
 	ci/install $(PYTHON)
 	touch $@
@@ -23,11 +24,15 @@ demo: install ## a workload gets an SVID signed by a key in a SoftHSM token; two
 	ci/demo
 
 test: install ## the tests, with SoftHSM and swtpm
-	$(BIN)/pytest -m "not interop" $(ARGS)
+	$(BIN)/pytest -m "not interop and not soak" $(ARGS)
 
-interop: install ## the published clients in Go and Python against our server and agent; needs Go
-	@command -v go >/dev/null || { echo "make interop needs Go: install golang, or put go on the PATH" >&2; exit 1; }
+interop: install ## published clients in Go, Python, Rust and Java against our server and agent; needs Go, Rust, a JDK, Maven
+	@for tool in go cargo java mvn; do command -v $$tool >/dev/null || \
+	  { echo "make interop needs $$tool: install golang, cargo, default-jdk, maven, or put $$tool on the PATH" >&2; exit 1; }; done
 	$(BIN)/pytest -m interop tests/interop $(ARGS)
+
+soak: install ## an hour of rotations at lives of seconds, under load; SECONDS=300 for a shorter one
+	SPIRE_SOAK_SECONDS=$(SECONDS) $(BIN)/pytest -m soak tests/soak $(ARGS)
 
 lint: install ## ruff
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""Compiles transport/nghttp2.c against the system's libnghttp2: `python -m transport.build_nghttp2`.
+"""Compiles transport/nghttp2.c, with requests.h, against the system's libnghttp2: `python -m transport.build_nghttp2`.
 
 Makes transport/_nghttp2*.so in place. SPIRE_ASAN=1 compiles it with AddressSanitizer, for ci/asan.
 """
@@ -62,6 +62,7 @@ def build() -> str:
     ffi.set_source(
         "_nghttp2",
         (HERE / "nghttp2.c").read_text(),
+        include_dirs=[str(HERE)],
         libraries=["nghttp2"],
         extra_compile_args=compile_arguments,
         extra_link_args=link_arguments,

@@ -12,6 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "requests.h"
+
 enum { H2_HEADERS = 1, H2_DATA, H2_END, H2_CLOSED, H2_GOAWAY, H2_SENT, H2_SETTINGS, H2_PONG };
 enum { H2_SLICE = 4096, H2_EVENTS_HIGH = 262144, H2_KEEP = 4096 };
 
@@ -30,6 +32,8 @@ typedef struct {
   nghttp2_session *session;
   h2_buffer events, output, headers;
   h2_outbound *outbounds;
+  h2_block block;
+  h2_length *lengths;
   size_t header_limit, header_size;
   int server;
 } h2_connection;
@@ -110,10 +114,17 @@ static nghttp2_nv *fields(const uint8_t *block, size_t length, size_t *count) {
 
 static int on_begin_headers(nghttp2_session *session, const nghttp2_frame *frame, void *user) {
   h2_connection *c = user;
-  (void)session, (void)frame;
+  (void)session;
   c->headers.length = 0;
   c->header_size = 0;
+  c->block = (h2_block){.length = -1, .trailers = frame->headers.cat == NGHTTP2_HCAT_HEADERS};
   return 0;
+}
+
+/* A request that is malformed ends its stream only, and nobody hears of it (RFC 9113, section 8.1.1). */
+static int refuse(nghttp2_session *session, int32_t stream) {
+  int failed = nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, stream, NGHTTP2_PROTOCOL_ERROR);
+  return failed ? NGHTTP2_ERR_CALLBACK_FAILURE : 0;
 }
 
 /* A list over the limit resets its stream only. The 32 bytes are RFC 9113's overhead of a field (section 6.5.2). */
@@ -124,6 +135,11 @@ static int on_header(nghttp2_session *session, const nghttp2_frame *frame, const
   (void)session, (void)frame, (void)flags;
   c->header_size += name_length + value_length + 32;
   if (c->header_size > c->header_limit) return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
+  if (c->server) {
+    int found = c->block.malformed ? FIELD_MALFORMED : check_field(&c->block, name, name_length, value, value_length);
+    c->block.malformed = found == FIELD_MALFORMED;
+    if (found != FIELD_KEPT) return 0;
+  }
   if (append(&c->headers, lengths, sizeof lengths) || append(&c->headers, name, name_length) ||
       append(&c->headers, value, value_length))
     return NGHTTP2_ERR_CALLBACK_FAILURE;
@@ -134,11 +150,15 @@ static int on_frame_recv(nghttp2_session *session, const nghttp2_frame *frame, v
   h2_connection *c = user;
   int32_t stream = frame->hd.stream_id;
   int end = frame->hd.flags & NGHTTP2_FLAG_END_STREAM;
-  (void)session;
   switch (frame->hd.type) {
   case NGHTTP2_HEADERS:
+    if (c->server) {
+      if (!is_complete(&c->block, end) || !is_within_length(c->lengths, stream, 0, end)) return refuse(session, stream);
+      if (c->block.length >= 0 && !end && expect_length(&c->lengths, stream, c->block.length)) return NGHTTP2_ERR_CALLBACK_FAILURE;
+    }
     return emit(c, H2_HEADERS, stream, (uint32_t)end, c->headers.bytes, c->headers.length);
   case NGHTTP2_DATA:
+    if (end && !is_within_length(c->lengths, stream, 0, end)) return refuse(session, stream);
     return end ? emit(c, H2_END, stream, 0, NULL, 0) : 0;
   case NGHTTP2_GOAWAY:
     return emit(c, H2_GOAWAY, 0, frame->goaway.error_code, frame->goaway.opaque_data, frame->goaway.opaque_data_len);
@@ -153,18 +173,22 @@ static int on_frame_recv(nghttp2_session *session, const nghttp2_frame *frame, v
 /* The connection's window is given back at once: a handler that does not read holds up its own stream only. */
 static int on_data_chunk_recv(nghttp2_session *session, uint8_t flags, int32_t stream, const uint8_t *bytes,
                               size_t length, void *user) {
+  h2_connection *c = user;
   (void)flags;
   if (nghttp2_session_consume_connection(session, length)) return NGHTTP2_ERR_CALLBACK_FAILURE;
-  return emit(user, H2_DATA, stream, 0, bytes, length);
+  if (!is_within_length(c->lengths, stream, length, 0)) return refuse(session, stream);
+  return emit(c, H2_DATA, stream, 0, bytes, length);
 }
 
 static int on_stream_close(nghttp2_session *session, int32_t stream, uint32_t error, void *user) {
+  h2_connection *c = user;
   h2_outbound *out = nghttp2_session_get_stream_user_data(session, stream);
   if (out) {
     nghttp2_session_set_stream_user_data(session, stream, NULL);
     forget(out);
   }
-  return emit(user, H2_CLOSED, stream, error, NULL, 0);
+  forget_length(&c->lengths, stream);
+  return emit(c, H2_CLOSED, stream, error, NULL, 0);
 }
 
 /* A server that has answered before the client's end tells it to stop sending (RFC 9113, section 8.1). */
@@ -207,6 +231,7 @@ static ssize_t read_body(nghttp2_session *session, int32_t stream, uint8_t *into
 void h2_free(h2_connection *c) {
   nghttp2_session_del(c->session);
   while (c->outbounds) forget(c->outbounds);
+  while (c->lengths) forget_length(&c->lengths, c->lengths->stream);
   discard(&c->events);
   discard(&c->output);
   discard(&c->headers);
@@ -223,6 +248,7 @@ h2_connection *h2_new(int server, size_t header_limit, size_t resets, size_t res
   c->header_limit = header_limit;
   if (!nghttp2_session_callbacks_new(&callbacks) && !nghttp2_option_new(&option)) {
     nghttp2_option_set_no_auto_window_update(option, 1);
+    nghttp2_option_set_no_http_messaging(option, server); /* requests.h has the rules */
     nghttp2_option_set_max_settings(option, 32);
     nghttp2_option_set_max_outbound_ack(option, 1000);
     nghttp2_option_set_stream_reset_rate_limit(option, resets, resets_per_second);

@@ -1,12 +1,13 @@
-"""What the interop tests share: the pairs of programs under test, and the clients in Go."""
+"""What the interop tests share: the pairs of programs under test, and the clients that are built."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,27 @@ def go_workload(tmp_path_factory: pytest.TempPathFactory) -> str:
     binary = tmp_path_factory.mktemp("go") / "workload"
     subprocess.run(["go", "build", "-o", str(binary), "."], cwd=HERE / "gospiffe", check=True)
     return str(binary)
+
+
+@pytest.fixture(scope="session")
+def rust_workload(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The workload on the spiffe crate, built once. A Rust toolchain that is missing is a failure."""
+    target = tmp_path_factory.mktemp("rust")
+    # Beside the sources cargo would leave a lock file.
+    shutil.copytree(HERE / "rust", target / "source")
+    subprocess.run(["cargo", "build", "--quiet"], cwd=target / "source", check=True)
+    return str(target / "source" / "target" / "debug" / "workload")
+
+
+@pytest.fixture(scope="session")
+def java_workload(tmp_path_factory: pytest.TempPathFactory) -> Sequence[str]:
+    """How to run the workload on java-spiffe, compiled once. A JDK or Maven that is missing is a failure."""
+    target = tmp_path_factory.mktemp("java")
+    goals = ("compile", "dependency:copy-dependencies")
+    subprocess.run(
+        ["mvn", "--quiet", "--batch-mode", f"-Dworkload.build={target}", *goals], cwd=HERE / "java", check=True
+    )
+    return ("java", "-cp", f"{target}/classes:{target}/dependency/*", "Workload")
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -63,3 +64,33 @@ def test_python_spiffe_jwt_svids(started: Started) -> None:
     (result,) = python_client(agent.address, "jwt", "billing")
     assert result["id"] == ID
     assert result["audience"] == ["billing"]
+
+
+def test_rust_spiffe_watches_rotations(started: Started, rust_workload: str) -> None:
+    _, agent = started
+    check_rotation(lines(rust_workload, agent.address, "watch", "3"), 3)
+
+
+def test_rust_spiffe_jwt_svids(started: Started, rust_workload: str) -> None:
+    _, agent = started
+    (result,) = lines(rust_workload, agent.address, "jwt", "billing")
+    assert (result["id"], result["audience"]) == (ID, ["billing"])
+
+
+def test_java_spiffe_watches_rotations(started: Started, java_workload: Sequence[str]) -> None:
+    _, agent = started
+    check_rotation(lines(*java_workload, f"unix:{agent.socket}", "watch", "3"), 3)
+
+
+def test_java_spiffe_keeps_mutual_tls_over_rotations(started: Started, java_workload: Sequence[str]) -> None:
+    _, agent = started
+    (result,) = lines(*java_workload, f"unix:{agent.socket}", "mtls", "30")
+    assert result["id"] == ID
+    assert result["handshakes"] > 20
+    assert result["svids"] >= 3
+
+
+def test_java_spiffe_jwt_svids(started: Started, java_workload: Sequence[str]) -> None:
+    _, agent = started
+    (result,) = lines(*java_workload, f"unix:{agent.socket}", "jwt", "billing")
+    assert (result["id"], result["audience"]) == (ID, ["billing"])

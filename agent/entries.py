@@ -39,6 +39,13 @@ class Entry:
     store_svid: bool = False
     prefetch: bool = True
     include_jti: bool = False
+    admin: bool = False
+    downstream: bool = False
+
+    @property
+    def may_be_delegated(self) -> bool:
+        """Whether others than the workload itself may be given its identity: never one that commands servers."""
+        return not (self.admin or self.downstream)
 
     @classmethod
     def from_proto(cls, message: entry_pb2.Entry) -> Entry:
@@ -59,6 +66,8 @@ class Entry:
             store_svid=message.store_svid,
             prefetch=not attributes.disable_x509_svid_prefetch,
             include_jti=attributes.jwt_svid_include_jti,
+            admin=message.admin,
+            downstream=message.downstream,
         )
 
 

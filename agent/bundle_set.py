@@ -1,4 +1,4 @@
-"""The bundles that the agent knows, its own trust domain's and those that entries federate with, and who waits for news.
+"""The bundles that the agent knows: its own trust domain's, and those that entries federate with.
 
 Everything here runs on the event loop and never waits.
 """

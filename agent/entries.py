@@ -58,7 +58,7 @@ class Entry:
         return cls(
             id=message.id,
             spiffe_id=str(SpiffeId.from_proto(message.spiffe_id)),
-            selectors=frozenset(_selector(each.type, each.value) for each in message.selectors),
+            selectors=frozenset(Selector.of(each.type, each.value) for each in message.selectors),
             federates_with=tuple(TrustDomain.parse(name).name for name in message.federates_with),
             revision=message.revision_number,
             created_at=message.created_at,
@@ -69,16 +69,6 @@ class Entry:
             admin=message.admin,
             downstream=message.downstream,
         )
-
-
-def _selector(kind: str, value: str) -> Selector:
-    if not kind:
-        raise InvalidArgument("missing selector type")
-    if ":" in kind:
-        raise InvalidArgument("selector type contains ':'")
-    if not value:
-        raise InvalidArgument("missing selector value")
-    return Selector(kind, value)
 
 
 def without_duplicate_hints(entries: Iterable[Entry]) -> list[Entry]:

@@ -184,7 +184,8 @@ async def _endpoints(config: AgentConfig, managing: Manager, plugins: _Plugins) 
             # Few agents have one.
             from agent.admin import serve_admin
 
-            servers.append(await serve_admin(config.admin_socket_path, managing))
+            delegates = config.authorized_delegates
+            servers.append(await serve_admin(config.admin_socket_path, managing, attestation, delegates))
         yield
     finally:
         log.info("Stopping agent APIs")

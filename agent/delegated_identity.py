@@ -13,6 +13,7 @@ from typing import Final
 from agent.bundle_set import Bundles
 from agent.cache import X509Cache
 from agent.jwt_svids import JwtSvids
+from agent.metrics import tell_first_update
 from agent.stream_limits import StreamLimits
 from agent.workload_attestation import WorkloadAttestation
 from agent.workload_update import WorkloadUpdate, X509Identity
@@ -20,7 +21,7 @@ from generated.spire.api.agent.delegatedidentity.v1 import delegatedidentity_pb2
 from generated.spire.api.types import jwtsvid_pb2, selector_pb2, x509svid_pb2
 from identity.selectors import Selector
 from identity.spiffeid import SpiffeId
-from operations import logs, metrics
+from operations import logs
 from operations.errors import InvalidArgument, SpireError
 from transport.peer import Peer
 from transport.router import Context, Router
@@ -77,7 +78,7 @@ class DelegatedIdentity:
                 async for update in subscription:
                     if update.all_identities and not told:
                         told = True
-                        _tell_first_update(time.perf_counter() - begun)
+                        tell_first_update(time.perf_counter() - begun)
                     self._require_delegate(caller, peer)
                     response = _x509_response(update)
                     async with allowance.sending(len(response)):
@@ -216,12 +217,6 @@ def _x509_response(update: WorkloadUpdate) -> bytes:
         federates_with=sorted(each.trust_domain.id for each in update.federated.values()),
     )
     return response.SerializeToString()
-
-
-def _tell_first_update(seconds: float) -> None:
-    metrics.sample(
-        "delegated_identity_api", "subscribe_x509_svids", "first_update", "elapsed_time", value=seconds * 1000
-    )
 
 
 def _tell_x509(update: WorkloadUpdate, peer: Peer) -> None:

@@ -39,14 +39,20 @@ class Server:
         self._paths: list[tuple[str, int]] = []
 
     async def listen_tcp(
-        self, host: str, port: int, tls: Callable[[], TlsContext], *, proxies: Sequence[Network] = ()
+        self,
+        host: str,
+        port: int,
+        tls: Callable[[], TlsContext],
+        *,
+        proxies: Sequence[Network] = (),
+        settings: str = "bind_address and bind_port",
     ) -> int:
         """Returns the port, which matters when `port` is 0. `tls` is asked anew for each connection.
 
         Callers from `proxies` may say by the PROXY protocol for whom they speak. Raises TemporarilyUnavailable while
-        the address is taken, ConfigurationError for one that cannot be used.
+        the address is taken, ConfigurationError for one that cannot be used; both name the `settings` to change.
         """
-        listener = await bind_tcp(host, port)
+        listener = await bind_tcp(host, port, settings)
         self._add(listener, tcp_opener(tls, proxies))
         bound: int = listener.getsockname()[1]
         return bound

@@ -172,6 +172,7 @@ async def _endpoints(config: AgentConfig, managing: Manager, plugins: _Plugins) 
         trust_domain=config.trust_domain,
         allow_unauthenticated_verifiers=config.allow_unauthenticated_verifiers,
         allowed_foreign_jwt_claims=frozenset(config.allowed_foreign_jwt_claims),
+        log_selectors=config.log_selectors,
     )
     router = Router()
     router.before, router.after = hooks(workload_api.require_security_header)

@@ -15,6 +15,7 @@ from agent.config.delegation import ANY_REFERENCE
 from agent.entries import Entry, without_duplicate_hints
 from agent.jwt_svids import JwtSvids
 from agent.metrics import tell_first_update
+from agent.reflection import NAMES as REFLECTION
 from agent.stream_limits import StreamLimits
 from agent.workload_attestation import WorkloadAttestation
 from agent.workload_update import WorkloadUpdate, X509Identity
@@ -37,9 +38,10 @@ _LONGEST_TOLD: Final = 256
 _log = logs.get("broker_api")
 
 
-async def require_security_header(method: Method, peer: Peer, context: Context) -> None:
-    """Refuse calls that a browser or a proxy was tricked into (SPIFFE_Broker_Endpoint.md)."""
-    del method, peer
+async def check_call(method: Method, peer: Peer, context: Context) -> None:
+    """Refuse calls that a browser or a proxy was tricked into (SPIFFE_Broker_Endpoint.md); and questions from afar."""
+    if method.service in REFLECTION and peer.process is None:
+        raise RpcError(Code.PERMISSION_DENIED, "server reflection is only available over Unix sockets")
     if context.metadata.get(SECURITY_HEADER) != "true":
         raise RpcError(Code.INVALID_ARGUMENT, "security header missing from request")
 

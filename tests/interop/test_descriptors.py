@@ -16,13 +16,14 @@ pytestmark = pytest.mark.interop
 ROOT = Path(__file__).parents[2]
 PROTOS = sorted(str(path.relative_to(ROOT / "protos")) for path in (ROOT / "protos").rglob("*.proto"))
 RENAMED = {
+    "api.proto": "spiffe/broker/api.proto",
     "workload.proto": "spiffe/workload/workload.proto",
     "grpc_broker.proto": "plugin/grpc_broker.proto",
     "grpc_controller.proto": "plugin/grpc_controller.proto",
     "grpc_stdio.proto": "plugin/grpc_stdio.proto",
 }
 """go-spiffe and go-plugin register their files under bare names; here a file stands where its package says."""
-OF_OTHERS = ("google/protobuf/", "github.com/golang/protobuf/", "grpc/binlog/", "grpc/reflection/")
+OF_OTHERS = ("google/protobuf/", "github.com/golang/protobuf/", "grpc/binlog/")
 """Files that come along and are none of our business: the runtimes' own."""
 
 Facts = dict[str, object]

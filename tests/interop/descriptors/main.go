@@ -6,6 +6,7 @@ import (
 	"log"
 	"os"
 
+	_ "github.com/spiffe/go-spiffe/v2/exp/proto/spiffe/broker"
 	_ "github.com/spiffe/go-spiffe/v2/proto/spiffe/workload"
 	_ "github.com/spiffe/spire-api-sdk/proto/spire/api/agent/debug/v1"
 	_ "github.com/spiffe/spire-api-sdk/proto/spire/api/agent/delegatedidentity/v1"
@@ -35,6 +36,8 @@ import (
 	_ "github.com/spiffe/spire-plugin-sdk/proto/spire/service/common/config/v1"
 	_ "google.golang.org/genproto/googleapis/rpc/status"
 	_ "google.golang.org/grpc/health/grpc_health_v1"
+	_ "google.golang.org/grpc/reflection/grpc_reflection_v1"
+	_ "google.golang.org/grpc/reflection/grpc_reflection_v1alpha"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protodesc"
 	"google.golang.org/protobuf/reflect/protoreflect"

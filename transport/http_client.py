@@ -128,10 +128,10 @@ def _request(http: h11.Connection, service: Service, query: Query) -> bytes:
     return b"".join(http.send(event) or b"" for event in events)
 
 
-async def _next(http: h11.Connection, reader: asyncio.StreamReader) -> h11.Event | type[h11.PAUSED]:
+async def _next(http: h11.Connection, reader: asyncio.StreamReader) -> h11.Event:
     while True:
         event = http.next_event()
-        if event is not h11.NEED_DATA:
+        if isinstance(event, h11.Event):
             return event
         http.receive_data(await reader.read(_CHUNK))
 

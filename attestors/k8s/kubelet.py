@@ -73,9 +73,9 @@ class Kubelet:
 
     async def _read(self) -> Access:
         loop = asyncio.get_running_loop()
-        access = self._access = await loop.run_in_executor(self._workers, self._load)
-        self._loaded_at = loop.time()
-        return access
+        fresh = await loop.run_in_executor(self._workers, self._load)
+        self._access, self._loaded_at = fresh, loop.time()
+        return fresh
 
     async def pods(self) -> Pods:
         """Raises InvalidArgument for files that cannot be used any more, TemporarilyUnavailable."""

@@ -65,8 +65,10 @@ def test_everything_at_once() -> None:
     broker = found.experimental.broker
     assert broker is not None
     first, second = broker.entry("spiffe://example.org/broker"), broker.entry("spiffe://example.org/other")
-    assert first is not None and first.anywhere
-    assert second is not None and not second.anywhere
+    assert first is not None
+    assert first.anywhere
+    assert second is not None
+    assert not second.anywhere
     assert broker.entry("spiffe://example.org/third") is None
 
 
@@ -82,6 +84,10 @@ def test_the_read_only_port() -> None:
 def test_what_is_not_positive_means_the_default() -> None:
     found = read('max_poll_attempts = -1 poll_retry_interval = "-1s" reload_interval = "0" kubelet_secure_port = -5')
     assert (found.poll_attempts, found.poll_interval, found.reload_seconds, found.port) == (60, 0.5, 60.0, 10250)
+
+
+def permissive(brokers: str) -> str:
+    return f'experimental {{ broker {{ access_policy = "permissive" brokers = [{brokers}] }} }}'
 
 
 REFUSED = {
@@ -102,16 +108,12 @@ REFUSED = {
     'experimental { broker { access_policy = "permissive" } }': (
         "experimental.broker.brokers: at least one broker is required"
     ),
-    'experimental { broker { access_policy = "permissive" brokers = [{ }] } }': (
-        "experimental.broker.brokers[0].id: must be specified"
-    ),
-    'experimental { broker { access_policy = "permissive" brokers = [{ id = "spiffe://a/b" }, { id = "spiffe://a/b" }] } }': (
+    permissive("{ }"): ("experimental.broker.brokers[0].id: must be specified"),
+    permissive('{ id = "spiffe://a/b" }, { id = "spiffe://a/b" }'): (
         "experimental.broker.brokers[spiffe://a/b].id: duplicate broker id"
     ),
-    'experimental { broker { access_policy = "permissive" brokers = [{ id = "b" }] } }': (
-        "experimental.broker.brokers[b].id: scheme is missing or invalid"
-    ),
-    'experimental { broker { access_policy = "permissive" brokers = [{ id = "spiffe://a/b" pod_reference_scope = "x" }] } }': (
+    permissive('{ id = "b" }'): ("experimental.broker.brokers[b].id: scheme is missing or invalid"),
+    permissive('{ id = "spiffe://a/b" pod_reference_scope = "x" }'): (
         'experimental.broker.brokers[spiffe://a/b].pod_reference_scope: unsupported value "x"; '
         "must be one of [agent_node, cluster]"
     ),

@@ -90,9 +90,7 @@ async def asking(service: Service, query: Query) -> AsyncGenerator[Incoming, Non
     """
     url = f"{service.url}{query.target.partition('?')[0]}"
     with _told(url):
-        reader, writer = await asyncio.open_connection(
-            service.host, service.port, ssl=service.tls, limit=_CHUNK, happy_eyeballs_delay=0.25
-        )
+        reader, writer = await asyncio.open_connection(service.host, service.port, ssl=service.tls, limit=_CHUNK)
     try:
         with _told(url):
             http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_HEAD)

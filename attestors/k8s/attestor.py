@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -40,6 +40,10 @@ _OF_A_CONTAINER = 16
 _VERIFYING = 30.0
 
 
+Locate = Callable[[Process], Awaitable[Container]]
+"""Where a process runs; raises NotFound and Refused."""
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
     """What a workload is part of. Without `container` it is its pod's, whose container is not ready yet."""
@@ -53,13 +57,13 @@ class K8sAttestor:
 
     name = "k8s"
 
-    def __init__(self, configuration: Configuration, log: Logger, *, node: str | None = None) -> None:
+    def __init__(self, configuration: Configuration, log: Logger, *, locate: Locate | None = None) -> None:
         self._configuration = configuration
         self._log = log
         self._workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="k8s-attestor")
-        self._kubelet = Kubelet(configuration, configuration.node() if node is None else node, self._workers, log)
+        self._kubelet = Kubelet(configuration, configuration.node(), self._workers, log)
         self._lists = PodLists(self._kubelet.pods, configuration.poll_interval)
-        self._locator = Locator(log=log if configuration.verbose_container_locator_logs else None)
+        self._locate = locate or _locator(configuration, self._workers, log)
         self._turns = Turns(_OF_A_CONTAINER)
         self._waiting = asyncio.Semaphore(_WAITING)
         self._verifier: ImageVerifier | None = None
@@ -102,14 +106,6 @@ class K8sAttestor:
             return ()
         found = await self._find(container)
         return [Selector(self.name, value) for value in await self._describe(found)]
-
-    async def _locate(self, process: Process) -> Container:
-        if self._configuration.use_new_container_locator:
-            return await self._locator.locate(process)
-        loop = asyncio.get_running_loop()
-        paths = await loop.run_in_executor(self._workers, locator.cgroups, process.pid)
-        processes.require_running(process)
-        return legacy_locator.of_paths(paths)
 
     async def _find(self, container: Container) -> Found:
         """Waits for it. One container's callers have not all places to wait in."""
@@ -174,6 +170,18 @@ class K8sAttestor:
             )
         else:
             log.debug("Container id not found; will retry after backoff", attempt=attempt, retry_interval=interval)
+
+
+def _locator(configuration: Configuration, workers: Executor, log: Logger) -> Locate:
+    if configuration.use_new_container_locator:
+        return Locator(log=log if configuration.verbose_container_locator_logs else None).locate
+
+    async def locate(process: Process) -> Container:
+        paths = await asyncio.get_running_loop().run_in_executor(workers, locator.cgroups, process.pid)
+        processes.require_running(process)
+        return legacy_locator.of_paths(paths)
+
+    return locate
 
 
 def _given_up(log: Logger, attempt: int, failure: SpireError | None) -> TemporarilyUnavailable:

@@ -99,8 +99,6 @@ class _PodList(_Object, frozen=True, kw_only=True):
     items: tuple[msgspec.Raw, ...] | None
 
 
-
-
 class _Uid(_Object, frozen=True, kw_only=True):
     uid: str = ""
 
@@ -122,7 +120,9 @@ def parse(content: bytes, without_uid: Callable[[], None]) -> Pods:
     try:
         items = _read_list(content).items
     except msgspec.ValidationError as error:
-        raise TemporarilyUnavailable(f"invalid kubelet response: expected an object with an items array: {error}") from error
+        raise TemporarilyUnavailable(
+            f"invalid kubelet response: expected an object with an items array: {error}"
+        ) from error
     except (msgspec.DecodeError, RecursionError) as error:
         raise TemporarilyUnavailable(f"unable to parse kubelet response: {error}") from error
     readable: dict[str, Pod] = {}

@@ -22,6 +22,7 @@ BUILTINS: Builtins = {
         "x509pop": Builtin("attestors.x509pop.agent:Configuration", "attestors.x509pop.agent:load"),
     },
     "WorkloadAttestor": {
+        "docker": Builtin("attestors.docker.configuration:Configuration", "attestors.docker.attestor:load"),
         "k8s": Builtin("attestors.k8s.configuration:Configuration", "attestors.k8s.attestor:load"),
         "unix": Builtin("attestors.unix:Configuration", "attestors.unix:load"),
     },

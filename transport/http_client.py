@@ -21,6 +21,8 @@ from transport.limits import KIB
 _HEAD: Final = 64 * KIB
 _CHUNK: Final = 64 * KIB
 
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
 
 @dataclass(frozen=True, slots=True)
 class Service:
@@ -38,6 +40,27 @@ class Service:
     def url(self) -> str:
         return f"{'http' if self.tls is None else 'https'}://{self.authority}"
 
+    async def connect(self) -> Streams:
+        return await asyncio.open_connection(self.host, self.port, ssl=self.tls, limit=_CHUNK)
+
+
+@dataclass(frozen=True, slots=True)
+class UnixService:
+    """On a Unix socket, in the clear."""
+
+    path: str
+
+    @property
+    def authority(self) -> str:
+        return "localhost"
+
+    @property
+    def url(self) -> str:
+        return f"unix://{self.path}"
+
+    async def connect(self) -> Streams:
+        return await asyncio.open_unix_connection(self.path, limit=_CHUNK)
+
 
 @dataclass(frozen=True, slots=True)
 class Query:
@@ -50,10 +73,11 @@ class Query:
 
 
 class Incoming:
-    """A response whose body is still to come."""
+    """A response whose body is still to come. Its headers' names are in lower case."""
 
-    def __init__(self, url: str, status: int, http: h11.Connection, reader: asyncio.StreamReader) -> None:
-        self.status = status
+    def __init__(self, url: str, response: h11.Response, http: h11.Connection, reader: asyncio.StreamReader) -> None:
+        self.status = response.status_code
+        self.headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in response.headers}
         self._url = url
         self._http = http
         self._reader = reader
@@ -82,7 +106,7 @@ class Incoming:
 
 
 @asynccontextmanager
-async def asking(service: Service, query: Query) -> AsyncGenerator[Incoming, None]:
+async def asking(service: Service | UnixService, query: Query) -> AsyncGenerator[Incoming, None]:
     """The response as soon as its head is there; the connection ends with the block.
 
     The caller sets the deadline. Raises TemporarilyUnavailable when there is no service, none to be trusted or no
@@ -90,7 +114,7 @@ async def asking(service: Service, query: Query) -> AsyncGenerator[Incoming, Non
     """
     url = f"{service.url}{query.target.partition('?')[0]}"
     with _told(url):
-        reader, writer = await asyncio.open_connection(service.host, service.port, ssl=service.tls, limit=_CHUNK)
+        reader, writer = await service.connect()
     try:
         with _told(url):
             http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_HEAD)
@@ -101,13 +125,13 @@ async def asking(service: Service, query: Query) -> AsyncGenerator[Incoming, Non
                 event = await _next(http, reader)
             if not isinstance(event, h11.Response):
                 raise ConnectionError("connection closed before the answer")
-        yield Incoming(url, event.status_code, http, reader)
+        yield Incoming(url, event, http, reader)
     finally:
         # Nothing is left to say, and a peer that does not read must not keep the connection.
         writer.transport.abort()
 
 
-def _request(http: h11.Connection, service: Service, query: Query) -> bytes:
+def _request(http: h11.Connection, service: Service | UnixService, query: Query) -> bytes:
     headers = {"Host": service.authority, "Connection": "close", "Accept-Encoding": "identity", **query.headers}
     if query.body:
         headers["Content-Length"] = str(len(query.body))

@@ -58,6 +58,17 @@ def _segments_from_end(path: bytes) -> Iterator[bytes]:
     return takewhile(bool, reversed(path.split(b"/")))
 
 
+def places(paths: Iterable[bytes], container_id: str) -> frozenset[bytes]:
+    """The cgroups of a container: of each path that names it, what leads to the last segment with its id."""
+    wanted = container_id.encode()
+    found: set[bytes] = set()
+    for path in paths:
+        before, match, after = path.rpartition(wanted)
+        if match:
+            found.add(before + match + after.partition(b"/")[0])
+    return frozenset(found)
+
+
 def of_paths(paths: Iterable[bytes], *, pods: bool = True) -> Container:
     """What all the paths of a process name together.
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from attestors import processes
 from attestors.containers import locator
-from attestors.containers.locator import Container, Locator
-from attestors.k8s import legacy_locator, selectors
+from attestors.containers.locator import Container
+from attestors.k8s import legacy_locator, nesting, selectors
 from attestors.k8s.configuration import Configuration
 from attestors.k8s.kubelet import Kubelet
 from attestors.k8s.pod_lists import PodLists
@@ -31,13 +30,19 @@ from transport.peer import Process
 from transport.status import Code, RpcError
 
 if TYPE_CHECKING:
-    from attestors.sigstore.verifier import ImageVerifier
     from plugins.catalog import PluginContext
 
 _WORKERS = 2
 _WAITING = 1024
 _OF_A_CONTAINER = 16
 _VERIFYING = 30.0
+
+
+class ImageVerifier(Protocol):
+    """What attestors.sigstore gives."""
+
+    async def verify(self, image_reference: str) -> Sequence[str]: ...
+    async def close(self) -> None: ...
 
 
 Locate = Callable[[Process], Awaitable[Container]]
@@ -63,10 +68,10 @@ class K8sAttestor:
         self._workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="k8s-attestor")
         self._kubelet = Kubelet(configuration, configuration.node(), self._workers, log)
         self._lists = PodLists(self._kubelet.pods, configuration.poll_interval)
-        self._locate = locate or _locator(configuration, self._workers, log)
+        self._locate = locate or _locator(configuration, log)
         self._turns = Turns(_OF_A_CONTAINER)
         self._waiting = asyncio.Semaphore(_WAITING)
-        self._verifier: ImageVerifier | None = None
+        self.verifier: ImageVerifier | None = None
 
     @property
     def patience(self) -> float:
@@ -82,15 +87,16 @@ class K8sAttestor:
         if not self._configuration.disable_kubelet_client:
             await self._kubelet.prepare()
         if self._configuration.sigstore is not None:
-            from attestors.sigstore.verifier import ImageVerifier  # few agents verify images
+            from attestors.sigstore import verifier as sigstore  # few agents verify images
 
-            self._verifier = ImageVerifier(self._configuration.sigstore)
-            await self._verifier.prepare()
+            verifier = sigstore.ImageVerifier(self._configuration.sigstore)
+            await verifier.prepare()
+            self.verifier = verifier
 
     async def close(self) -> None:
         await self._lists.close()
-        if self._verifier is not None:
-            await self._verifier.close()
+        if self.verifier is not None:
+            await self.verifier.close()
         self._workers.shutdown(wait=False)
 
     async def attest(self, process: Process) -> Sequence[Selector]:
@@ -155,8 +161,8 @@ class K8sAttestor:
             return values
         if not self._configuration.disable_container_selectors:
             values += selectors.of_container(found.container)
-        if self._verifier is not None:
-            values += await _verified(self._verifier, found.container, self._log)
+        if self.verifier is not None:
+            values += await _verified(self.verifier, found.container, self._log)
         return values
 
     def _tell(self, log: Logger, attempt: int, failure: SpireError | None) -> None:
@@ -172,16 +178,19 @@ class K8sAttestor:
             log.debug("Container id not found; will retry after backoff", attempt=attempt, retry_interval=interval)
 
 
-def _locator(configuration: Configuration, workers: Executor, log: Logger) -> Locate:
-    if configuration.use_new_container_locator:
-        return Locator(log=log if configuration.verbose_container_locator_logs else None).locate
+def _locator(configuration: Configuration, log: Logger) -> Locate:
+    workers = locator.Workers()
+    told = log if configuration.verbose_container_locator_logs else None
 
-    async def locate(process: Process) -> Container:
-        paths = await asyncio.get_running_loop().run_in_executor(workers, locator.cgroups, process.pid)
-        processes.require_running(process)
-        return legacy_locator.of_paths(paths)
+    def examine(pid: int) -> Container:
+        paths = locator.cgroups(pid, log=told)
+        if not configuration.use_new_container_locator:
+            return legacy_locator.of_paths(paths)
+        for path in paths:
+            nesting.require_none(path, containers=not configuration.disable_container_selectors)
+        return locator.container_of(pid, paths, log=told)
 
-    return locate
+    return lambda process: workers.ask(process, examine)
 
 
 def _given_up(log: Logger, attempt: int, failure: SpireError | None) -> TemporarilyUnavailable:

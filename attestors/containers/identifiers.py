@@ -73,13 +73,13 @@ def of_paths(paths: Iterable[bytes], *, pods: bool = True) -> Container:
     """What all the paths of a process name together.
 
     Paths with a pod win over those without: where nodes are containers themselves, a hierarchy that Kubernetes does not
-    use names the node's container alone. Apart from that, raises Refused when two paths disagree: then nothing tells
-    which is right. A path without any container disagrees with one before it that has one.
+    use names the node's container alone. Paths that name nothing count for nothing: with cgroups of both versions, those
+    of version 2 may be the engine's own. Raises Refused when two paths disagree: then nothing tells which is right.
     """
     known = NOWHERE
     for path in paths:
         found = of_path(path, pods=pods)
-        if known.pod_uid and not found.pod_uid:
+        if not found.container_id or (known.pod_uid and not found.pod_uid):
             continue
         if found.pod_uid and not known.pod_uid:
             known = found

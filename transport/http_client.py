@@ -26,11 +26,12 @@ Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """Where to ask. Without `tls` in the clear; with it, `host` is the name in the service's certificate."""
+    """Where to ask. Without `tls` in the clear; with it, `name`, or else `host`, is in the service's certificate."""
 
     host: str
     port: int
     tls: ssl.SSLContext | None = None
+    name: str = ""
 
     @property
     def authority(self) -> str:
@@ -41,7 +42,8 @@ class Service:
         return f"{'http' if self.tls is None else 'https'}://{self.authority}"
 
     async def connect(self) -> Streams:
-        return await asyncio.open_connection(self.host, self.port, ssl=self.tls, limit=_CHUNK)
+        name = (self.name or self.host) if self.tls is not None else None
+        return await asyncio.open_connection(self.host, self.port, ssl=self.tls, server_hostname=name, limit=_CHUNK)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,13 +8,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from attestors import processes
 from attestors.containers import locator
 from attestors.containers.locator import Container
-from attestors.k8s import legacy_locator, nesting, selectors
-from attestors.k8s.configuration import Configuration
+from attestors.k8s import kubeconfig, legacy_locator, nesting, selectors
+from attestors.k8s.api_server import ApiServer
+from attestors.k8s.configuration import BrokerEntry, Configuration
 from attestors.k8s.kubelet import Kubelet
+from attestors.k8s.objects import POD, LiveMetadatas, namespace_labels
 from attestors.k8s.pod_lists import PodLists
 from attestors.k8s.pods import ContainerStatus, Pod, Pods
+from attestors.k8s.references import OBJECT_REFERENCE, References, pid_of
 from attestors.turns import Turns
 from identity.selectors import Selector
 from operations.errors import (
@@ -25,7 +29,7 @@ from operations.errors import (
     TemporarilyUnavailable,
 )
 from operations.logs import Logger
-from plugins.workloadattestor import WorkloadAttestor
+from plugins.workloadattestor import BROKER_ID, PID_REFERENCE, WorkloadAttestor
 from transport.peer import Process
 from transport.status import Code, RpcError
 
@@ -34,7 +38,7 @@ if TYPE_CHECKING:
 
 _WORKERS = 2
 _WAITING = 1024
-_OF_A_CONTAINER = 16
+_AT_ONCE = 16
 _VERIFYING = 30.0
 
 
@@ -69,8 +73,11 @@ class K8sAttestor:
         self._kubelet = Kubelet(configuration, configuration.node(), self._workers, log)
         self._lists = PodLists(self._kubelet.pods, configuration.poll_interval)
         self._locate = locate or _locator(configuration, log)
-        self._turns = Turns(_OF_A_CONTAINER)
+        self._turns = Turns(_AT_ONCE)
         self._waiting = asyncio.Semaphore(_WAITING)
+        server = ApiServer(kubeconfig.find, self._workers)
+        self._metadatas = LiveMetadatas(server)
+        self._references = References(configuration, server, self._metadatas, self._pods, log)
         self.verifier: ImageVerifier | None = None
 
     @property
@@ -105,16 +112,44 @@ class K8sAttestor:
         Raises NotFound when the process is gone, Refused when it may not be examined or cannot be told from others',
         TemporarilyUnavailable when the kubelet does not answer or does not know the container in time.
         """
+        found = await self._find(process)
+        return () if found is None else self._selectors(await self._describe(found))
+
+    async def attest_reference(self, type_url: str, value: bytes) -> Sequence[Selector]:
+        """As plugins.workloadattestor.ReferenceAttestor has it, for pids and for objects of Kubernetes."""
+        broker_id = BROKER_ID.get(None)
+        broker = self._references.broker(broker_id)
+        if type_url == PID_REFERENCE:
+            return await self._attest_pid(value, broker)
+        if type_url != OBJECT_REFERENCE:
+            raise InvalidArgument(f"unsupported reference type: {type_url}")
+        async with self._turns.of(broker_id):
+            referred = await self._references.resolve(value, broker)
+            await self._references.require_access(broker, referred.kind, referred.metadata)
+        return self._selectors(referred.values)
+
+    async def _attest_pid(self, value: bytes, broker: BrokerEntry | None) -> Sequence[Selector]:
+        with processes.pinned(pid_of(value)) as process:
+            found = await self._find(process)
+            if found is None:
+                return ()
+            values = await self._describe(found)
+        await self._references.require_access(broker, POD, found.pod.metadata)
+        return self._selectors(values)
+
+    def _selectors(self, values: Sequence[str]) -> Sequence[Selector]:
+        return [Selector(self.name, value) for value in values]
+
+    async def _pods(self) -> Pods:
+        return (await self._lists.after(0)).pods
+
+    async def _find(self, process: Process) -> Found | None:
+        """Waits for its container. One container's callers have not all places to wait in."""
         if self._configuration.disable_kubelet_client:
             raise RpcError(Code.FAILED_PRECONDITION, "kubelet client is disabled")
         container = await self._locate(process)
         if not container.container_id:
-            return ()
-        found = await self._find(container)
-        return [Selector(self.name, value) for value in await self._describe(found)]
-
-    async def _find(self, container: Container) -> Found:
-        """Waits for it. One container's callers have not all places to wait in."""
+            return None
         async with self._turns.of(container), self._waiting:
             return await self._poll(
                 container, self._log.bind(pod_uid=container.pod_uid, container_id=container.container_id)
@@ -157,11 +192,11 @@ class K8sAttestor:
 
     async def _describe(self, found: Found) -> list[str]:
         values = selectors.of_pod(found.pod)
-        if found.container is None:
-            return values
-        if not self._configuration.disable_container_selectors:
+        if found.container is not None and not self._configuration.disable_container_selectors:
             values += selectors.of_container(found.container)
-        if self.verifier is not None:
+        if self._configuration.enable_namespace_labels:
+            values += selectors.of_namespace(await namespace_labels(self._metadatas, found.pod.metadata.namespace))
+        if found.container is not None and self.verifier is not None:
             values += await _verified(self.verifier, found.container, self._log)
         return values
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
 
-from attestors.k8s import pods, tls
+from attestors.k8s import access, pods
+from attestors.k8s.access import Access
 from attestors.k8s.configuration import Configuration
 from attestors.k8s.pods import Pods
 from operations.errors import TemporarilyUnavailable
@@ -23,15 +23,7 @@ _HERE = "127.0.0.1"
 _OK = 200
 
 
-@dataclass(frozen=True, slots=True)
-class Access:
-    """Where the kubelet is and how it knows us."""
-
-    service: Service
-    token: str = field(default="", repr=False)
-
-
-def access(configuration: Configuration, node: str) -> Access:
+def credentials(configuration: Configuration, node: str) -> Access:
     """What the files say now; without a node's name the kubelet is here, and its certificate may be in any name.
 
     Blocks. Raises InvalidArgument.
@@ -39,17 +31,17 @@ def access(configuration: Configuration, node: str) -> Access:
     if not configuration.secure:
         return Access(Service(_HERE, configuration.port))
     if configuration.skip_kubelet_verification:
-        context = tls.trusting_anyone()
+        context = access.trusting_anyone()
     else:
-        authorities = tls.read_file(configuration.ca_file, "kubelet CA")
-        context = tls.trusting(authorities, "kubelet CA", host_names=bool(node))
+        authorities = access.read_file(configuration.ca_file, "kubelet CA")
+        context = access.trusting(authorities, "kubelet CA", host_names=bool(node))
     token = ""
     if configuration.use_anonymous_authentication:
         pass
     elif configuration.certificate_path:
-        tls.show(context, configuration.certificate_path, configuration.private_key_path)
+        access.show(context, configuration.certificate_path, configuration.private_key_path)
     else:
-        token = tls.read_token(configuration.token_file)
+        token = access.read_token(configuration.token_file)
     return Access(Service(node or _HERE, configuration.port, context), token)
 
 
@@ -59,7 +51,7 @@ class Kubelet:
     def __init__(
         self, configuration: Configuration, node: str, workers: Executor, log: Logger, *, timeout: float = _TIMEOUT
     ) -> None:
-        self._load: Callable[[], Access] = lambda: access(configuration, node)
+        self._load: Callable[[], Access] = lambda: credentials(configuration, node)
         self._reload_after = configuration.reload_seconds
         self._workers = workers
         self._log = log
@@ -82,10 +74,10 @@ class Kubelet:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self.timeout):
-                access = self._access
-                if access is None or loop.time() - self._loaded_at >= self._reload_after:
-                    access = await self._read()
-                content = await _list(access)
+                kubelet = self._access
+                if kubelet is None or loop.time() - self._loaded_at >= self._reload_after:
+                    kubelet = await self._read()
+                content = await _list(kubelet)
                 return await loop.run_in_executor(self._workers, pods.parse, content, self._tell_of_no_uid)
         except TimeoutError as error:
             raise TemporarilyUnavailable(f"unable to perform request: no answer within {self.timeout:g} s") from error
@@ -94,10 +86,9 @@ class Kubelet:
         self._log.warning("Pod has no UID")
 
 
-async def _list(access: Access) -> bytes:
-    headers = {"Authorization": f"Bearer {access.token}"} if access.token else {}
+async def _list(kubelet: Access) -> bytes:
     try:
-        async with asking(access.service, Query("/pods", headers=headers)) as answer:
+        async with asking(kubelet.service, Query("/pods", headers=kubelet.headers)) as answer:
             if answer.status != _OK:
                 told = (await answer.beginning(_TOLD_OF_AN_ERROR)).decode("utf-8", "replace").strip()
                 raise _Unexpected(f"unexpected status code on pods response: {answer.status} {quote(told)}")

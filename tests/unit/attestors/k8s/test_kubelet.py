@@ -173,7 +173,7 @@ async def test_files_are_not_read_each_time(authority: WebAuthority, certificate
 
 
 def test_files_that_cannot_be_used(tmp_path: Path, authority: WebAuthority, token: Path) -> None:
-    from attestors.k8s.kubelet import access
+    from attestors.k8s.kubelet import credentials
 
     garbage = tmp_path / "garbage"
     garbage.write_text("garbage")
@@ -215,7 +215,7 @@ def test_files_that_cannot_be_used(tmp_path: Path, authority: WebAuthority, toke
     ]
     for configuration, reason in cases:
         with pytest.raises(InvalidArgument) as refusal:
-            access(configuration, "")
+            credentials(configuration, "")
         assert reason in str(refusal.value)
         assert "\n" not in str(refusal.value)
 

@@ -1,14 +1,32 @@
-"""Credentials of the kubelet's and the API server's clients, from the files where Kubernetes keeps them. All blocks."""
+"""Access to the kubelet and the API server: where they are, and the files by which each side knows the other.
+
+What reads files blocks.
+"""
 
 from __future__ import annotations
 
 import os
 import ssl
+from dataclasses import dataclass, field
 
 from identity.bundles import from_pem
 from operations.errors import InvalidArgument
+from transport.http_client import Service
 
 _LARGEST_FILE = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """A service and the token that it knows us by, if any. `prefix` comes before the paths of all requests."""
+
+    service: Service
+    token: str = field(default="", repr=False)
+    prefix: str = ""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.token}"} if self.token else {}
 
 
 def read_file(path: str, what: str) -> bytes:

@@ -93,10 +93,11 @@ class ApiServer:
 
     async def _known(self) -> Access:
         loop = asyncio.get_running_loop()
-        if self._access is None or loop.time() - self._found_at >= _RELOAD_AFTER:
-            self._access = await loop.run_in_executor(self._workers, self._find)
-            self._found_at = loop.time()
-        return self._access
+        known = self._access
+        if known is None or loop.time() - self._found_at >= _RELOAD_AFTER:
+            known = await loop.run_in_executor(self._workers, self._find)
+            self._access, self._found_at = known, loop.time()
+        return known
 
 
 async def _require_well(answer: Incoming) -> None:

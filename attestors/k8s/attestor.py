@@ -15,7 +15,8 @@ from attestors.k8s import kubeconfig, legacy_locator, nesting, selectors
 from attestors.k8s.api_server import ApiServer
 from attestors.k8s.configuration import BrokerEntry, Configuration
 from attestors.k8s.kubelet import Kubelet
-from attestors.k8s.objects import POD, LiveMetadatas, namespace_labels
+from attestors.k8s.metadata_cache import MetadataCache
+from attestors.k8s.objects import POD, LiveMetadatas, Metadatas, namespace_labels
 from attestors.k8s.pod_lists import PodLists
 from attestors.k8s.pods import ContainerStatus, Pod, Pods
 from attestors.k8s.references import OBJECT_REFERENCE, References, pid_of
@@ -76,7 +77,9 @@ class K8sAttestor:
         self._turns = Turns(_AT_ONCE)
         self._waiting = asyncio.Semaphore(_WAITING)
         server = ApiServer(kubeconfig.find, self._workers)
-        self._metadatas = LiveMetadatas(server)
+        cached = configuration.experimental.api_server.cache.enabled
+        self._cache = MetadataCache(server, log) if cached else None
+        self._metadatas: Metadatas = self._cache or LiveMetadatas(server)
         self._references = References(configuration, server, self._metadatas, self._pods, log)
         self.verifier: ImageVerifier | None = None
 
@@ -102,6 +105,8 @@ class K8sAttestor:
 
     async def close(self) -> None:
         await self._lists.close()
+        if self._cache is not None:
+            await self._cache.close()
         if self.verifier is not None:
             await self.verifier.close()
         self._workers.shutdown(wait=False)

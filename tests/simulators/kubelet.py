@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import ssl
 import threading
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -30,8 +30,11 @@ class Asked:
 
 @dataclass(frozen=True)
 class Answer:
+    """With `parts` the body is what they are, until they end."""
+
     status: int = 200
     body: bytes = b""
+    parts: Iterable[bytes] | None = None
 
 
 class ClusterService:
@@ -112,6 +115,13 @@ class _Handler(BaseHTTPRequestHandler):
         answer = service.respond(Asked(self.command, self.path, dict(self.headers), body, shown))
         self.send_response(answer.status)
         self.send_header("Content-Type", "application/json")
+        if answer.parts is not None:
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            for part in answer.parts:
+                self.wfile.write(b"%x\r\n%b\r\n" % (len(part), part))
+            self.wfile.write(b"0\r\n\r\n")
+            return
         self.send_header("Content-Length", str(len(answer.body)))
         self.end_headers()
         self.wfile.write(answer.body)

@@ -220,7 +220,7 @@ async def test_objects_of_the_cluster_and_of_old_versions(attesting: Attesting) 
         assert "k8s:apiVersion:apps/v1beta1" in await named(attestor, LOCAL, "oddities.apps", "shop", "odd")
 
 
-OBJECTS = {
+OBJECTS: dict[tuple[str, ...], tuple[type[SpireError], str]] = {
     ("unknown.apps", "shop", "x"): (InvalidArgument, "unknown Kubernetes resource unknown.apps: "),
     ("pods/log.core", "shop", "x"): (InvalidArgument, "unknown Kubernetes resource pods/log.core: "),
     ("things.nowhere", "shop", "x"): (InvalidArgument, "unknown Kubernetes resource things.nowhere: 404: "),

@@ -79,6 +79,7 @@ class Home:
     token: str = "token"
     settings: manager.Settings = field(default_factory=lambda: manager.Settings(sync_interval=0.2))
     allow_unauthenticated_verifiers: bool = False
+    log_selectors: tuple[str, ...] = ()
     stores: Mapping[str, SvidStore] = field(default_factory=dict[str, SvidStore])
 
     def start(self) -> Start:
@@ -106,6 +107,7 @@ class Home:
             self.server.trust_domain,
             allow_unauthenticated_verifiers=self.allow_unauthenticated_verifiers,
             allowed_foreign_jwt_claims=frozenset(("extra",)),
+            log_selectors=self.log_selectors,
         )
         WorkloadApi(api, WorkloadAttestation([attestor]), managing.cache, managing.jwt_svids).add_to(router)
         HealthService(path).add_to(router)

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"strings"
 	"sync"
@@ -21,6 +22,7 @@ import (
 	nodeattestorv1 "github.com/spiffe/spire-plugin-sdk/proto/spire/plugin/server/nodeattestor/v1"
 	configv1 "github.com/spiffe/spire-plugin-sdk/proto/spire/service/common/config/v1"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 )
 
@@ -219,8 +221,12 @@ type referenceAttestor struct {
 	workloadattestorv1.UnimplementedWorkloadAttestorServer
 }
 
-func (p *referenceAttestor) AttestReference(_ context.Context, req *workloadattestorv1.AttestReferenceRequest) (*workloadattestorv1.AttestReferenceResponse, error) {
-	return &workloadattestorv1.AttestReferenceResponse{SelectorValues: []string{"by:" + req.Reference.TypeUrl}}, nil
+func (p *referenceAttestor) AttestReference(ctx context.Context, req *workloadattestorv1.AttestReferenceRequest) (*workloadattestorv1.AttestReferenceResponse, error) {
+	values := []string{"by:" + req.Reference.TypeUrl}
+	if broker := metadata.ValueFromIncomingContext(ctx, "spire-agent-broker-caller-id"); len(broker) > 0 {
+		values = append(values, "for:"+broker[0], fmt.Sprintf("value:%x", req.Reference.Value))
+	}
+	return &workloadattestorv1.AttestReferenceResponse{SelectorValues: values}, nil
 }
 
 type svidStore struct {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import signal
 import subprocess
@@ -18,15 +19,18 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 
 from agent.catalog import FACADES as AGENT
+from agent.workload_attestation import WorkloadAttestation
+from generated.spiffe.broker.api_pb2 import WorkloadPIDReference
 from identity.selectors import Selector
 from keystores.errors import NotFound
-from operations.errors import ConfigurationError
+from operations.errors import ConfigurationError, Unsupported
 from operations.hcl import Body, Position
 from plugins.blocks import PluginBlock
 from plugins.external import metrics
 from plugins.external.loading import ExternalPlugins
 from plugins.keymanager import Hash, KeyType, Scheme
 from plugins.svidstore import StoredX509Svid
+from plugins.workloadattestor import PID_REFERENCE
 from server.catalog import FACADES as SERVER
 from tests.interop.conftest import Pair
 from tests.simulators import spire
@@ -120,6 +124,22 @@ async def test_workload_attestors(loader: Loader) -> None:
     assert await by_pid.attest(process) == [Selector("go", "every:process"), Selector("go", "by:pid")]
     by_reference = await loader.load("WorkloadAttestor", "reference-workloadattestor")
     assert await by_reference.attest(process) == [Selector("go", BY_REFERENCE)]
+
+
+async def test_a_workload_attestor_for_a_broker(loader: Loader) -> None:
+    attestation = WorkloadAttestation([await loader.load("WorkloadAttestor", "reference-workloadattestor")])
+    found = await attestation.attest_reference("example.org/Reference", b"\x01\x02", "spiffe://example.org/broker")
+    assert found == {
+        Selector("go", "by:example.org/Reference"),
+        Selector("go", "for:spiffe://example.org/broker"),
+        Selector("go", "value:0102"),
+    }
+    by_pid = WorkloadAttestation([await loader.load("WorkloadAttestor", "bare-workloadattestor")])
+    with pytest.raises(Unsupported, match="no workload attestor handled reference"):
+        await by_pid.attest_reference("example.org/Reference", b"", "spiffe://example.org/broker")
+    value = WorkloadPIDReference(pid=os.getpid()).SerializeToString()
+    found = await by_pid.attest_reference(PID_REFERENCE, value, "spiffe://example.org/broker")
+    assert found == {Selector("go", "every:process"), Selector("go", "by:pid")}
 
 
 async def test_an_svid_store(loader: Loader) -> None:

@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 from generated.grpc.health.v1 import health_pb2
 from generated.spiffe.workload import workload_pb2
 from generated.spire.api.types import bundle_pb2
-from tests.simulators import pki
+from tests.simulators import pki, spire
 from tests.simulators.in_process_agent import PATIENCE, Home, RunningAgent, until
 from transport.status import Code, RpcError
 
@@ -56,6 +56,20 @@ async def test_a_workload_without_an_entry_is_refused(
     agent.attestor.selectors = ("unix:uid:2",)
     error = await refusal(agent, call)
     assert (error.code, error.message) == (Code.PERMISSION_DENIED, "no identity issued")
+
+
+async def test_what_turned_away_workloads_are_is_logged_as_far_as_wanted(
+    home: Home, caplog: pytest.LogCaptureFixture
+) -> None:
+    home.log_selectors = ("unix:uid",)
+    async with home.running() as agent:
+        agent.attestor.selectors = ("unix:uid:2", "unix:user:me")
+        # The agent's own calls, which these are, are not logged: another process has to ask.
+        await asyncio.to_thread(
+            spire.command, spire.AGENT, "api", "fetch", "x509", "-socketPath", f"{home.folder}/api.sock"
+        )
+    (line,) = [each for each in caplog.records if each.message == "No identity issued"]
+    assert vars(line)["fields"]["selectors"] == "unix:uid:2"
 
 
 async def test_x509_svid(agent: RunningAgent) -> None:

@@ -61,8 +61,10 @@ def test_each_delegate_that_cannot_be_one_is_told_with_its_line(tmp_path: Path) 
     assert [(each.line, each.reason) for each in caught.value.problems] == [
         (
             4,
-            'error validating authorized delegate "spiffe://other.org/a": SPIFFE ID "spiffe://other.org/a" is not a '
-            'member of trust domain "example.org"',
+            (
+                'error validating authorized delegate "spiffe://other.org/a": SPIFFE ID "spiffe://other.org/a" is not '
+                'a member of trust domain "example.org"'
+            ),
         ),
         (4, 'error validating authorized delegate "nonsense": scheme is missing or invalid'),
     ]
@@ -72,7 +74,7 @@ def test_a_broker_endpoint(tmp_path: Path) -> None:
     found = broker(
         tmp_path,
         'socket_path = "/run/spire/broker/broker.sock"',
-        'bind_address = "0.0.0.0:8443"',
+        'bind_address = "127.0.0.1:8443"',
         f"""brokers = [
           {{ id = "spiffe://example.org/broker"
             allowed_reference_types = [
@@ -84,7 +86,7 @@ def test_a_broker_endpoint(tmp_path: Path) -> None:
         ]""",
     ).broker
     assert found is not None
-    assert (found.socket_path, found.bind_address) == ("/run/spire/broker/broker.sock", ("0.0.0.0", 8443))
+    assert (found.socket_path, found.bind_address) == ("/run/spire/broker/broker.sock", ("127.0.0.1", 8443))
     assert found.brokers == {
         SpiffeId.parse("spiffe://example.org/broker"): {PID: False, "x/y": True},
         SpiffeId.parse("spiffe://other.org/broker"): {"*": False},
@@ -116,18 +118,24 @@ BROKER = 'id = "spiffe://example.org/b"'
         (f'{{ id = "b", {ANY} }}', "experimental.broker.brokers[b].id: scheme is missing or invalid"),
         (
             f"{{ {BROKER} }}",
-            "experimental.broker.brokers[spiffe://example.org/b].allowed_reference_types: "
-            "must list at least one reference type URL",
+            (
+                "experimental.broker.brokers[spiffe://example.org/b].allowed_reference_types: "
+                "must list at least one reference type URL"
+            ),
         ),
         (
             f'{{ {BROKER}, allowed_reference_types = [{{ type_url = "x" }}, {{ allow_over_tcp = true }}] }}',
-            "experimental.broker.brokers[spiffe://example.org/b].allowed_reference_types[1].type_url: "
-            "must be specified",
+            (
+                "experimental.broker.brokers[spiffe://example.org/b].allowed_reference_types[1].type_url: "
+                "must be specified"
+            ),
         ),
         (
             f'{{ {BROKER}, allowed_reference_types = [{{ type_url = "x" }}, {{ type_url = "*" }}] }}',
-            "experimental.broker.brokers[spiffe://example.org/b].allowed_reference_types: "
-            'wildcard "*" must be the only allowed reference type',
+            (
+                "experimental.broker.brokers[spiffe://example.org/b].allowed_reference_types: "
+                'wildcard "*" must be the only allowed reference type'
+            ),
         ),
     ],
 )
@@ -143,7 +151,10 @@ def test_brokers_that_cannot_be_ones(tmp_path: Path, brokers: str, reason: str) 
         ("", "experimental.broker requires socket_path, bind_address, or both"),
         (
             'socket_path = "/run/spire/public/b.sock"',
-            "broker socket cannot be in the same directory or a subdirectory as that containing the Workload API socket",
+            (
+                "broker socket cannot be in the same directory or a subdirectory as that containing the Workload API "
+                "socket"
+            ),
         ),
         (
             'bind_address = "8443"',
@@ -151,8 +162,10 @@ def test_brokers_that_cannot_be_ones(tmp_path: Path, brokers: str, reason: str) 
         ),
         (
             'bind_address = "::1:8443"',
-            'invalid experimental.broker.bind_address "::1:8443": '
-            "an IPv6 address is given in brackets, for example [::1]:8443",
+            (
+                'invalid experimental.broker.bind_address "::1:8443": '
+                "an IPv6 address is given in brackets, for example [::1]:8443"
+            ),
         ),
         ('sockt_path = "/b"', 'unknown key "sockt_path" in agent.experimental.broker: did you mean "socket_path"?'),
     ],

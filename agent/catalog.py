@@ -23,6 +23,7 @@ BUILTINS: Builtins = {
     },
     "WorkloadAttestor": {
         "docker": Builtin("attestors.docker.configuration:Configuration", "attestors.docker.attestor:load"),
+        "k8s": Builtin("attestors.k8s.configuration:Configuration", "attestors.k8s.attestor:load"),
         "unix": Builtin("attestors.unix:Configuration", "attestors.unix:load"),
     },
 }

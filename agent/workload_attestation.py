@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
 
 from attestors import processes
 from attestors.turns import Turns
 from identity.selectors import Selector
 from operations import logs, metrics
 from operations.errors import SpireError, TemporarilyUnavailable
-from plugins.workloadattestor import WorkloadAttestor
+from plugins.workloadattestor import Patient, WorkloadAttestor
 from transport.peer import Peer, Process
 
 _TIMEOUT = 10.0
@@ -37,10 +38,8 @@ class WorkloadAttestation:
         process = peer.process
         if process is None:
             raise TemporarilyUnavailable("workload attestation failed")
-        # A user who calls a thousand times at once has not all slots.
-        async with self._turns.of(process.uid), self._slots:
-            results = await self._ask_all(process)
-            self._require_same(process)
+        results = await self._ask_all(process)
+        self._require_same(process)
         found = [selectors for selectors in results if selectors is not None]
         if self._attestors and not found:
             raise TemporarilyUnavailable("workload attestation failed")
@@ -56,16 +55,26 @@ class WorkloadAttestation:
         return await asyncio.gather(*(self._ask(each, process) for each in self._attestors))
 
     async def _ask(self, attestor: WorkloadAttestor, process: Process) -> Sequence[Selector] | None:
+        patience = attestor.patience if isinstance(attestor, Patient) else self._timeout
         try:
-            async with asyncio.timeout(self._timeout):
+            async with self._slot(attestor, process), asyncio.timeout(patience):
                 with metrics.call("workload_api", "workload_attestor", attestor=attestor.name):
                     return await attestor.attest(process)
         except TimeoutError:
-            error: Exception = TemporarilyUnavailable(f"no answer within {self._timeout:g} s")
+            error: Exception = TemporarilyUnavailable(f"no answer within {patience:g} s")
         except SpireError as refusal:
             error = refusal
         _log.error("workload attestor failed", attestor=attestor.name, pid=process.pid, error=error)
         return None
+
+    @asynccontextmanager
+    async def _slot(self, attestor: WorkloadAttestor, process: Process) -> AsyncGenerator[None, None]:
+        """A user who calls a thousand times at once has not all slots, and who waits for a container has none."""
+        if isinstance(attestor, Patient):
+            yield
+            return
+        async with self._turns.of(process.uid), self._slots:
+            yield
 
     def _require_same(self, process: Process) -> None:
         try:

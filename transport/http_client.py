@@ -43,9 +43,7 @@ class Service:
         return f"{'http' if self.tls is None else 'https'}://{self.authority}"
 
     async def connect(self) -> Streams:
-        return await asyncio.open_connection(
-            self.host, self.port, ssl=self.tls, limit=_CHUNK, happy_eyeballs_delay=0.25
-        )
+        return await asyncio.open_connection(self.host, self.port, ssl=self.tls, limit=_CHUNK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,21 +84,17 @@ class Incoming:
         self._http = http
         self._reader = reader
 
-    async def chunks(self) -> AsyncGenerator[bytes, None]:
-        """Raises TemporarilyUnavailable when the body breaks off."""
+    async def read(self) -> bytes:
+        """The next part of the body, none at its end. Raises TemporarilyUnavailable when it breaks off."""
         with _told(self._url):
-            while True:
-                event = await _next(self._http, self._reader)
-                if isinstance(event, h11.Data):
-                    yield bytes(event.data)
-                elif not isinstance(event, h11.Response | h11.InformationalResponse):
-                    return
+            event = await _next(self._http, self._reader)
+        return bytes(event.data) if isinstance(event, h11.Data) else b""
 
     async def body(self, largest: int) -> bytes:
         """Raises TemporarilyUnavailable too when there is more than `largest` bytes of it."""
         content = bytearray()
-        async for chunk in self.chunks():
-            content += chunk
+        while part := await self.read():
+            content += part
             if len(content) > largest:
                 raise TemporarilyUnavailable(f"{self._url}: the answer is larger than {largest} bytes")
         return bytes(content)
@@ -108,10 +102,8 @@ class Incoming:
     async def beginning(self, size: int) -> bytes:
         """As much of the body as tells a person what is wrong."""
         content = bytearray()
-        async for chunk in self.chunks():
-            content += chunk
-            if len(content) >= size:
-                break
+        while len(content) < size and (part := await self.read()):
+            content += part
         return bytes(content[:size])
 
 
@@ -134,7 +126,7 @@ async def asking(service: Service | UnixService, query: Query) -> AsyncGenerator
             while isinstance(event, h11.InformationalResponse):
                 event = await _next(http, reader)
             if not isinstance(event, h11.Response):
-                raise ConnectionError("connection closed without an answer")
+                raise ConnectionError("connection closed before the answer")
         yield Incoming(url, event, http, reader)
     finally:
         # Nothing is left to say, and a peer that does not read must not keep the connection.
@@ -154,12 +146,15 @@ def _request(http: h11.Connection, service: Service | UnixService, query: Query)
     return b"".join(http.send(event) or b"" for event in events)
 
 
-async def _next(http: h11.Connection, reader: asyncio.StreamReader) -> h11.Event | type[h11.PAUSED]:
+async def _next(http: h11.Connection, reader: asyncio.StreamReader) -> h11.Event:
     while True:
         event = http.next_event()
-        if event is not h11.NEED_DATA:
+        if isinstance(event, h11.Event):
             return event
-        http.receive_data(await reader.read(_CHUNK))
+        data = await reader.read(_CHUNK)
+        if not data and http.their_state is h11.SEND_RESPONSE:
+            raise ConnectionError("connection closed before the answer")
+        http.receive_data(data)
 
 
 class _told:  # noqa: N801 - reads as a sentence where it is used

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from attestors.sigstore import configuration as sigstore
 from identity.spiffeid import SpiffeId
 from operations import duration
 from operations.errors import InvalidArgument
@@ -102,6 +103,7 @@ class Configuration(_Block, frozen=True, kw_only=True):
     use_new_container_locator: bool = True
     verbose_container_locator_logs: bool = False
     enable_namespace_labels: bool = False
+    sigstore: sigstore.Configuration | None = None
     experimental: Experimental = Experimental()
 
     def __post_init__(self) -> None:

@@ -54,7 +54,7 @@ def access(configuration: Configuration, node: str) -> Access:
 
 
 class Kubelet:
-    """Files are read again every `reload_interval`, by the next who asks."""
+    """Files are read again every `reload_interval`, by the next who asks. `timeout` is in seconds, for one request."""
 
     def __init__(
         self, configuration: Configuration, node: str, workers: Executor, log: Logger, *, timeout: float = _TIMEOUT
@@ -63,27 +63,32 @@ class Kubelet:
         self._reload_after = configuration.reload_seconds
         self._workers = workers
         self._log = log
-        self._timeout = timeout
+        self.timeout = timeout
         self._access: Access | None = None
         self._loaded_at = 0.0
 
     async def prepare(self) -> None:
         """Read the files. Raises InvalidArgument."""
+        await self._read()
+
+    async def _read(self) -> Access:
         loop = asyncio.get_running_loop()
-        self._access = await loop.run_in_executor(self._workers, self._load)
-        self._loaded_at = loop.time()
+        fresh = await loop.run_in_executor(self._workers, self._load)
+        self._access, self._loaded_at = fresh, loop.time()
+        return fresh
 
     async def pods(self) -> Pods:
         """Raises InvalidArgument for files that cannot be used any more, TemporarilyUnavailable."""
         loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(self._timeout):
-                if self._access is None or loop.time() - self._loaded_at >= self._reload_after:
-                    await self.prepare()
-                content = await _list(self._access)
+            async with asyncio.timeout(self.timeout):
+                access = self._access
+                if access is None or loop.time() - self._loaded_at >= self._reload_after:
+                    access = await self._read()
+                content = await _list(access)
                 return await loop.run_in_executor(self._workers, pods.parse, content, self._tell_of_no_uid)
         except TimeoutError as error:
-            raise TemporarilyUnavailable(f"unable to perform request: no answer within {self._timeout:g} s") from error
+            raise TemporarilyUnavailable(f"unable to perform request: no answer within {self.timeout:g} s") from error
 
     def _tell_of_no_uid(self) -> None:
         self._log.warning("Pod has no UID")

@@ -34,15 +34,19 @@ class PodLists:
     async def after(self, version: int) -> PodList:
         """A list later than the one seen. Raises what the request raises, TemporarilyUnavailable when closed."""
         if self._closed:
-            raise TemporarilyUnavailable("pod list fetcher is closed")
+            raise _closed()
         loop = asyncio.get_running_loop()
         if self._last and version < self._last.version and loop.time() < self._last_started + self._interval:
             return self._last
-        if self._task is None:
-            self._task = loop.create_task(self._next())
-            self._task.add_done_callback(self._done)
+        task = self._task
+        if task is None:
+            task = self._task = loop.create_task(self._next())
+            task.add_done_callback(self._done)
         # Whoever gives up leaves the request to the others, and its result to those who come next.
-        return await asyncio.shield(self._task)
+        await asyncio.wait((task,))
+        if task.cancelled():
+            raise _closed()
+        return task.result()
 
     async def close(self) -> None:
         self._closed = True
@@ -64,3 +68,7 @@ class PodLists:
         self._task = None
         if not task.cancelled():
             task.exception()  # seen, though nobody may be waiting any more
+
+
+def _closed() -> TemporarilyUnavailable:
+    return TemporarilyUnavailable("pod list fetcher is closed")

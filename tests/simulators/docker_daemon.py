@@ -164,6 +164,17 @@ class Handler(BaseHTTPRequestHandler):
         del format, args
 
 
+def answers(status: int, body: object) -> Fault:
+    """The same answer to all but pings."""
+
+    def fault(handler: Handler) -> bool:
+        if handler.command == "GET":
+            handler.send(status, body)
+        return handler.command == "GET"
+
+    return fault
+
+
 class _UnixServer(socketserver.ThreadingUnixStreamServer):
     daemon_threads = True
     block_on_close = False

@@ -26,7 +26,7 @@ from operations.errors import InvalidArgument, NotFound, Refused, SpireError, Te
 from plugins.catalog import PluginContext
 from tests.simulators import docker_daemon
 from tests.simulators.cgroups import cgroup
-from tests.simulators.docker_daemon import IMAGE, IMAGE_ID, MANIFEST, Daemon, Handler, docker, podman
+from tests.simulators.docker_daemon import IMAGE, IMAGE_ID, MANIFEST, Daemon, Handler, answers, docker, podman
 from transport.peer import Process
 
 ID = "c0ffee00" * 8
@@ -254,15 +254,6 @@ async def test_no_daemon(process: Process, no_waits: None) -> None:
     attesting = DockerAttestor(Configuration(docker_socket_path="unix:///nowhere/docker.sock"), logs.get())
     with pytest.raises(TemporarilyUnavailable, match=r"^unix:///nowhere/docker\.sock.*: no such file or directory$"):
         await selectors(attesting, process)
-
-
-def answers(status: int, body: object) -> Callable[[Handler], bool]:
-    def fault(handler: Handler) -> bool:
-        if handler.command == "GET":
-            handler.send(status, body)
-        return handler.command == "GET"
-
-    return fault
 
 
 def writes(data: bytes) -> Callable[[Handler], bool]:

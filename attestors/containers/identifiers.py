@@ -73,8 +73,9 @@ def of_paths(paths: Iterable[bytes], *, pods: bool = True) -> Container:
     """What all the paths of a process name together.
 
     Paths with a pod win over those without: where nodes are containers themselves, a hierarchy that Kubernetes does not
-    use names the node's container alone. Paths that name nothing count for nothing: with cgroups of both versions, those
-    of version 2 may be the engine's own. Raises Refused when two paths disagree: then nothing tells which is right.
+    use names the node's container alone. Paths that name nothing count for nothing: where there are cgroups of both
+    versions, one of version 2 may be the engine's own. Raises Refused when two paths disagree: then nothing tells which
+    is right.
     """
     known = NOWHERE
     for path in paths:

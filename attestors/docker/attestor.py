@@ -12,7 +12,7 @@ from attestors.docker import cgroup_matchers, endpoints, podman
 from attestors.docker.configuration import Configuration
 from attestors.docker.engine import ContainerAnswer, Engine, ImageAnswer, State
 from identity.selectors import Selector
-from operations.errors import InvalidArgument, Refused, SpireError, TemporarilyUnavailable
+from operations.errors import InvalidArgument, NotFound, Refused, SpireError, TemporarilyUnavailable
 from operations.logs import Logger
 from operations.quoting import quote
 from plugins.workloadattestor import WorkloadAttestor
@@ -95,15 +95,13 @@ class DockerAttestor:
 
     async def _inspect(self, engine: Engine, process: Process, found: _Found) -> ContainerAnswer:
         """Tries more than once: an engine may know a container a moment after its process has begun."""
-        loop = asyncio.get_running_loop()
-        ends = loop.time() + _CONTAINER_TIME
 
-        async def ask() -> ContainerAnswer:
-            container = await engine.container(found.container_id, within=ends - loop.time())
+        async def ask(left: float) -> ContainerAnswer:
+            container = await engine.container(found.container_id, within=left)
             await self._require_inside(process, found, container.state)
             return container
 
-        return await _retried(ask, ends)
+        return await _retried(ask, _CONTAINER_TIME)
 
     async def _require_inside(self, process: Process, found: _Found, state: State | None) -> None:
         """Raise Refused unless the process can be in that container.
@@ -158,20 +156,28 @@ def _require_place(process: Process, found: _Found, first: Sequence[bytes]) -> N
 async def _image(engine: Engine, reference: str) -> ImageAnswer:
     if not reference:
         raise InvalidArgument("the container names no image")
-    return await engine.image(reference, within=_IMAGE_TIME)
+    return await _retried(lambda left: engine.image(reference, within=left), _IMAGE_TIME, lasting=NotFound)
 
 
-async def _retried(ask: Callable[[], Coroutine[Any, Any, T]], ends: float) -> T:
-    """`ends` is the loop's time after which there are no more tries. Raises what the last one raised."""
+async def _retried(
+    ask: Callable[[float], Coroutine[Any, Any, T]], within: float, *, lasting: type[SpireError] | tuple[()] = ()
+) -> T:
+    """Asks, with the seconds that are left of `within`, until there is an answer. Raises what the last try raised.
+
+    An error of the class `lasting` is an answer.
+    """
     loop = asyncio.get_running_loop()
+    ends = loop.time() + within
     for wait in _WAITS:
         try:
-            return await ask()
+            return await ask(ends - loop.time())
+        except lasting:
+            raise
         except SpireError:
             if loop.time() + wait >= ends:
                 raise
             await asyncio.sleep(wait)
-    return await ask()
+    return await ask(ends - loop.time())
 
 
 def _values(container: ContainerAnswer) -> list[str]:

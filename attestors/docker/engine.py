@@ -83,19 +83,22 @@ class Engine:
                         raise await self._refusal(response)
                     return self._decode(await response.body(_LARGEST_ANSWER), kind)
         except TimeoutError as error:
-            raise TemporarilyUnavailable(f"{self.name}: no answer within {within:g} s") from error
+            raise TemporarilyUnavailable(f"{self.name}: no answer within {within:.1f} s") from error
 
     def _decode(self, body: bytes, kind: type[T]) -> T:
         try:
             return msgspec.json.decode(body, type=kind)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Refused(f"{self.name}: the answer is none of a container engine: {error}") from error
 
     async def _refusal(self, response: Incoming) -> SpireError:
-        self._version = self._given  # it may be another daemon by now, with another version of the API
         text = (await response.beginning(_LARGEST_MESSAGE)).decode(errors="replace").strip()
-        kind = NotFound if response.status == _NOT_FOUND else TemporarilyUnavailable
-        return kind(f"Error response from daemon: {_message(text) or f'status {response.status}'} ({self.name})")
+        reason = f"Error response from daemon: {_message(text) or f'status {response.status}'} ({self.name})"
+        if response.status == _NOT_FOUND:
+            return NotFound(reason)
+        # It may be another daemon by now, with another version of the API.
+        self._version = self._given
+        return TemporarilyUnavailable(reason)
 
     async def _known_version(self) -> str:
         if not self._version:
@@ -125,6 +128,6 @@ def _message(text: str) -> str:
     """What a daemon's error says: JSON, or plain text from what may stand before it. On one line."""
     try:
         found = msgspec.json.decode(text, type=_Message).message
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         found = text
     return " ".join(found.split())

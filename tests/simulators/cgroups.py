@@ -50,7 +50,7 @@ def cgroup(path: str) -> Generator[Cgroup, None, None]:
             yield Cgroup(f"{seen}/{path.strip('/')}", folder)
         finally:
             for each in made:
-                _remove(each)
+                remove(each)
 
 
 @contextmanager
@@ -69,7 +69,7 @@ def _hierarchy() -> Generator[tuple[str, Path], None, None]:
             subprocess.run(["umount", folder], check=True)
 
 
-def _remove(folder: Path) -> None:
+def remove(folder: Path) -> None:
     """Ended processes leave their cgroup a moment later."""
     end = time.monotonic() + PATIENCE
     while True:

@@ -155,7 +155,10 @@ class _Targets(msgspec.Struct, frozen=True):
 
 def _read(updater: Updater, kept: Path) -> TufTrust:
     """What the updater verified last is what it wrote."""
-    listed = msgspec.json.decode((kept / "targets.json").read_bytes(), type=_Targets).signed.targets
+    try:
+        listed = msgspec.json.decode((kept / "targets.json").read_bytes(), type=_Targets).signed.targets
+    except msgspec.DecodeError as error:
+        raise ConfigurationError(f"the TUF repository's list of targets cannot be read: {error}") from error
     found: dict[str, list[bytes]] = {usage: [] for usage in _FALLBACKS}
     for name, target in listed.items():
         if target.custom is not None and target.custom.sigstore.usage in found:
@@ -200,7 +203,7 @@ def _mirror(environment: Mapping[str, str], folder: Path) -> str:
             named = msgspec.json.decode((folder / "remote.json").read_bytes(), type=_Remote).mirror
         except (FileNotFoundError, NotADirectoryError):
             named = None
-        except (OSError, ValueError) as error:
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
             raise ConfigurationError(f"cannot read {folder / 'remote.json'}: run cosign initialize anew") from error
     if not named or named in _OLD_NAMES_OF_PUBLIC_MIRROR:
         return PUBLIC_MIRROR

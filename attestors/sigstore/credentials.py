@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 
 from attestors.sigstore.configuration import RegistryCredential
+from attestors.sigstore.documents import Malformed, decode
 from attestors.sigstore.references import DOCKER_HUB, Repository
 from operations.errors import Refused
 from operations.logs import Logger
@@ -124,10 +125,10 @@ def _read(environment: Mapping[str, str]) -> _File:
             data = file.read(_MOST_BYTES + 1)
         if len(data) > _MOST_BYTES:
             raise Refused(f"cannot read registry credentials: {path} is larger than {_MOST_BYTES} bytes")
-        return msgspec.json.decode(data, type=_File)
+        return decode(data, _File)
     except OSError as error:
         raise Refused(f"cannot read registry credentials in {path}: {error.strerror}") from error
-    except msgspec.DecodeError as error:
+    except Malformed as error:
         raise Refused(f"cannot read registry credentials: {path} is malformed") from error  # and is not shown
 
 
@@ -178,8 +179,8 @@ async def _ask(helper: str, key: str, environment: Mapping[str, str]) -> Credent
     if process.returncode != 0:
         return None
     try:
-        answer = msgspec.json.decode(output, type=_Answer)
-    except msgspec.DecodeError as error:
+        answer = decode(output, _Answer)
+    except Malformed as error:
         raise Refused(f"docker-credential-{helper} gave no proper answer") from error
     if answer.username == _TOKEN_USER:
         return Credential(identity_token=answer.secret)

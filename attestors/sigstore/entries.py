@@ -18,6 +18,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from attestors.sigstore.certificates import verifies
+from attestors.sigstore.documents import Malformed, decode
 from attestors.sigstore.trust import LogKey
 from operations.errors import Refused
 
@@ -226,17 +227,17 @@ class _Dsse(msgspec.Struct, frozen=True, rename="camel"):
 def claim_of(entry: LogEntry) -> Claim:
     """Raises Refused for an entry of another kind, or with several signatures."""
     try:
-        body = msgspec.json.decode(decoded(entry.body, "log entry"), type=_Body)
+        body = decode(decoded(entry.body, "log entry"), _Body)
         match body.kind, body.api_version:
             case (("rekord" | "hashedrekord"), "0.0.1"):
-                return _rekord(body.kind, msgspec.json.decode(body.spec, type=_Rekord))
+                return _rekord(body.kind, decode(body.spec, _Rekord))
             case "intoto", ("0.0.1" | "0.0.2"):
-                return _intoto(msgspec.json.decode(body.spec, type=_Intoto))
+                return _intoto(decode(body.spec, _Intoto))
             case "dsse", "0.0.1":
-                return _dsse(msgspec.json.decode(body.spec, type=_Dsse))
+                return _dsse(decode(body.spec, _Dsse))
             case _:
                 raise Refused("the log entry is of an unknown kind")
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except Malformed as error:
         raise Refused("the log entry is malformed") from error
 
 

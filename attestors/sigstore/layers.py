@@ -10,6 +10,7 @@ from typing import Final
 
 import msgspec
 
+from attestors.sigstore.documents import Malformed, decode
 from attestors.sigstore.entries import Bundle
 from operations.errors import Refused
 
@@ -57,8 +58,8 @@ class Layer(msgspec.Struct, frozen=True):
         if not text:
             return None
         try:
-            return msgspec.json.decode(text, type=Bundle)
-        except (msgspec.DecodeError, RecursionError) as error:
+            return decode(text, Bundle)
+        except Malformed as error:
             raise Refused("the signature's rekor bundle is malformed") from error
 
 
@@ -69,9 +70,9 @@ class _Manifest(msgspec.Struct, frozen=True):
 def layers_of(manifest: bytes) -> list[Layer]:
     """Raises Refused for a manifest that is none, or has very many layers."""
     try:
-        raw = msgspec.json.decode(manifest, type=_Manifest).layers
+        raw = decode(manifest, _Manifest).layers
         if len(raw) > MOST_LAYERS:
             raise Refused(f"number of layers ({len(raw)}) exceeded the limit ({MOST_LAYERS})")
-        return [msgspec.json.decode(layer, type=Layer) for layer in raw]
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return [decode(layer, Layer) for layer in raw]
+    except Malformed as error:
         raise Refused("the manifest of the signatures is malformed") from error

@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 
 from attestors.sigstore.certificates import verifies
+from attestors.sigstore.documents import Malformed, decode
 from attestors.sigstore.entries import decoded
 from operations.errors import Refused
 
@@ -63,8 +64,8 @@ def require_signature(payload: bytes, signature: str, key: object, image_digest:
     if not verifies(key, decoded(signature, "signature"), payload):
         raise Refused("invalid signature when validating ASN.1 encoded signature")
     try:
-        critical = msgspec.json.decode(payload, type=_SimpleSigning).critical
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        critical = decode(payload, _SimpleSigning).critical
+    except Malformed as error:
         raise Refused("the signed payload is malformed") from error
     if critical.type not in (_TYPE, _OLD_TYPE):
         raise Refused("the signed payload is no container image signature")
@@ -75,8 +76,8 @@ def require_signature(payload: bytes, signature: str, key: object, image_digest:
 def require_attestation(envelope: bytes, key: object, image_digest: str) -> None:
     """Raise Refused unless the key signed the envelope's statement, and it has this image among its subjects."""
     try:
-        parsed = msgspec.json.decode(envelope, type=_Envelope)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        parsed = decode(envelope, _Envelope)
+    except Malformed as error:
         raise Refused("the attestation's envelope is malformed") from error
     if parsed.payload_type != _INTOTO:
         raise Refused(f"invalid payloadType {parsed.payload_type[:80]} on envelope. Expected {_INTOTO}")
@@ -97,8 +98,8 @@ def _preauthenticated(payload_type: str, payload: bytes) -> bytes:
 
 def _require_subject(statement: bytes, image_digest: str) -> None:
     try:
-        subjects = msgspec.json.decode(statement, type=_Statement).subject
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        subjects = decode(statement, _Statement).subject
+    except Malformed as error:
         raise Refused("the attestation's statement is malformed") from error
     if len(subjects) > _MOST_SUBJECTS:
         raise Refused(f"the attestation has more than {_MOST_SUBJECTS} subjects")

@@ -15,6 +15,7 @@ from urllib.parse import urlencode
 import msgspec
 
 from attestors.sigstore.credentials import Credential, Keychain
+from attestors.sigstore.documents import Malformed, decode
 from attestors.sigstore.http import HttpClient, Response
 from attestors.sigstore.references import Repository
 from attestors.sigstore.urls import Url, is_internal, is_loopback
@@ -144,8 +145,8 @@ class Registry:
             response = await self._http.get(url, headers=headers, largest=_TOKEN_BYTES)
         _require_ok(response, realm)
         try:
-            answer = msgspec.json.decode(response.body, type=_TokenAnswer)
-        except msgspec.DecodeError as error:
+            answer = decode(response.body, _TokenAnswer)
+        except Malformed as error:
             raise TemporarilyUnavailable(f"{realm.origin} gave no proper token") from error
         token = answer.access_token or answer.token
         if not token or not token.isascii() or not token.isprintable():

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from attestors.sigstore import entries
+from attestors.sigstore.documents import Malformed, decode
 from attestors.sigstore.entries import InclusionProof, LogEntry
 from attestors.sigstore.http import HttpClient
 from attestors.sigstore.judgement import ATTESTATIONS, SIGNATURES, Logged, Signature
@@ -58,8 +59,8 @@ class Rekor:
         if response.status != 200:
             raise TemporarilyUnavailable(f"searching log query: {url.origin} answered {response.status}")
         try:
-            answer = msgspec.json.decode(response.body, type=Sequence[Mapping[str, _Found]])
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            answer = decode(response.body, list[dict[str, _Found]])
+        except Malformed as error:
             raise TemporarilyUnavailable(f"searching log query: {url.origin} gave no proper answer") from error
         return [item for group in answer for item in group.items()][:_MOST_ENTRIES]
 

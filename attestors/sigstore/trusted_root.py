@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 from cryptography import x509
 
+from attestors.sigstore.documents import Malformed, decode
 from attestors.sigstore.trust import Authority, Log, Period, log_id, parse_time, read_key
 from operations.errors import ConfigurationError, InvalidArgument
 
@@ -58,8 +59,8 @@ class TrustedRoot(msgspec.Struct, frozen=True, rename="camel"):
     def parse(cls, data: bytes) -> TrustedRoot:
         """Raises ConfigurationError."""
         try:
-            return msgspec.json.decode(data, type=cls)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            return decode(data, cls)
+        except Malformed as error:
             raise ConfigurationError(f"trusted_root.json cannot be used: {error}") from error
 
     def fulcio(self) -> tuple[Authority, ...]:

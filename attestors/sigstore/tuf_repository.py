@@ -25,6 +25,7 @@ from tuf.ngclient.fetcher import FetcherInterface
 from tuf.ngclient.updater import Updater
 from tuf.ngclient.urllib3_fetcher import Urllib3Fetcher
 
+from attestors.sigstore.documents import Malformed, decode
 from attestors.sigstore.trust import Authority, Log, logs_of, read_certificates, read_key
 from attestors.sigstore.trusted_root import TrustedRoot
 from operations.errors import ConfigurationError, InvalidArgument, TemporarilyUnavailable
@@ -156,8 +157,8 @@ class _Targets(msgspec.Struct, frozen=True):
 def _read(updater: Updater, kept: Path) -> TufTrust:
     """What the updater verified last is what it wrote."""
     try:
-        listed = msgspec.json.decode((kept / "targets.json").read_bytes(), type=_Targets).signed.targets
-    except msgspec.DecodeError as error:
+        listed = decode((kept / "targets.json").read_bytes(), _Targets).signed.targets
+    except Malformed as error:
         raise ConfigurationError(f"the TUF repository's list of targets cannot be read: {error}") from error
     found: dict[str, list[bytes]] = {usage: [] for usage in _FALLBACKS}
     for name, target in listed.items():
@@ -200,10 +201,10 @@ def _mirror(environment: Mapping[str, str], folder: Path) -> str:
     named = environment.get("TUF_MIRROR")
     if not named:
         try:
-            named = msgspec.json.decode((folder / "remote.json").read_bytes(), type=_Remote).mirror
+            named = decode((folder / "remote.json").read_bytes(), _Remote).mirror
         except (FileNotFoundError, NotADirectoryError):
             named = None
-        except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (OSError, Malformed) as error:
             raise ConfigurationError(f"cannot read {folder / 'remote.json'}: run cosign initialize anew") from error
     if not named or named in _OLD_NAMES_OF_PUBLIC_MIRROR:
         return PUBLIC_MIRROR

@@ -17,6 +17,8 @@ from tests.simulators.sigstore import Attachment
 
 Headers = dict[str, str]
 
+_EMPTY = f"sha256:{hashlib.sha256(b'{}').hexdigest()}"
+
 
 @dataclass
 class Asked:
@@ -143,7 +145,7 @@ class Registry:
         manifest = {
             "schemaVersion": 2,
             "mediaType": "application/vnd.oci.image.manifest.v1+json",
-            "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "size": 2, "digest": "sha256:0"},
+            "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "size": 2, "digest": _EMPTY},
             "layers": layers,
         }
         self.manifests[f"{image_digest.replace(':', '-')}.{suffix}"] = json.dumps(manifest).encode()

@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 _WORKERS = 2
 _WAITING = 1024
 _AT_ONCE = 16
-_VERIFYING = 30.0
+_ASKING = 10.0
+_VERIFYING = 60.0
 
 
 class ImageVerifier(Protocol):
@@ -85,8 +86,9 @@ class K8sAttestor:
 
     @property
     def patience(self) -> float:
-        """Seconds that a workload's container may take to appear, with the last answers of kubelet and registry."""
-        return self._polling + self._configuration.poll_interval + self._kubelet.timeout + _VERIFYING
+        """Seconds that a workload's container may take to appear, with the last answers of all who are asked then."""
+        last = self._configuration.poll_interval + self._kubelet.timeout + _ASKING
+        return self._polling + last + (_VERIFYING if self._configuration.sigstore is not None else 0.0)
 
     @property
     def _polling(self) -> float:

@@ -180,9 +180,10 @@ class Kinds:
                     return await self._in(group, version, plural)
                 except NotFound:
                     continue
-            raise NotFound("no version of the group has it")
+            raise NotFound(f"no version of {group}")
         except (NotFound, InvalidArgument) as error:
-            raise InvalidArgument(f"unknown Kubernetes resource {plural}.{group}: {error}") from error
+            reason = f"no matches for {'' if group == CORE else group}/, Resource={plural}"
+            raise InvalidArgument(f"unknown Kubernetes resource {plural}.{group}: {reason}") from error
         except SpireError as error:
             raise RpcError(Code.INTERNAL, f"unable to set up Kubernetes client: {error}") from error
 

@@ -25,6 +25,8 @@ BUILTINS: Builtins = {
         "disk": Builtin("publishers.disk.configuration:Configuration", "publishers.disk.store:load"),
     },
     "WorkloadAttestor": {
+        "docker": Builtin("attestors.docker.configuration:Configuration", "attestors.docker.attestor:load"),
+        "k8s": Builtin("attestors.k8s.configuration:Configuration", "attestors.k8s.attestor:load"),
         "unix": Builtin("attestors.unix:Configuration", "attestors.unix:load"),
     },
 }

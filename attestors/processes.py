@@ -23,26 +23,35 @@ def path_of(pid: int, name: str) -> str:
     return f"/proc/{pid}/{name}"
 
 
-def read(pid: int, name: str) -> bytes:
-    """One of the kernel's small files. Raises NotFound when the process is gone, Refused when it may not be read."""
+def read(pid: int, name: str, *, limit: int | None = None) -> bytes:
+    """One of the kernel's small files; with a limit, in bytes, one that a process can make large.
+
+    Raises NotFound when the process is gone, Refused when the file may not be read or exceeds the limit.
+    """
     try:
         descriptor = os.open(path_of(pid, name), os.O_RDONLY | os.O_CLOEXEC)
         try:
-            return _read_all(descriptor)
+            content = _read_all(descriptor, limit)
         finally:
             os.close(descriptor)
     except (FileNotFoundError, ProcessLookupError) as error:
         raise NotFound(f"process {pid} is gone") from error
     except OSError as error:
         raise Refused(f"cannot read /proc/{pid}/{name}: {error.strerror}") from error
+    if limit is not None and len(content) > limit:
+        raise Refused(f"/proc/{pid}/{name} is larger than {limit} bytes")
+    return content
 
 
-def _read_all(descriptor: int) -> bytes:
+def _read_all(descriptor: int, limit: int | None) -> bytes:
+    """All of it, or somewhat more than the limit."""
     # The most groups that Linux allows make 720 kB.
-    content = b""
+    content = bytearray()
     while chunk := os.read(descriptor, _CHUNK):
         content += chunk
-    return content
+        if limit is not None and len(content) > limit:
+            break
+    return bytes(content)
 
 
 def started(pid: int) -> int:

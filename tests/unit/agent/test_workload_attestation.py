@@ -58,6 +58,18 @@ class Slow:
         return []
 
 
+class Waiting:
+    """Waits for something, within bounds of its own; not for this user's processes."""
+
+    name = "waiting"
+    patience = 0.5
+
+    async def attest(self, process: Process) -> Sequence[Selector]:
+        if process.uid != os.getuid():
+            await asyncio.sleep(3600)
+        return [Selector("waiting", "done")]
+
+
 async def test_the_selectors_of_all_are_joined() -> None:
     found = await WorkloadAttestation([Good("a", "b"), Good("b", "c")]).attest(peer())
     assert found == {Selector("good", each) for each in "abc"}
@@ -105,3 +117,16 @@ async def test_a_user_who_calls_often_leaves_room_for_others() -> None:
 async def test_a_caller_without_a_process_is_refused() -> None:
     with pytest.raises(TemporarilyUnavailable):
         await WorkloadAttestation([Good("a")]).attest(Peer("127.0.0.1:1"))
+
+
+async def test_those_who_wait_take_no_places() -> None:
+    attestation = WorkloadAttestation([Waiting()], timeout=0.01)
+    me = peer()
+    assert me.process is not None
+    stranger = Peer("test", process=replace(me.process, uid=os.getuid() + 1))
+    waiting = [asyncio.ensure_future(attestation.attest(stranger)) for _ in range(500)]
+    await asyncio.sleep(0.05)
+    assert await attestation.attest(me) == {Selector("waiting", "done")}
+    assert not any(each.done() for each in waiting), "they wait for as long as the attestor says"
+    results = await asyncio.gather(*waiting, return_exceptions=True)
+    assert {type(each) for each in results} == {TemporarilyUnavailable}

@@ -97,7 +97,7 @@ class _Entry(msgspec.Struct, frozen=True):
         username, password = self.username, self.password
         if self.auth:
             try:
-                username, _, password = base64.b64decode(self.auth).decode().partition(":")
+                username, _, password = base64.b64decode(self.auth, validate=True).decode().partition(":")
             except (binascii.Error, UnicodeDecodeError) as error:
                 raise Refused("the registry credentials of docker or podman are malformed: log in anew") from error
         found = Credential(username, password.strip("\0"), self.identitytoken, self.registrytoken)

@@ -6,6 +6,11 @@ from collections.abc import Mapping
 
 import msgspec
 
+from operations.errors import InvalidArgument
+from operations.quoting import quote
+
+_OF_PATTERNS = frozenset("*+?^${}[]|()")
+
 
 class RegistryCredential(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One without the other counts for nothing, and the log says so."""
@@ -21,8 +26,8 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Whose signatures count, and where to ask.
 
     `allowed_identities` has subjects by issuer; each is compared as it stands, or is a regular expression of RE2's
-    syntax if it has any of `*+?^${}[]|()`. Without any, every identity will do. `skipped_images` are compared as they
-    stand. `registry_credentials` go by the registry's host and port.
+    syntax, found anywhere in the text, if it has any of `*+?^${}[]|()`. Without any, every identity will do.
+    `skipped_images` are compared as they stand. `registry_credentials` go by the registry's host and port.
     """
 
     allowed_identities: Mapping[str, tuple[str, ...]] = {}
@@ -32,3 +37,35 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     ignore_tlog: bool = False
     ignore_attestations: bool = False
     registry_credentials: Mapping[str, RegistryCredential] = {}
+
+    def __post_init__(self) -> None:
+        """Raises InvalidArgument."""
+        for issuer, subjects in self.allowed_identities.items():
+            _check_identity(issuer, subjects)
+        if self.rekor_url:
+            from attestors.sigstore.urls import Url  # with the setting only
+
+            try:
+                Url.parse(self.rekor_url)
+            except InvalidArgument as error:
+                raise InvalidArgument(f"rekor_url: {error}") from error
+
+
+def is_pattern(text: str) -> bool:
+    """Whether an issuer or subject is a regular expression, by the signs that SPIRE goes by."""
+    return not _OF_PATTERNS.isdisjoint(text)
+
+
+def _check_identity(issuer: str, subjects: tuple[str, ...]) -> None:
+    if not subjects:
+        # SPIRE takes this for no rule at all, which would let everybody in.
+        advice = "name those that may sign, or remove it"
+        raise InvalidArgument(f"allowed_identities: {quote(issuer)} has no subjects: {advice}")
+    for text in (issuer, *subjects):
+        if is_pattern(text):
+            from attestors.agent_path.regexes import compiled  # with patterns only
+
+            try:
+                compiled(text)
+            except InvalidArgument as error:
+                raise InvalidArgument(f"allowed_identities: {error}") from error

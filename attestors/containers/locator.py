@@ -31,7 +31,7 @@ _MOUNTINFO_LIMIT = 8 << 20
 
 # The first cgroup namespace's inode, the same on every Linux (CGROUP_NS_INIT_INO in its linux/nsfs.h).
 _HOSTS_CGROUP_NAMESPACE = 0xEFFFFFFB
-_OUTSIDE = b"/.."
+_OWN = b"/"
 
 
 class Workers:
@@ -99,10 +99,10 @@ def _may_hide(groups: Sequence[bytes]) -> bool:
     """Whether the process's mounts may name a container that its cgroups do not.
 
     A process makes its mounts itself, without any rights in a user namespace of its own, and may mount the cgroup of
-    another's container. They are asked only where its cgroups cannot tell: when it runs in the agent's own container
-    (ADR 0014).
+    another's container. They are asked only where its cgroups cannot tell: when they are those of the agent's own
+    container (ADR 0014).
     """
-    return _in_container() and not any(path.startswith(_OUTSIDE) for path in groups)
+    return _in_container() and all(path == _OWN for path in groups)
 
 
 def _in_container() -> bool:

@@ -39,7 +39,10 @@ class State(msgspec.Struct, frozen=True, rename="pascal"):
 
 
 class ContainerAnswer(msgspec.Struct, frozen=True, rename="pascal"):
+    """`image` is the id of the image that it runs, whatever bears the image's name by now."""
+
     config: ContainerConfig
+    image: str = ""
     state: State | None = None
 
 

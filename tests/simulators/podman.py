@@ -1,7 +1,7 @@
 """The real Podman, with storage, settings and a cgroup of its own. Root only.
 
 Its service runs in a mount namespace where /sys/fs/cgroup is of version 2, whatever it is on the machine: crun takes no
-mixture. Containers have this machine's /usr and programs, and no network; nothing is pulled from anywhere.
+mixture. Containers have this machine's /usr and programs, and its network; nothing is pulled from anywhere.
 """
 
 from __future__ import annotations
@@ -75,8 +75,9 @@ class Engine:
     def _words(
         self, labels: Mapping[str, str], environment: Mapping[str, str], volumes: Mapping[str, str]
     ) -> list[str]:
-        # Without `privileged`, crun raises a limit for the sake of the program that guards devices.
-        words = ["--privileged", "--network", "none", "--cgroup-parent", self.parent]
+        # Without `privileged`, crun raises a limit for the sake of the program that guards devices; in a network of the
+        # container's own, it would have to bring up the loopback.
+        words = ["--privileged", "--network", "host", "--cgroup-parent", self.parent]
         words += [f"--label={name}={value}" for name, value in labels.items()]
         words += [f"--env={name}={value}" for name, value in environment.items()]
         words += [f"--volume={theirs}:{ours}" for ours, theirs in volumes.items()]

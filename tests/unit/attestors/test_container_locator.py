@@ -88,15 +88,15 @@ mount --bind "$1" /mnt && echo mounted && exec sleep 600
 @as_root
 def test_a_process_cannot_borrow_a_containers_cgroup_by_mounting_it() -> None:
     """Any user can do this in a user namespace: mountinfo then shows the container's cgroup as one of its own."""
+    unshare = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", MOUNT_ANOTHERS_CGROUP, "sh"]
     with (
         cgroup(f"spire-test/docker-{ID}.scope") as group,
-        subprocess.Popen(
-            ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", MOUNT_ANOTHERS_CGROUP, "sh", group.folder],
-            stdout=subprocess.PIPE,
-        ) as child,
+        cgroup("spire-test/plain.service") as plain,
+        subprocess.Popen([*unshare, group.folder], stdout=subprocess.PIPE) as child,
     ):
         assert child.stdout is not None
         assert child.stdout.readline() == b"mounted\n"
+        plain.add(child.pid)
         assert f"{group.path} /mnt" in Path(f"/proc/{child.pid}/mountinfo").read_text()
         assert locator.locate(child.pid) == NOWHERE
         child.kill()

@@ -25,7 +25,8 @@ class WorkloadAttestation:
     """One attestor that fails or hangs costs its selectors, not the others'."""
 
     def __init__(self, attestors: Sequence[WorkloadAttestor], *, timeout: float = _TIMEOUT) -> None:
-        """`timeout` is in seconds, for each attestor."""
+        """`timeout` is in seconds, for each attestor. Raises ConfigurationError where processes cannot be told."""
+        processes.require_own_proc()
         self._attestors = attestors
         self._timeout = timeout
         self._slots = asyncio.Semaphore(_AT_ONCE)

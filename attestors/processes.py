@@ -6,13 +6,29 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from operations.errors import NotFound, Refused
+from operations.errors import ConfigurationError, NotFound, Refused
 from transport.peer import Process
 
 _CHUNK = 64 << 10
 # Fields 3, 20 and 22 of the line, counted from 0 after the parenthesised name.
 _STATE, _THREADS, _STARTED = 0, 17, 19
 _ENDED = frozenset((b"Z", b"X"))
+
+
+def require_own_proc() -> None:
+    """Raise ConfigurationError where /proc tells of the processes of another PID namespace than ours, or of none.
+
+    Pids are those of the reader's namespace, and files of /proc those of the namespace that it was mounted in.
+    """
+    try:
+        own = Path("/proc/self").readlink() == Path(str(os.getpid()))
+    except OSError:
+        own = False
+    if not own:
+        raise ConfigurationError(
+            "workloads cannot be told: /proc is not that of our own PID namespace; mount one (mount -t proc proc "
+            "/proc), or share the host's PID namespace"
+        )
 
 
 def path_of(pid: int, name: str) -> str:
@@ -83,12 +99,19 @@ def require_same(process: Process) -> None:
 
 
 def require_running(process: Process) -> None:
-    """Raise NotFound or Refused unless the process that made the connection still runs."""
-    stat = _stat(process.pid)
-    if stat.started != process.started:
-        raise Refused(f"pid {process.pid} belongs to another process than the one that connected")
+    """Raise NotFound or Refused unless the process that made the connection still runs.
+
+    What was read of its pid before is then its own: a pid is given again only after its process has ended.
+    """
+    if process.pidfd is not None:
+        ended = process.pidfd.ended
+    else:
+        stat = _stat(process.pid)
+        if stat.started != process.started:
+            raise Refused(f"pid {process.pid} belongs to another process than the one that connected")
+        ended = stat.ended
     # Its pid is kept until its parent asks for it, while others may go on with its connection.
-    if stat.ended:
+    if ended:
         raise NotFound(f"process {process.pid} has ended")
 
 

@@ -22,6 +22,7 @@ BUILTINS: Builtins = {
         "x509pop": Builtin("attestors.x509pop.agent:Configuration", "attestors.x509pop.agent:load"),
     },
     "WorkloadAttestor": {
+        "slurm": Builtin("attestors.slurm:Configuration", "attestors.slurm:load"),
         "unix": Builtin("attestors.unix:Configuration", "attestors.unix:load"),
     },
 }

@@ -23,6 +23,7 @@ BUILTINS: Builtins = {
     },
     "WorkloadAttestor": {
         "slurm": Builtin("attestors.slurm:Configuration", "attestors.slurm:load"),
+        "systemd": Builtin("attestors.systemd.attestor:Configuration", "attestors.systemd.attestor:load"),
         "unix": Builtin("attestors.unix:Configuration", "attestors.unix:load"),
     },
 }

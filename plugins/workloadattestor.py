@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from identity.selectors import Selector
 from transport.peer import Process
@@ -16,3 +16,10 @@ class WorkloadAttestor(Protocol):
     async def attest(self, process: Process) -> Sequence[Selector]:
         """Selectors of the process. Raises SpireError classes when the process cannot be examined."""
         ...
+
+
+@runtime_checkable
+class HoldsConnections(Protocol):
+    """What a workload attestor may be besides: one that has something to let go of when the agent ends."""
+
+    async def close(self) -> None: ...

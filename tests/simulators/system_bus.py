@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, cast
 
 from dbus_fast import Message, MessageType, Variant
 from dbus_fast.aio import MessageBus
@@ -105,7 +105,7 @@ class Systemd:
     def _unit_by_pidfd(self, message: Message) -> Message:
         if not self.pidfds:
             return Message.new_error(message, self.refusal, "Unknown method GetUnitByPIDFD")
-        descriptor: int = message.unix_fds[message.body[0]]
+        descriptor: int = cast("Any", message).unix_fds[message.body[0]]
         try:
             lines = Path(f"/proc/self/fdinfo/{descriptor}").read_text().splitlines()
         finally:

@@ -1,27 +1,44 @@
-"""The agent's admin socket, for its operators: apart from the one that workloads reach."""
+"""The agent's admin socket, for its operators and for delegates: apart from the one that workloads reach."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Final
+
 from agent import metrics
 from agent.debug_api import DebugService
+from agent.delegated_identity import DelegatedIdentity
 from agent.logger_api import LoggerService
 from agent.manager import Manager
+from agent.stream_limits import MOST_STREAMS
+from agent.workload_attestation import WorkloadAttestation
 from operations import logs
+from transport.limits import SERVER_LIMITS
 from transport.router import Router
 from transport.server import Server
 
 SOCKET_MODE = 0o770
 
+LIMITS: Final = replace(SERVER_LIMITS, streams=MOST_STREAMS + 64)
+"""A delegate has a stream for each workload, on one connection: one who has too many is told so and does not wait."""
+
 _log = logs.get("endpoints")
 
 
-async def serve_admin(path: str, manager: Manager) -> Server:
-    """Listen at the path, whose folder exists. Errors as of transport.unix.bind."""
+async def serve_admin(
+    path: str, manager: Manager, attestation: WorkloadAttestation, delegates: Collection[str] = ()
+) -> Server:
+    """Listen at the path, whose folder exists. `delegates` are the SPIFFE IDs that may ask for others' identities.
+
+    Errors as of transport.unix.bind.
+    """
     router = Router()
     router.before, router.after = metrics.hooks()
     DebugService(manager).add_to(router)
     LoggerService().add_to(router)
-    server = Server(router)
+    DelegatedIdentity(delegates, attestation, manager.cache, manager.jwt_svids).add_to(router)
+    server = Server(router, limits=LIMITS)
     await server.listen_unix(path, mode=SOCKET_MODE)
     _log.info("Starting Admin APIs", network="unix", address=path)
     return server

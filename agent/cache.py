@@ -14,7 +14,8 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
-from agent.entries import Entry, without_duplicate_hints
+from agent.bundle_set import BundleSet
+from agent.entries import Entry
 from agent.workload_update import WorkloadUpdate, X509Identity, X509Svid
 from identity.bundles import Bundle
 from identity.selectors import Selector
@@ -38,7 +39,7 @@ class _Group:
     @property
     def large(self) -> bool:
         """Whether it takes much memory, of which a workload could have a thousand kept by changing its selectors."""
-        identities = len(self.update.identities) if self.update else 0
+        identities = len(self.update.all_identities) if self.update else 0
         return len(self.selectors) > _LARGE_SELECTORS or identities > _LARGE_IDENTITIES
 
 
@@ -88,7 +89,7 @@ class X509Cache:
         self._wanted = wanted
         self._clock = clock
         self._trust_domain = bundle.trust_domain.name
-        self._bundles: dict[str, Bundle] = {self._trust_domain: bundle}
+        self.bundles = BundleSet(bundle)
         self._entries: dict[str, Entry] = {}
         self._svids: OrderedDict[str, X509Svid] = OrderedDict()  # least recently used first
         self._entries_by_selector: defaultdict[Selector, set[str]] = defaultdict(set)
@@ -135,11 +136,11 @@ class X509Cache:
     @property
     def bundle(self) -> Bundle:
         """The agent's own trust domain's."""
-        return self._bundles[self._trust_domain]
+        return self.bundles.own
 
     def bundle_of(self, trust_domain: TrustDomain) -> Bundle | None:
         """Another trust domain's too, while an entry federates with it."""
-        return self._bundles.get(trust_domain.name)
+        return self.bundles.get(trust_domain.name)
 
     @property
     def svid_count(self) -> int:
@@ -193,9 +194,7 @@ class X509Cache:
 
     def set_bundles(self, bundles: Mapping[str, Bundle]) -> None:
         """Take over all bundles, by trust domain name. The agent's own stays when it is missing."""
-        fresh = {self._trust_domain: self.bundle, **bundles}
-        differing = {name for name in fresh.keys() | self._bundles.keys() if fresh.get(name) != self._bundles.get(name)}
-        self._bundles = fresh
+        differing = self.bundles.replace(bundles)
         if self._trust_domain in differing:
             self._invalidate(self._groups.values())
         elif differing:
@@ -310,14 +309,15 @@ class X509Cache:
         now = self._clock()
         entries = self.matching(selectors)
         ready = [entry for entry in entries if self._is_in_force(entry, now)]
+        known = self.bundles.current.by_name
         federated = {
-            name: self._bundles[name]
+            name: known[name]
             for entry in ready
             for name in sorted(entry.federates_with)
-            if name in self._bundles and name != self._trust_domain
+            if name in known and name != self._trust_domain
         }
         return WorkloadUpdate(
-            identities=[X509Identity(entry, self._svids[entry.id]) for entry in without_duplicate_hints(ready)],
+            all_identities=[X509Identity(entry, self._svids[entry.id]) for entry in ready],
             bundle=self.bundle,
             federated=federated,
             complete=len(ready) == len(entries),

@@ -39,6 +39,13 @@ class Entry:
     store_svid: bool = False
     prefetch: bool = True
     include_jti: bool = False
+    admin: bool = False
+    downstream: bool = False
+
+    @property
+    def may_be_delegated(self) -> bool:
+        """Whether others than the workload itself may be given its identity: never one that commands servers."""
+        return not (self.admin or self.downstream)
 
     @classmethod
     def from_proto(cls, message: entry_pb2.Entry) -> Entry:
@@ -51,7 +58,7 @@ class Entry:
         return cls(
             id=message.id,
             spiffe_id=str(SpiffeId.from_proto(message.spiffe_id)),
-            selectors=frozenset(_selector(each.type, each.value) for each in message.selectors),
+            selectors=frozenset(Selector.of(each.type, each.value) for each in message.selectors),
             federates_with=tuple(TrustDomain.parse(name).name for name in message.federates_with),
             revision=message.revision_number,
             created_at=message.created_at,
@@ -59,17 +66,9 @@ class Entry:
             store_svid=message.store_svid,
             prefetch=not attributes.disable_x509_svid_prefetch,
             include_jti=attributes.jwt_svid_include_jti,
+            admin=message.admin,
+            downstream=message.downstream,
         )
-
-
-def _selector(kind: str, value: str) -> Selector:
-    if not kind:
-        raise InvalidArgument("missing selector type")
-    if ":" in kind:
-        raise InvalidArgument("selector type contains ':'")
-    if not value:
-        raise InvalidArgument("missing selector value")
-    return Selector(kind, value)
 
 
 def without_duplicate_hints(entries: Iterable[Entry]) -> list[Entry]:

@@ -72,6 +72,12 @@ def hooks(before: Before | None = None) -> tuple[Before, After]:
     return calls.before, calls.after
 
 
+def tell_first_update(seconds: float) -> None:
+    """How long a delegate or a broker waited for a workload's first X509-SVIDs."""
+    key = ("delegated_identity_api", "subscribe_x509_svids", "first_update", "elapsed_time")
+    metrics.sample(*key, value=seconds * 1000)
+
+
 def tell_sync(cache: X509Cache, *, bundles: int, missing: int, stale: int, dropped: Collection[str]) -> None:
     """One synchronisation: entries that were new, had changed, and are gone."""
     if not metrics.on():

@@ -62,6 +62,9 @@ async def serve(config: AgentConfig) -> None:
     _make_folder(str(Path(config.socket_path).parent), "socket_path", SOCKET_FOLDER_MODE)
     if config.admin_socket_path is not None:
         _make_folder(str(Path(config.admin_socket_path).parent), "admin_socket_path", SOCKET_FOLDER_MODE)
+    if config.broker is not None and config.broker.socket_path is not None:
+        folder = str(Path(config.broker.socket_path).parent)
+        _make_folder(folder, "socket_path of experimental.broker", SOCKET_FOLDER_MODE)
     storage = await asyncio.to_thread(Storage.open, config.data_dir)
     address = ServerAddress(
         config.server_address, config.server_port, config.trust_domain, require_pq_kem=config.require_pq_kem
@@ -172,6 +175,7 @@ async def _endpoints(config: AgentConfig, managing: Manager, plugins: _Plugins) 
         trust_domain=config.trust_domain,
         allow_unauthenticated_verifiers=config.allow_unauthenticated_verifiers,
         allowed_foreign_jwt_claims=frozenset(config.allowed_foreign_jwt_claims),
+        log_selectors=config.log_selectors,
     )
     router = Router()
     router.before, router.after = hooks(workload_api.require_security_header)
@@ -187,7 +191,13 @@ async def _endpoints(config: AgentConfig, managing: Manager, plugins: _Plugins) 
             # Few agents have one.
             from agent.admin import serve_admin
 
-            servers.append(await serve_admin(config.admin_socket_path, managing))
+            delegates = config.authorized_delegates
+            servers.append(await serve_admin(config.admin_socket_path, managing, attestation, delegates))
+        if config.broker is not None:
+            from agent.broker.endpoint import serve_broker
+
+            pq = config.require_pq_kem
+            servers.append(await serve_broker(config.broker, managing, attestation, require_pq_kem=pq))
         yield
     finally:
         log.info("Stopping agent APIs")

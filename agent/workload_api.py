@@ -14,10 +14,12 @@ from google.protobuf import json_format, struct_pb2
 from agent.cache import X509Cache
 from agent.entries import without_duplicate_hints
 from agent.jwt_svids import JwtSvids
+from agent.logged_selectors import loggable
 from agent.stream_limits import MOST_STREAMS, StreamLimits
 from agent.workload_attestation import WorkloadAttestation
 from agent.workload_update import WorkloadUpdate
 from generated.spiffe.workload import workload_pb2
+from identity.selectors import Selector
 from identity.spiffeid import SpiffeId, TrustDomain
 from operations import logs
 from operations.errors import InvalidArgument, Refused, SpireError
@@ -39,6 +41,7 @@ class Settings:
     trust_domain: TrustDomain
     allow_unauthenticated_verifiers: bool = False
     allowed_foreign_jwt_claims: frozenset[str] = frozenset()
+    log_selectors: tuple[str, ...] = ()
     streams_of_a_process: int = MOST_STREAMS
 
 
@@ -111,7 +114,7 @@ class WorkloadApi:
         if request.spiffe_id:
             entries = [entry for entry in entries if entry.spiffe_id == request.spiffe_id]
         if not entries:
-            raise _no_identity(peer)
+            raise self._no_identity(peer, selectors)
         response = workload_pb2.JWTSVIDResponse()
         for entry in entries:
             try:
@@ -165,12 +168,20 @@ class WorkloadApi:
             with self._cache.subscribe(selectors) as subscription:
                 async for update in subscription:
                     if identity_needed and not update.identities:
-                        raise _no_identity(peer)
+                        raise self._no_identity(peer, selectors)
                     response = response_of(update)
                     if response != sent:
                         async with allowance.sending(len(response)):
                             yield response
                         sent = response
+
+    def _no_identity(self, peer: Peer, selectors: frozenset[Selector]) -> RpcError:
+        pid = peer.process.pid if peer.process else 0
+        # The agent asks itself for its health, which is nothing to write down.
+        if pid != os.getpid():
+            shown = loggable(selectors, self._settings.log_selectors)
+            _log.error("No identity issued", registered=False, pid=pid, **({"selectors": shown} if shown else {}))
+        return RpcError(Code.PERMISSION_DENIED, "no identity issued")
 
 
 def _tell(message: str, method: str, peer: Peer, spiffe_id: str, expires_at: float) -> None:
@@ -178,14 +189,6 @@ def _tell(message: str, method: str, peer: Peer, spiffe_id: str, expires_at: flo
     pid = peer.process.pid if peer.process else 0
     ttl = round(expires_at - time.time(), 3)
     _log.debug(message, service="WorkloadAPI", method=method, pid=pid, registered=True, spiffe_id=spiffe_id, ttl=ttl)
-
-
-def _no_identity(peer: Peer) -> RpcError:
-    pid = peer.process.pid if peer.process else 0
-    # The agent asks itself for its health, which is nothing to write down.
-    if pid != os.getpid():
-        _log.error("No identity issued", registered=False, pid=pid)
-    return RpcError(Code.PERMISSION_DENIED, "no identity issued")
 
 
 def _check_requested(spiffe_id: str) -> None:

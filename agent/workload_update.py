@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from agent.entries import Entry
+from agent.bundle_set import jwt_authorities, x509_authorities
+from agent.entries import Entry, without_duplicate_hints
 from generated.spiffe.workload import workload_pb2
 from identity.bundles import Bundle
 
@@ -32,20 +33,29 @@ class X509Identity:
 class WorkloadUpdate:
     """The state of affairs for one set of selectors.
 
-    `identities` are sorted by entry id. `complete` says that every entry of the
+    `all_identities` are sorted by entry id. `complete` says that every entry of the
     workload has an SVID that is in force.
     The responses are the Workload API's messages, serialised.
     """
 
-    identities: Sequence[X509Identity]
+    all_identities: Sequence[X509Identity]
     bundle: Bundle
     federated: Mapping[str, Bundle]
     complete: bool
 
     @cached_property
+    def identities(self) -> Sequence[X509Identity]:
+        """Those that a workload is given: of several with the same hint, the oldest entry's."""
+        entries = without_duplicate_hints(identity.entry for identity in self.all_identities)
+        if len(entries) == len(self.all_identities):
+            return self.all_identities
+        kept = {entry.id for entry in entries}
+        return [identity for identity in self.all_identities if identity.entry.id in kept]
+
+    @cached_property
     def expires_at(self) -> float:
         """When the first of its SVIDs runs out, in Unix seconds."""
-        return min((identity.svid.expires_at for identity in self.identities), default=float("inf"))
+        return min((identity.svid.expires_at for identity in self.all_identities), default=float("inf"))
 
     @property
     def bundles(self) -> list[Bundle]:
@@ -54,7 +64,7 @@ class WorkloadUpdate:
 
     @cached_property
     def x509_svid_response(self) -> bytes:
-        own = _authorities(self.bundle)
+        own = x509_authorities(self.bundle)
         response = workload_pb2.X509SVIDResponse(
             svids=[
                 workload_pb2.X509SVID(
@@ -66,20 +76,16 @@ class WorkloadUpdate:
                 )
                 for identity in self.identities
             ],
-            federated_bundles={each.trust_domain.id: _authorities(each) for each in self.federated.values()},
+            federated_bundles={each.trust_domain.id: x509_authorities(each) for each in self.federated.values()},
         )
         return response.SerializeToString(deterministic=True)
 
     @cached_property
     def x509_bundles_response(self) -> bytes:
-        bundles = {each.trust_domain.id: _authorities(each) for each in self.bundles}
+        bundles = {each.trust_domain.id: x509_authorities(each) for each in self.bundles}
         return workload_pb2.X509BundlesResponse(bundles=bundles).SerializeToString(deterministic=True)
 
     @cached_property
     def jwt_bundles_response(self) -> bytes:
-        bundles = {each.trust_domain.id: each.to_jwks(x509=False, standard=True).encode() for each in self.bundles}
+        bundles = {each.trust_domain.id: jwt_authorities(each) for each in self.bundles}
         return workload_pb2.JWTBundlesResponse(bundles=bundles).SerializeToString(deterministic=True)
-
-
-def _authorities(bundle: Bundle) -> bytes:
-    return b"".join(authority.der for authority in bundle.x509_authorities)

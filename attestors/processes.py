@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import select
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +16,7 @@ _CHUNK = 64 << 10
 # Fields 3, 20 and 22 of the line, counted from 0 after the parenthesised name.
 _STATE, _THREADS, _STARTED = 0, 17, 19
 _ENDED = frozenset((b"Z", b"X"))
+_PIDS = 1 << 31
 
 
 def require_own_proc() -> None:
@@ -89,6 +93,43 @@ def owner(pid: int) -> Owner:
         return Owner(uid, gid, tuple(int(each) for each in _field(status, b"Groups")))
     except (IndexError, ValueError) as error:
         raise Refused(f"/proc/{pid}/status cannot be understood") from error
+
+
+@contextmanager
+def pinned(pid: int) -> Generator[Process, None, None]:
+    """The process with a pid that somebody names, as it is now; it has to last until the end.
+
+    So whatever was found out about the pid in between is of this process. Raises NotFound when it is gone, at the end
+    too, and Refused when it may not be examined.
+    """
+    descriptor = _pidfd(pid)
+    try:
+        now, since = owner(pid), started(pid)
+        _require_alive(descriptor, pid)
+        yield Process(pid, now.uid, now.gid, since)
+        _require_alive(descriptor, pid)
+    finally:
+        os.close(descriptor)
+
+
+def _pidfd(pid: int) -> int:
+    """A descriptor of the very process, whoever has its pid later (pidfd_open(2))."""
+    if not 0 < pid < _PIDS:
+        raise NotFound(f"there is no process {pid}")
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError as error:
+        raise NotFound(f"there is no process {pid}") from error
+    except OSError as error:  # a thread's id among them
+        raise Refused(f"cannot open process {pid}: {error.strerror}") from error
+
+
+def _require_alive(descriptor: int, pid: int) -> None:
+    """A pidfd can be read once the process has ended, though its parent may not have asked for it yet."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    if poll.poll(0):
+        raise NotFound(f"process {pid} has ended")
 
 
 def require_same(process: Process) -> None:

@@ -15,6 +15,17 @@ class Selector:
     value: str
 
     @classmethod
+    def of(cls, kind: str, value: str) -> Selector:
+        """Of type and value as messages have them. Raises InvalidArgument."""
+        if not kind:
+            raise InvalidArgument("missing selector type")
+        if ":" in kind:
+            raise InvalidArgument("selector type contains ':'")
+        if not value:
+            raise InvalidArgument("missing selector value")
+        return cls(kind, value)
+
+    @classmethod
     def parse(cls, text: str) -> Selector:
         """Read `type:value`. Raises InvalidArgument."""
         kind, colon, value = text.partition(":")

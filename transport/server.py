@@ -23,41 +23,56 @@ if TYPE_CHECKING:
 _OTHER_DESCRIPTORS: Final = 1000  # for files, /proc, the datastore and connections of our own
 
 
+Admit = Callable[[Peer], None]
+"""Judges who has connected, after the handshake and before a byte of a call; what it raises ends the connection."""
+
+
 class Server:
     """Serves a router on any number of TCP and Unix listeners."""
 
-    def __init__(self, router: Router, *, limits: Limits = SERVER_LIMITS) -> None:
+    def __init__(self, router: Router, *, limits: Limits = SERVER_LIMITS, admit: Admit | None = None) -> None:
+        """Without `admit`, everybody may connect, and each call is judged where it is handled."""
         self._router = router
         self._limits = limits
+        self._admit = admit
         self._listeners: list[Listener] = []
         self._paths: list[tuple[str, int]] = []
 
     async def listen_tcp(
-        self, host: str, port: int, tls: Callable[[], TlsContext], *, proxies: Sequence[Network] = ()
+        self,
+        host: str,
+        port: int,
+        tls: Callable[[], TlsContext],
+        *,
+        proxies: Sequence[Network] = (),
+        settings: str = "bind_address and bind_port",
     ) -> int:
         """Returns the port, which matters when `port` is 0. `tls` is asked anew for each connection.
 
         Callers from `proxies` may say by the PROXY protocol for whom they speak. Raises TemporarilyUnavailable while
-        the address is taken, ConfigurationError for one that cannot be used.
+        the address is taken, ConfigurationError for one that cannot be used; both name the `settings` to change.
         """
-        listener = await bind_tcp(host, port)
+        listener = await bind_tcp(host, port, settings)
         self._add(listener, tcp_opener(tls, proxies))
         bound: int = listener.getsockname()[1]
         return bound
 
-    async def listen_unix(self, path: str, *, mode: int, strangers: bool = False) -> None:
+    async def listen_unix(
+        self, path: str, *, mode: int, strangers: bool = False, tls: Callable[[], TlsContext] | None = None
+    ) -> None:
         """Listens at `path`, whose folder exists. Callers are known by process. Errors as of transport.unix.bind.
 
         With `strangers`, processes of other PID namespaces, known by their user alone, are served too: where the
-        socket's permissions are all that is asked.
+        socket's permissions, or certificates, are all that is asked. `tls` is asked anew for each connection.
         """
         listener = unix.bind(path, mode)
         self._paths.append((path, unix.inode(path)))
 
         def open_link(sock: socket.socket) -> Arrival:
             process = unix.caller(sock, strangers=strangers)
-            peer = Peer(f"{path} (pid {process.pid})", process=process)
-            return Arrival(PlainLink(sock), peer.address, lambda: peer)
+            address = f"{path} (pid {process.pid})"
+            link = PlainLink(sock) if tls is None else tls().link(sock, server=True)
+            return Arrival(link, address, lambda: Peer(address, link.peer_certificates, process))
 
         # Each caller is held by a descriptor of its own (transport.peer.PidFd).
         self._add(listener, open_link, descriptors=2)
@@ -75,6 +90,8 @@ class Server:
         self._listeners.append(Listener(sock, open_link, self._serve, self._limits))
 
     def _serve(self, stream: SocketStream, peer: Peer, ended: Callable[[Served], None]) -> ServerConnection:
+        if self._admit is not None:
+            self._admit(peer)
         return ServerConnection(stream, self._limits, self._router, peer, ended)
 
 

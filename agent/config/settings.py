@@ -9,7 +9,9 @@ from pathlib import Path
 import msgspec
 
 from agent.config.bootstrap import check_bootstrap
+from agent.config.delegation import BrokerSettings, authorized_delegates, broker_settings
 from agent.config.file import AgentFile, AgentSection
+from agent.config.sockets import apart_from_workloads
 from identity.spiffeid import TrustDomain
 from operations import duration, sections, telemetry
 from operations.checks import Checks
@@ -27,8 +29,6 @@ _NO_TRUST_DOMAIN = TrustDomain("none")
 
 UNAVAILABLE: sections.Unavailable = {
     **sections.UNAVAILABLE,
-    "agent.authorized_delegates": "remove the key",
-    "agent.log_selectors": "remove the key",
     "agent.disable_workload_api": "remove the key",
     "agent.sds.default_svid_name": "remove the sds block",
     "agent.sds.default_bundle_name": "remove the sds block",
@@ -44,7 +44,6 @@ UNAVAILABLE: sections.Unavailable = {
     "agent.experimental.ratelimit.fetch_jwt_bundles": "remove the key",
     "agent.experimental.ratelimit.stream_secrets": "remove the key",
     "agent.experimental.ratelimit.fetch_secrets": "remove the key",
-    "agent.experimental.broker": "remove the block",
     "agent.experimental.feature_flags": "remove the key",
 }
 """Known settings without effect. Profiling may stand in a file without harm, and so may disable_sds_api: there is no
@@ -94,6 +93,7 @@ class AgentConfig:
     log_format: str
     log_file: str | None
     log_source_location: bool
+    log_selectors: tuple[str, ...]
     insecure_bootstrap: bool
     trust_bundle_path: str | None
     trust_bundle_url: str | None
@@ -109,6 +109,8 @@ class AgentConfig:
     require_pq_kem: bool
     x509_svid_cache_max_size: int
     jwt_svid_cache_max_size: int
+    authorized_delegates: tuple[str, ...]
+    broker: BrokerSettings | None
     telemetry: Telemetry
     health_checks: HealthChecks
     plugins: tuple[PluginBlock, ...]
@@ -162,23 +164,28 @@ def _check_section(agent: AgentSection, checks: Checks) -> None:
 
 def _checked(file: AgentFile, agent: AgentSection, checks: Checks, path: str) -> AgentConfig:
     experimental = agent.experimental
+    workload_socket = agent.socket_path or DEFAULT_SOCKET_PATH
+    trust_domain = checks.attempt(
+        lambda: TrustDomain.parse(agent.trust_domain) if agent.trust_domain else _NO_TRUST_DOMAIN,
+        _NO_TRUST_DOMAIN,
+        "trust_domain",
+        f"trust_domain {quote(agent.trust_domain)} cannot be used: ",
+    )
     return AgentConfig(
         file=path,
-        trust_domain=checks.attempt(
-            lambda: TrustDomain.parse(agent.trust_domain) if agent.trust_domain else _NO_TRUST_DOMAIN,
-            _NO_TRUST_DOMAIN,
-            "trust_domain",
-            f"trust_domain {quote(agent.trust_domain)} cannot be used: ",
-        ),
+        trust_domain=trust_domain,
         data_dir=agent.data_dir or ".",
         server_address=agent.server_address,
         server_port=checks.port("server_port", agent.server_port) if agent.server_port else 0,
-        socket_path=sections.absolute(agent.socket_path or DEFAULT_SOCKET_PATH),
-        admin_socket_path=_admin_socket(checks, agent),
+        socket_path=sections.absolute(workload_socket),
+        admin_socket_path=apart_from_workloads(
+            agent.admin_socket_path, "admin socket", workload_socket, checks, "admin_socket_path"
+        ),
         log_level=checks.log_level(agent.log_level),
         log_format=checks.log_format(agent.log_format),
         log_file=agent.log_file or None,
         log_source_location=agent.log_source_location,
+        log_selectors=agent.log_selectors,
         insecure_bootstrap=agent.insecure_bootstrap,
         trust_bundle_path=agent.trust_bundle_path or None,
         trust_bundle_url=agent.trust_bundle_url or None,
@@ -206,22 +213,15 @@ def _checked(file: AgentFile, agent: AgentSection, checks: Checks, path: str) ->
         require_pq_kem=experimental.require_pq_kem,
         x509_svid_cache_max_size=agent.x509_svid_cache_max_size,
         jwt_svid_cache_max_size=agent.jwt_svid_cache_max_size,
+        authorized_delegates=authorized_delegates(
+            agent, None if trust_domain is _NO_TRUST_DOMAIN else trust_domain, checks
+        ),
+        broker=broker_settings(agent, workload_socket, checks),
         telemetry=file.telemetry,
         health_checks=file.health_checks,
         plugins=read_section(file.plugins, checks),
         warnings=(),
     )
-
-
-def _admin_socket(checks: Checks, agent: AgentSection) -> str | None:
-    """Workloads have the folder of their socket, often in a container's mounts: the operators' is elsewhere."""
-    if not agent.admin_socket_path:
-        return None
-    path = sections.absolute(agent.admin_socket_path)
-    shared = Path(sections.absolute(agent.socket_path or DEFAULT_SOCKET_PATH)).parent
-    reason = "admin socket cannot be in the same directory or a subdirectory as that containing the Workload API socket"
-    checks.require(shared not in Path(path).parents, reason, "admin_socket_path")
-    return path
 
 
 def _join_token(agent: AgentSection) -> str | None:
@@ -265,4 +265,6 @@ def _warnings(agent: AgentSection) -> tuple[str, ...]:
         lines.append("experimental.use_sync_authorized_entries is deprecated and will go: remove the key")
     if agent.profiling_enabled:
         lines.append("profiling_enabled has no effect: this version has no profiler to listen for")
+    if agent.authorized_delegates and not agent.admin_socket_path:
+        lines.append("authorized_delegates has no effect without admin_socket_path: delegates call there")
     return tuple(lines)

@@ -7,16 +7,18 @@ from typing import Final
 
 from google.protobuf.any_pb2 import Any
 
+from generated.spiffe.broker.api_pb2 import WorkloadPIDReference
 from generated.spire.plugin.agent.workloadattestor.v1 import workloadattestor_pb2 as api
 from identity.selectors import Selector
 from plugins.external.plugin import Plugin
+from plugins.workloadattestor import BROKER_ID, PID_REFERENCE
 from transport.peer import Process
 from transport.status import Code, RpcError
 
 TIMEOUT: Final = 30.0
 """Seconds; the agent's own limit for an attestor comes first."""
 
-_PID_REFERENCE: Final = "type.googleapis.com/spiffe.broker.WorkloadPIDReference"
+_BROKER_ID: Final = "spire-agent-broker-caller-id"
 
 
 class ExternalWorkloadAttestor:
@@ -36,20 +38,23 @@ class ExternalWorkloadAttestor:
         request = api.AttestRequest(pid=process.pid)
         try:
             response = await self._plugin.call(f"/{self.SERVICE}/Attest", request, api.AttestResponse, timeout=TIMEOUT)
-            values: Sequence[str] = response.selector_values
         except RpcError as error:
             if error.code is not Code.UNIMPLEMENTED:
                 raise
-            values = await self._by_reference(request)
-        return [Selector(self.name, value) for value in values]
+            return await self.attest_reference(PID_REFERENCE, WorkloadPIDReference(pid=process.pid).SerializeToString())
+        return self._selectors(response.selector_values)
 
-    async def _by_reference(self, request: api.AttestRequest) -> Sequence[str]:
-        # WorkloadPIDReference is an AttestRequest on the wire: field 1, int32, the pid.
-        reference = Any(type_url=_PID_REFERENCE, value=request.SerializeToString())
+    async def attest_reference(self, type_url: str, value: bytes) -> Sequence[Selector]:
+        """As plugins.workloadattestor.ReferenceAttestor has it, with the broker's name for the plugin to judge."""
+        broker = BROKER_ID.get(None)
         response = await self._plugin.call(
             f"/{self.SERVICE}/AttestReference",
-            api.AttestReferenceRequest(reference=reference),
+            api.AttestReferenceRequest(reference=Any(type_url=type_url, value=value)),
             api.AttestReferenceResponse,
             timeout=TIMEOUT,
+            metadata={} if broker is None else {_BROKER_ID: broker},
         )
-        return response.selector_values
+        return self._selectors(response.selector_values)
+
+    def _selectors(self, values: Sequence[str]) -> Sequence[Selector]:
+        return [Selector(self.name, value) for value in values]

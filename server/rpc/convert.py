@@ -19,17 +19,7 @@ _MATCHES = (Match.EXACT, Match.SUBSET, Match.SUPERSET, Match.ANY)
 
 def selectors_from_proto(messages: Iterable[selector_pb2.Selector]) -> tuple[Selector, ...]:
     """Raises InvalidArgument."""
-    return tuple(_selector(message) for message in messages)
-
-
-def _selector(message: selector_pb2.Selector) -> Selector:
-    if not message.type:
-        raise InvalidArgument("missing selector type")
-    if ":" in message.type:
-        raise InvalidArgument("selector type contains ':'")
-    if not message.value:
-        raise InvalidArgument("missing selector value")
-    return Selector(message.type, message.value)
+    return tuple(Selector.of(each.type, each.value) for each in messages)
 
 
 def selectors_to_proto(selectors: Iterable[Selector]) -> list[selector_pb2.Selector]:

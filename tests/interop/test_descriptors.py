@@ -16,6 +16,7 @@ pytestmark = pytest.mark.interop
 ROOT = Path(__file__).parents[2]
 PROTOS = sorted(str(path.relative_to(ROOT / "protos")) for path in (ROOT / "protos").rglob("*.proto"))
 RENAMED = {
+    "api.proto": "spiffe/broker/api.proto",
     "workload.proto": "spiffe/workload/workload.proto",
     "grpc_broker.proto": "plugin/grpc_broker.proto",
     "grpc_controller.proto": "plugin/grpc_controller.proto",

@@ -6,6 +6,7 @@ import (
 	"log"
 	"os"
 
+	_ "github.com/spiffe/go-spiffe/v2/exp/proto/spiffe/broker"
 	_ "github.com/spiffe/go-spiffe/v2/proto/spiffe/workload"
 	_ "github.com/spiffe/spire-api-sdk/proto/spire/api/agent/debug/v1"
 	_ "github.com/spiffe/spire-api-sdk/proto/spire/api/agent/delegatedidentity/v1"

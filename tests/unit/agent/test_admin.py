@@ -10,6 +10,7 @@ import pytest
 from agent import metrics as agent_metrics
 from agent.admin import serve_admin
 from agent.observing import Observed
+from agent.workload_attestation import WorkloadAttestation
 from generated.spire.api.agent.debug.v1 import debug_pb2
 from generated.spire.api.agent.logger.v1 import logger_pb2
 from generated.spire.api.types import logger_pb2 as types
@@ -32,7 +33,7 @@ GET_INFO = "/spire.agent.debug.v1.Debug/GetInfo"
 @pytest.fixture
 async def admin(agent: RunningAgent, tmp_path: Path) -> AsyncIterator[Channel]:
     path = str(tmp_path / "admin.sock")
-    server = await serve_admin(path, agent.managing)
+    server = await serve_admin(path, agent.managing, WorkloadAttestation([agent.attestor]))
     async with Channel.unix(path) as channel:
         yield channel
     await server.drain(0)

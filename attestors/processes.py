@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import select
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from operations.errors import ConfigurationError, NotFound, Refused
-from transport.peer import Process
+from transport.peer import PidFd, Process
 
 _CHUNK = 64 << 10
 # Fields 3, 20 and 22 of the line, counted from 0 after the parenthesised name.
@@ -102,34 +101,23 @@ def pinned(pid: int) -> Generator[Process, None, None]:
     So whatever was found out about the pid in between is of this process. Raises NotFound when it is gone, at the end
     too, and Refused when it may not be examined.
     """
-    descriptor = _pidfd(pid)
-    try:
-        now, since = owner(pid), started(pid)
-        _require_alive(descriptor, pid)
-        yield Process(pid, now.uid, now.gid, since)
-        _require_alive(descriptor, pid)
-    finally:
-        os.close(descriptor)
+    pidfd = _pidfd(pid)
+    now, since = owner(pid), started(pid)
+    process = Process(pid, now.uid, now.gid, since, pidfd)
+    require_running(process)
+    yield process
+    require_running(process)
 
 
-def _pidfd(pid: int) -> int:
-    """A descriptor of the very process, whoever has its pid later (pidfd_open(2))."""
+def _pidfd(pid: int) -> PidFd:
     if not 0 < pid < _PIDS:
         raise NotFound(f"there is no process {pid}")
     try:
-        return os.pidfd_open(pid)
+        return PidFd.of(pid)
     except ProcessLookupError as error:
         raise NotFound(f"there is no process {pid}") from error
     except OSError as error:  # a thread's id among them
         raise Refused(f"cannot open process {pid}: {error.strerror}") from error
-
-
-def _require_alive(descriptor: int, pid: int) -> None:
-    """A pidfd can be read once the process has ended, though its parent may not have asked for it yet."""
-    poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
-    if poll.poll(0):
-        raise NotFound(f"process {pid} has ended")
 
 
 def require_same(process: Process) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import nullcontext
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager, nullcontext
 from typing import Final
 
 from google.protobuf.message import DecodeError
@@ -16,7 +16,7 @@ from generated.spiffe.broker import api_pb2
 from identity.selectors import Selector
 from operations import logs, metrics
 from operations.errors import InvalidArgument, SpireError, TemporarilyUnavailable, Unsupported
-from plugins.workloadattestor import BROKER_ID, PID_REFERENCE, ReferenceAttestor, WorkloadAttestor
+from plugins.workloadattestor import BROKER_ID, PID_REFERENCE, Patient, ReferenceAttestor, WorkloadAttestor
 from transport.errors import status_of
 from transport.peer import Peer, Process
 from transport.status import Code, RpcError
@@ -76,11 +76,10 @@ class WorkloadAttestation:
         pid = _pid(value) if type_url == PID_REFERENCE else None
         broker = BROKER_ID.set(broker_id)
         try:
-            async with self._turns.of(_BROKERS), self._slots:
-                with nullcontext() if pid is None else processes.pinned(pid) as process:
-                    results = await self._ask_all(lambda each: self._refer(each, type_url, value, process))
-                    if process is not None:
-                        processes.require_same(process)
+            with nullcontext() if pid is None else processes.pinned(pid) as process:
+                results = await self._ask_all(lambda each: self._refer(each, type_url, value, process))
+                if process is not None:
+                    processes.require_same(process)
         finally:
             BROKER_ID.reset(broker)
         found = [each for each in results if each is not None and not isinstance(each, SpireError)]
@@ -93,10 +92,8 @@ class WorkloadAttestation:
         return selectors
 
     async def _attest(self, process: Process, uid: int) -> frozenset[Selector]:
-        # A user who calls a thousand times at once has not all slots.
-        async with self._turns.of(uid), self._slots:
-            results = await self._ask_all(lambda each: self._examine(each, process))
-            self._require_same(process)
+        results = await self._ask_all(lambda each: self._examine(each, process, uid))
+        self._require_same(process)
         found = [each for each in results if each is not None and not isinstance(each, SpireError)]
         if self._attestors and not found:
             raise TemporarilyUnavailable("workload attestation failed")
@@ -110,9 +107,9 @@ class WorkloadAttestation:
             return [await ask(self._attestors[0])]
         return await asyncio.gather(*(ask(each) for each in self._attestors))
 
-    async def _examine(self, attestor: WorkloadAttestor, process: Process) -> _Found:
+    async def _examine(self, attestor: WorkloadAttestor, process: Process, uid: int) -> _Found:
         try:
-            return await self._in_time(attestor, attestor.attest(process))
+            return await self._in_time(attestor, uid, lambda: attestor.attest(process))
         except SpireError as error:
             _log.error("workload attestor failed", attestor=attestor.name, pid=process.pid, error=error)
             return error
@@ -122,24 +119,38 @@ class WorkloadAttestation:
         try:
             if isinstance(attestor, ReferenceAttestor):
                 try:
-                    return await self._in_time(attestor, attestor.attest_reference(type_url, value))
+                    return await self._in_time(attestor, _BROKERS, lambda: attestor.attest_reference(type_url, value))
                 except SpireError as error:
                     if status_of(error).code is not Code.UNIMPLEMENTED:
                         raise
-            return None if process is None else await self._in_time(attestor, attestor.attest(process))
+            if process is None:
+                return None
+            return await self._in_time(attestor, _BROKERS, lambda: attestor.attest(process))
         except SpireError as error:
             _log.error("workload attestor failed", attestor=attestor.name, reference_type=type_url, error=error)
             text = f'workload attestor "{attestor.name}" failed: {error}'
             return RpcError(status_of(error).code, text)
 
-    async def _in_time(self, attestor: WorkloadAttestor, answer: Awaitable[Sequence[Selector]]) -> Sequence[Selector]:
+    async def _in_time(
+        self, attestor: WorkloadAttestor, uid: int, ask: Callable[[], Awaitable[Sequence[Selector]]]
+    ) -> Sequence[Selector]:
         """Raises SpireError classes."""
+        patience = attestor.patience if isinstance(attestor, Patient) else self._timeout
         try:
-            async with asyncio.timeout(self._timeout):
+            async with self._slot(attestor, uid), asyncio.timeout(patience):
                 with metrics.call("workload_api", "workload_attestor", attestor=attestor.name):
-                    return await answer
+                    return await ask()
         except TimeoutError as error:
-            raise TemporarilyUnavailable(f"no answer within {self._timeout:g} s") from error
+            raise TemporarilyUnavailable(f"no answer within {patience:g} s") from error
+
+    @asynccontextmanager
+    async def _slot(self, attestor: WorkloadAttestor, uid: int) -> AsyncGenerator[None, None]:
+        """A user who calls a thousand times at once has not all slots, and who waits for a container has none."""
+        if isinstance(attestor, Patient):
+            yield
+            return
+        async with self._turns.of(uid), self._slots:
+            yield
 
     def _require_same(self, process: Process) -> None:
         try:

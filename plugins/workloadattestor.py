@@ -47,3 +47,13 @@ class ReferenceAttestor(Protocol):
         Refused for a broker that may not ask for it, and other SpireError classes.
         """
         ...
+
+
+@runtime_checkable
+class Patient(Protocol):
+    """An attestor that waits for what is not there yet, a pod's container say, and bounds its callers by itself."""
+
+    @property
+    def patience(self) -> float:
+        """Seconds that it may take."""
+        ...

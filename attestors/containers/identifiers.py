@@ -58,17 +58,28 @@ def _segments_from_end(path: bytes) -> Iterator[bytes]:
     return takewhile(bool, reversed(path.split(b"/")))
 
 
+def places(paths: Iterable[bytes], container_id: str) -> frozenset[bytes]:
+    """The cgroups of a container: of each path that names it, what leads to the last segment with its id."""
+    wanted = container_id.encode()
+    found: set[bytes] = set()
+    for path in paths:
+        before, match, after = path.rpartition(wanted)
+        if match:
+            found.add(before + match + after.partition(b"/")[0])
+    return frozenset(found)
+
+
 def of_paths(paths: Iterable[bytes], *, pods: bool = True) -> Container:
     """What all the paths of a process name together.
 
     Paths with a pod win over those without: where nodes are containers themselves, a hierarchy that Kubernetes does not
-    use names the node's container alone. Apart from that, raises Refused when two paths disagree: then nothing tells
-    which is right. A path without any container disagrees with one before it that has one.
+    use names the node's container alone. Paths that name nothing count for nothing: with cgroups of both versions, those
+    of version 2 may be the engine's own. Raises Refused when two paths disagree: then nothing tells which is right.
     """
     known = NOWHERE
     for path in paths:
         found = of_path(path, pods=pods)
-        if known.pod_uid and not found.pod_uid:
+        if not found.container_id or (known.pod_uid and not found.pod_uid):
             continue
         if found.pod_uid and not known.pod_uid:
             known = found

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from attestors import processes
 from attestors.containers import identifiers, proc_files
@@ -15,7 +17,9 @@ from operations.errors import NotFound
 from operations.logs import Logger
 from transport.peer import Process
 
-__all__ = ["NOWHERE", "Container", "Locator", "locate"]
+__all__ = ["NOWHERE", "Container", "Locator", "Workers", "cgroups", "container_of", "locate"]
+
+T = TypeVar("T")
 
 _WORKERS = 4
 _OF_A_USER = 2
@@ -30,26 +34,36 @@ _HOSTS_CGROUP_NAMESPACE = 0xEFFFFFFB
 _OUTSIDE = b"/.."
 
 
+class Workers:
+    """Threads on which /proc is read, which may be large; one user's processes wait for each other."""
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(_WORKERS, thread_name_prefix="container-locator")
+        self._turns = Turns(_OF_A_USER)
+
+    async def ask(self, process: Process, question: Callable[[int], T]) -> T:
+        """What the question, which may block, says of the process's pid. Raises what it raises.
+
+        Raises NotFound or Refused when the pid is no longer that process's.
+        """
+        async with self._turns.of(process.uid):
+            answer = await asyncio.get_running_loop().run_in_executor(self._threads, question, process.pid)
+        # A pid that is still the same process's has been so all the time.
+        processes.require_running(process)
+        return answer
+
+
 class Locator:
-    """Locates processes on threads of its own: /proc may be large, and one user's processes wait for each other."""
+    """Locates processes on threads of its own."""
 
     def __init__(self, *, pods: bool = True, log: Logger | None = None) -> None:
         """With `log`, it is told what was looked at, at level debug. Without `pods`, none is looked for."""
-        self._pods = pods
-        self._log = log
-        self._workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="container-locator")
-        self._turns = Turns(_OF_A_USER)
+        self._locate = partial(locate, pods=pods, log=log)
+        self._workers = Workers()
 
     async def locate(self, process: Process) -> Container:
-        """Raises NotFound when the process is gone, and as `locate` does."""
-        async with self._turns.of(process.uid):
-            found = await asyncio.get_running_loop().run_in_executor(self._workers, self._locate, process.pid)
-        # A pid that is still the same process's has been so all the time.
-        processes.require_running(process)
-        return found
-
-    def _locate(self, pid: int) -> Container:
-        return locate(pid, pods=self._pods, log=self._log)
+        """Raises as `locate` and `Workers.ask` do."""
+        return await self._workers.ask(process, self._locate)
 
 
 def locate(pid: int, *, pods: bool = True, log: Logger | None = None) -> Container:
@@ -58,7 +72,11 @@ def locate(pid: int, *, pods: bool = True, log: Logger | None = None) -> Contain
     Blocks: call it in a thread. Raises Refused when the files cannot be read or understood, are too large, or name
     several containers or pods.
     """
-    groups = cgroups(pid, log=log)
+    return container_of(pid, cgroups(pid, log=log), pods=pods, log=log)
+
+
+def container_of(pid: int, groups: Sequence[bytes], *, pods: bool = True, log: Logger | None = None) -> Container:
+    """As `locate`, of a process whose cgroups are known."""
     found = identifiers.of_paths(groups, pods=pods)
     if found.container_id or not _may_hide(groups):
         return found

@@ -9,6 +9,7 @@ import os
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -137,12 +138,12 @@ class Machine:
             self.process.kill()
             self.process.wait(60)
         for group in self.groups:
-            eventually(lambda group=group: not _populated(group), "the end of all processes")
+            eventually(partial(_empty, group), "the end of all processes")
             for each in sorted(group.rglob("*/"), reverse=True):
                 if each.is_dir():
                     each.rmdir()
             group.rmdir()
 
 
-def _populated(group: Path) -> bool:
-    return "populated 1" in (group / "cgroup.events").read_text()
+def _empty(group: Path) -> bool:
+    return "populated 0" in (group / "cgroup.events").read_text()

@@ -16,6 +16,9 @@ _CHUNK = 64 << 10
 _STATE, _THREADS, _STARTED = 0, 17, 19
 _ENDED = frozenset((b"Z", b"X"))
 _PIDS = 1 << 31
+# Linux allows 65,536 groups, which anybody may have in a user namespace of their own.
+_LARGEST_STATUS = 128 << 10
+_IDS = 0xFFFFFFFF
 
 
 def require_own_proc() -> None:
@@ -60,7 +63,6 @@ def read(pid: int, name: str, *, limit: int | None = None) -> bytes:
 
 def _read_all(descriptor: int, limit: int | None) -> bytes:
     """All of it, or somewhat more than the limit."""
-    # The most groups that Linux allows make 720 kB.
     content = bytearray()
     while chunk := os.read(descriptor, _CHUNK):
         content += chunk
@@ -84,14 +86,26 @@ class Owner:
 
 
 def owner(pid: int) -> Owner:
-    """Raises NotFound when the process is gone, Refused when it may not be read."""
-    status = read(pid, "status")
+    """Raises NotFound when the process is gone, Refused when it may not be read or is in too many groups."""
+    status = read(pid, "status", limit=_LARGEST_STATUS)
     try:
         # Real, effective, saved and file system ids (proc(5)).
         uid, gid = int(_field(status, b"Uid")[1]), int(_field(status, b"Gid")[1])
         return Owner(uid, gid, tuple(int(each) for each in _field(status, b"Groups")))
     except (IndexError, ValueError) as error:
         raise Refused(f"/proc/{pid}/status cannot be understood") from error
+
+
+def foreign_id(kind: str) -> int | None:
+    """The `uid` or `gid` that all those have here whom our user namespace does not know; None where it knows all.
+
+    It is somebody's own as well: user_namespaces(7), "Unmapped user and group IDs".
+    """
+    try:
+        known = sum(int(line.split()[2]) for line in Path(f"/proc/self/{kind}_map").read_text().splitlines())
+        return None if known >= _IDS else int(Path(f"/proc/sys/kernel/overflow{kind}").read_text())
+    except FileNotFoundError:  # a kernel without user namespaces
+        return None
 
 
 @contextmanager

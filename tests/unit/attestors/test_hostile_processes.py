@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -36,7 +36,7 @@ def process_of(pid: int, uid: int = -1, gid: int = -1) -> Process:
 
 
 @contextmanager
-def running(*command: str | Path, **options: object) -> Iterator[int]:
+def running(*command: str | Path, **options: object) -> Generator[int, None, None]:
     with subprocess.Popen(command, **options) as child:  # type: ignore[call-overload]
         try:
             yield child.pid

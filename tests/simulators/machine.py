@@ -96,7 +96,9 @@ class Machine:
     def _up(self) -> bool:
         assert self.process is not None
         assert self.process.poll() is None, f"systemd ended: {self.log.read_text()}"
-        return self.run("systemctl", "is-active", "dbus.service", check=False).stdout == "active\n"
+        state = self.run("systemctl", "is-active", "dbus.service", check=False).stdout
+        assert state != "failed\n", self.run("systemctl", "status", "dbus.service", check=False).stdout
+        return state == "active\n"
 
     @property
     def first(self) -> int:

@@ -21,15 +21,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from agent.workload_attestation import WorkloadAttestation
+from attestors.systemd.attestor import SystemdAttestor
 from attestors.unix import Configuration, UnixAttestor
 from identity.selectors import Selector
 from operations.errors import SpireError
 from plugins.workloadattestor import WorkloadAttestor
+from tests.simulators.system_bus import SystemBus, Systemd
 from transport import unix
 from transport.peer import Peer, Process
 
@@ -96,10 +100,22 @@ class Interrupted:
         return found
 
 
-ATTESTORS: dict[str, Callable[[], WorkloadAttestor]] = {
-    "unix": lambda: UnixAttestor(Configuration(discover_workload_path=True)),
-    "docker": Docker,
-}
+@asynccontextmanager
+async def attesting(name: str, folder: Path) -> AsyncGenerator[WorkloadAttestor, None]:
+    """`systemd` is asked by pidfds, and `old-systemd` by pids. Either finds every process in a unit."""
+    if not name.endswith("systemd"):
+        yield Docker() if name == "docker" else UnixAttestor(Configuration(discover_workload_path=True))
+        return
+    bus = SystemBus(folder)
+    bus.start()
+    os.environ["DBUS_SYSTEM_BUS_ADDRESS"] = bus.address
+    attestor = SystemdAttestor()
+    try:
+        async with Systemd(defaultdict(lambda: "any.service"), pidfds=name == "systemd").on(bus):
+            yield attestor
+    finally:
+        await attestor.close()
+        bus.stop()
 
 
 async def play(moment: str, attestor: WorkloadAttestor, path: str, *, pidfd: bool) -> str:
@@ -130,14 +146,12 @@ def wait_readable(listener: socket.socket) -> None:
     assert select.select([listener], [], [], 60)[0], "nobody connected"
 
 
-def main(moment: str, attestor: str, *words: str) -> None:
+async def main(moment: str, attestor: str, *words: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        outcome = asyncio.run(
-            play(moment, ATTESTORS[attestor](), f"{folder}/api.sock", pidfd="without-pidfd" not in words)
-        )
-    print(outcome, flush=True)
+        async with attesting(attestor, Path(folder)) as asked:
+            print(await play(moment, asked, f"{folder}/api.sock", pidfd="without-pidfd" not in words), flush=True)
 
 
 if __name__ == "__main__":
     assert os.getpid() < 10, "this needs a PID namespace of its own"
-    main(*sys.argv[1:])
+    asyncio.run(main(*sys.argv[1:]))

@@ -113,7 +113,10 @@ class Systemd:
         return self._unit(message, int(next(line.split()[1] for line in lines if line.startswith("Pid:"))), by_fd=True)
 
     def _unit(self, message: Message, pid: int, *, by_fd: bool = False) -> Message:
-        unit = self.units.get(pid)
+        try:
+            unit = self.units[pid] if pid > 0 else None
+        except KeyError:
+            unit = None
         if unit is None:
             return Message.new_error(message, f"{NAME}.NoUnitForPID", f"PID {pid} does not belong to any loaded unit.")
         path = f"{OBJECT}/unit/{unit.replace('.', '_2e').replace('-', '_2d').replace('@', '_40')}"

@@ -28,7 +28,7 @@ def outcome(*words: str) -> str:
     return done.stdout.splitlines()[-1]
 
 
-@pytest.mark.parametrize("attestor", ["unix", "docker"])
+@pytest.mark.parametrize("attestor", ["unix", "docker", "systemd", "old-systemd"])
 @pytest.mark.parametrize("moment", ["accepted", "asked", "answered"])
 @pytest.mark.parametrize("way", [[], ["without-pidfd"]], ids=["pidfd", "start-time"])
 def test_a_caller_that_gave_way_is_refused(moment: str, attestor: str, way: list[str]) -> None:
@@ -39,7 +39,7 @@ def test_a_caller_that_gave_way_before_it_was_accepted_is_refused() -> None:
     assert outcome("connected", "unix").endswith("connected and is gone")
 
 
-@pytest.mark.parametrize("attestor", ["unix", "docker"])
+@pytest.mark.parametrize("attestor", ["unix", "docker", "systemd", "old-systemd"])
 def test_a_caller_that_stays_is_served(attestor: str) -> None:
     assert outcome("never", attestor).startswith("given ")
 

@@ -14,7 +14,7 @@ from attestors.systemd.bus import BUS, CallFailed, Connection, SystemBus
 from identity.selectors import Selector
 from operations.errors import NotFound, Refused
 from plugins.workloadattestor import WorkloadAttestor
-from transport.peer import Process
+from transport.peer import PidFd, Process
 
 if TYPE_CHECKING:
     from plugins.catalog import PluginContext
@@ -54,34 +54,39 @@ class SystemdAttestor:
     def __init__(self) -> None:
         self._bus = SystemBus()
         self._slots = asyncio.Semaphore(_AT_ONCE)
+        # Asked once over a connection: a bus logs what its policy denies.
+        self._without_pidfds: Connection | None = None
 
     async def attest(self, process: Process) -> Sequence[Selector]:
         """Raises NotFound when the process is gone or in no unit, other SpireError classes when that is not told."""
         async with self._slots, self._bus.connection(DEADLINE) as connection:
-            found = await _describe(connection, await _unit_of(connection, process))
+            found = await _describe(connection, await self._unit_of(connection, process))
         # Last: a pid that is still the same process's has been so all the time.
         processes.require_running(process)
         return [Selector(self.name, f"{kind}:{value}") for kind, value in found]
+
+    async def _unit_of(self, connection: Connection, process: Process) -> str:
+        """The object path of the process's unit."""
+        try:
+            if process.pidfd is not None and connection is not self._without_pidfds:
+                try:
+                    return await _unit_of_pidfd(connection, process.pidfd)
+                except CallFailed as error:
+                    if error.name not in _NO_METHOD:
+                        raise
+                self._without_pidfds = connection
+            return await _unit_of_pid(connection, process.pid)
+        except CallFailed as error:
+            kind = NotFound if error.name == _NO_UNIT else Refused
+            raise kind(f"failed to get unit by pid {process.pid}: {error}") from error
 
     async def close(self) -> None:
         await self._bus.close()
 
 
-async def _unit_of(connection: Connection, process: Process) -> str:
-    """The object path of the process's unit."""
-    try:
-        if process.pidfd is not None:
-            try:
-                descriptor = process.pidfd.fileno()
-                reply = await connection.call(*_MANAGER, "GetUnitByPIDFD", "h", [0], descriptors=[descriptor])
-                return _text(reply, "the unit")
-            except CallFailed as error:
-                if error.name not in _NO_METHOD:
-                    raise
-        return await _unit_of_pid(connection, process.pid)
-    except CallFailed as error:
-        kind = NotFound if error.name == _NO_UNIT else Refused
-        raise kind(f"failed to get unit by pid {process.pid}: {error}") from error
+async def _unit_of_pidfd(connection: Connection, pidfd: PidFd) -> str:
+    reply = await connection.call(*_MANAGER, "GetUnitByPIDFD", "h", [0], descriptors=[pidfd.fileno()])
+    return _text(reply, "the unit")
 
 
 async def _unit_of_pid(connection: Connection, pid: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -88,6 +89,31 @@ async def test_an_agent_that_sees_other_pids_than_systemd(machine: Machine, monk
                 await attestor.attest(process)
     finally:
         await attestor.close()
+
+
+ATTEST = """
+import asyncio, sys
+from attestors import processes
+from attestors.systemd.attestor import SystemdAttestor
+from transport.peer import PidFd, Process
+async def attest(pid):
+    attestor = SystemdAttestor()
+    print(*await attestor.attest(Process(pid, 0, 0, processes.started(pid), PidFd.of(pid))), sep="\\n")
+    await attestor.close()
+asyncio.run(attest(int(sys.argv[1])))
+"""
+
+
+def test_an_agent_that_is_not_root(machine: Machine) -> None:
+    """The bus's own policy says what others than root may ask systemd."""
+    machine.start("web", ["/bin/sleep", "600"])
+    user = ["setpriv", "--reuid=33", "--regid=33", "--clear-groups", "env", f"PYTHONPATH={spire.ROOT}"]
+    done = machine.run(*user, sys.executable, "-c", ATTEST, str(machine.pid("web")))
+    assert done.stdout.splitlines() == [
+        "systemd:id:web.service",
+        "systemd:fragment_path:/run/systemd/system/web.service",
+        "systemd:cgroup_path:/system.slice/web.service",
+    ]
 
 
 def version(machine: Machine) -> int:

@@ -77,6 +77,8 @@ async def test_the_unit_by_pid_where_systemd_is_old(
     systemd.refusal = f"org.freedesktop.DBus.Error.{error}"
     assert await selectors_of(attestor, me) == SELECTORS
     assert systemd.calls[:2] == ["GetUnitByPIDFD", "GetUnitByPID"]
+    assert await selectors_of(attestor, me) == SELECTORS
+    assert systemd.calls.count("GetUnitByPIDFD") == 1
 
 
 async def test_the_unit_by_pid_where_the_kernel_gives_no_pidfd(

@@ -37,7 +37,7 @@ from plugins.external.loading import ExternalPlugins
 from plugins.keymanager import KeyManager
 from plugins.nodeattestor import AgentNodeAttestor
 from plugins.svidstore import SvidStore
-from plugins.workloadattestor import WorkloadAttestor
+from plugins.workloadattestor import HoldsConnections, WorkloadAttestor
 from transport.router import Router
 from transport.server import Server
 
@@ -151,6 +151,9 @@ async def _plugins(config: AgentConfig) -> AsyncGenerator[_Plugins, None]:
         # A join token wins over whatever attestor is configured, as in SPIRE.
         node_attestor = JoinTokenAttestor(config.join_token) if config.join_token else node_attestors[0]
         workload_attestors: list[WorkloadAttestor] = await _load(config, "WorkloadAttestor", external)
+        for attestor in workload_attestors:
+            if isinstance(attestor, HoldsConnections):
+                stack.push_async_callback(attestor.close)
         stores: list[SvidStore] = await _load(config, "SVIDStore", external)
         yield _Plugins(keys, node_attestor, workload_attestors, stores)
 

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager, nullcontext
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import nullcontext
 from typing import Final
 
 from google.protobuf.message import DecodeError
 
+from agent.attestor_lane import PATIENCE, Lane
 from attestors import processes
-from attestors.turns import Turns
 from generated.spiffe.broker import api_pb2
 from identity.selectors import Selector
 from operations import logs, metrics
 from operations.errors import InvalidArgument, SpireError, TemporarilyUnavailable, Unsupported
-from plugins.workloadattestor import BROKER_ID, PID_REFERENCE, Patient, ReferenceAttestor, WorkloadAttestor
+from plugins.workloadattestor import BROKER_ID, PID_REFERENCE, ReferenceAttestor, WorkloadAttestor
 from transport.errors import status_of
 from transport.peer import Peer, Process
 from transport.status import Code, RpcError
 
-_TIMEOUT = 10.0
-_AT_ONCE = 64
-_OF_A_USER = 16
 _BROKERS: Final = -1  # in the place of a user
 
 _Found = Sequence[Selector] | SpireError | None
@@ -35,12 +32,10 @@ _log = logs.get("workload_attestor")
 class WorkloadAttestation:
     """One attestor that fails or hangs costs its selectors, not the others'."""
 
-    def __init__(self, attestors: Sequence[WorkloadAttestor], *, timeout: float = _TIMEOUT) -> None:
-        """`timeout` is in seconds, for each attestor."""
-        self._attestors = attestors
-        self._timeout = timeout
-        self._slots = asyncio.Semaphore(_AT_ONCE)
-        self._turns = Turns(_OF_A_USER)
+    def __init__(self, attestors: Sequence[WorkloadAttestor], *, timeout: float = PATIENCE) -> None:
+        """`timeout` is in seconds, for each attestor. Raises ConfigurationError where processes cannot be told."""
+        processes.require_own_proc()
+        self._lanes = [Lane(each, timeout) for each in attestors]
 
     @metrics.timed("workload_api", "workload_attestation")
     async def attest(self, peer: Peer) -> frozenset[Selector]:
@@ -76,7 +71,7 @@ class WorkloadAttestation:
         broker = BROKER_ID.set(broker_id)
         try:
             with nullcontext() if pid is None else processes.pinned(pid) as process:
-                results = await self._ask_all(lambda each: self._refer(each, type_url, value, process))
+                results = await self._ask_all(lambda lane: self._refer(lane, type_url, value, process))
                 if process is not None:
                     processes.require_same(process)
         finally:
@@ -91,65 +86,47 @@ class WorkloadAttestation:
         return selectors
 
     async def _attest(self, process: Process, uid: int) -> frozenset[Selector]:
-        results = await self._ask_all(lambda each: self._examine(each, process, uid))
+        self._require_same(process)
+        results = await self._ask_all(lambda lane: self._examine(lane, process, uid))
         self._require_same(process)
         found = [each for each in results if each is not None and not isinstance(each, SpireError)]
-        if self._attestors and not found:
+        errors = "; ".join(status_of(each).message for each in results if isinstance(each, SpireError))
+        if self._lanes and not found:
+            _log.error("Workload attestation failed", pid=process.pid, error=errors)
             raise TemporarilyUnavailable("workload attestation failed")
+        if errors:
+            _log.error("Failed to collect all selectors", pid=process.pid, error=errors)
         selectors = _joined(found)
         if process.pid != os.getpid() and _log.enabled("debug"):
             _log.debug("PID attested to have selectors", pid=process.pid, selectors=sorted(map(str, selectors)))
         return selectors
 
-    async def _ask_all(self, ask: Callable[[WorkloadAttestor], Awaitable[_Found]]) -> Sequence[_Found]:
-        if len(self._attestors) == 1:
-            return [await ask(self._attestors[0])]
-        return await asyncio.gather(*(ask(each) for each in self._attestors))
+    async def _ask_all(self, ask: Callable[[Lane], Awaitable[_Found]]) -> Sequence[_Found]:
+        if len(self._lanes) == 1:
+            return [await ask(self._lanes[0])]
+        return await asyncio.gather(*(ask(each) for each in self._lanes))
 
-    async def _examine(self, attestor: WorkloadAttestor, process: Process, uid: int) -> _Found:
+    async def _examine(self, lane: Lane, process: Process, uid: int) -> _Found:
         try:
-            return await self._in_time(attestor, uid, lambda: attestor.attest(process))
+            return await lane.ask(uid, lambda: lane.attestor.attest(process))
         except SpireError as error:
-            _log.error("workload attestor failed", attestor=attestor.name, pid=process.pid, error=error)
-            return error
+            _log.error(f'workload attestor "{lane.name}" failed', pid=process.pid, error=error)
+            return _of(lane, error)
 
-    async def _refer(self, attestor: WorkloadAttestor, type_url: str, value: bytes, process: Process | None) -> _Found:
+    async def _refer(self, lane: Lane, type_url: str, value: bytes, process: Process | None) -> _Found:
         """By the reference, or where the attestor knows no references by the process that it is."""
+        attestor = lane.attestor
         try:
             if isinstance(attestor, ReferenceAttestor):
                 try:
-                    return await self._in_time(attestor, _BROKERS, lambda: attestor.attest_reference(type_url, value))
+                    return await lane.ask(_BROKERS, lambda: attestor.attest_reference(type_url, value))
                 except SpireError as error:
                     if status_of(error).code is not Code.UNIMPLEMENTED:
                         raise
-            if process is None:
-                return None
-            return await self._in_time(attestor, _BROKERS, lambda: attestor.attest(process))
+            return None if process is None else await lane.ask(_BROKERS, lambda: attestor.attest(process))
         except SpireError as error:
-            _log.error("workload attestor failed", attestor=attestor.name, reference_type=type_url, error=error)
-            text = f'workload attestor "{attestor.name}" failed: {error}'
-            return RpcError(status_of(error).code, text)
-
-    async def _in_time(
-        self, attestor: WorkloadAttestor, uid: int, ask: Callable[[], Awaitable[Sequence[Selector]]]
-    ) -> Sequence[Selector]:
-        """Raises SpireError classes."""
-        patience = attestor.patience if isinstance(attestor, Patient) else self._timeout
-        try:
-            async with self._slot(attestor, uid), asyncio.timeout(patience):
-                with metrics.call("workload_api", "workload_attestor", attestor=attestor.name):
-                    return await ask()
-        except TimeoutError as error:
-            raise TemporarilyUnavailable(f"no answer within {patience:g} s") from error
-
-    @asynccontextmanager
-    async def _slot(self, attestor: WorkloadAttestor, uid: int) -> AsyncGenerator[None, None]:
-        """A user who calls a thousand times at once has not all slots, and who waits for a container has none."""
-        if isinstance(attestor, Patient):
-            yield
-            return
-        async with self._turns.of(uid), self._slots:
-            yield
+            _log.error(f'workload attestor "{lane.name}" failed', reference_type=type_url, error=error)
+            return _of(lane, error)
 
     def _require_same(self, process: Process) -> None:
         try:
@@ -157,6 +134,11 @@ class WorkloadAttestation:
         except SpireError as error:
             _log.error("Workload attestation failed", pid=process.pid, error=error)
             raise TemporarilyUnavailable("workload attestation failed") from error
+
+
+def _of(lane: Lane, error: SpireError) -> SpireError:
+    """An attestor's error under its name."""
+    return RpcError(status_of(error).code, f'workload attestor "{lane.name}" failed: {error}')
 
 
 def _joined(found: Iterable[Sequence[Selector]]) -> frozenset[Selector]:

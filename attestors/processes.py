@@ -3,20 +3,38 @@
 from __future__ import annotations
 
 import os
-import select
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from operations.errors import NotFound, Refused
-from transport.peer import Process
+from operations.errors import ConfigurationError, NotFound, Refused
+from transport.peer import PidFd, Process
 
 _CHUNK = 64 << 10
 # Fields 3, 20 and 22 of the line, counted from 0 after the parenthesised name.
 _STATE, _THREADS, _STARTED = 0, 17, 19
 _ENDED = frozenset((b"Z", b"X"))
 _PIDS = 1 << 31
+# Linux allows 65,536 groups, which anybody may have in a user namespace of their own.
+_LARGEST_STATUS = 128 << 10
+_IDS = 0xFFFFFFFF
+
+
+def require_own_proc() -> None:
+    """Raise ConfigurationError where /proc tells of the processes of another PID namespace than ours, or of none.
+
+    Pids are those of the reader's namespace, and files of /proc those of the namespace that it was mounted in.
+    """
+    try:
+        own = Path("/proc/self").readlink() == Path(str(os.getpid()))
+    except OSError:
+        own = False
+    if not own:
+        raise ConfigurationError(
+            "workloads cannot be told: /proc is not that of our own PID namespace; mount one (mount -t proc proc "
+            "/proc), or share the host's PID namespace"
+        )
 
 
 def path_of(pid: int, name: str) -> str:
@@ -45,7 +63,6 @@ def read(pid: int, name: str, *, limit: int | None = None) -> bytes:
 
 def _read_all(descriptor: int, limit: int | None) -> bytes:
     """All of it, or somewhat more than the limit."""
-    # The most groups that Linux allows make 720 kB.
     content = bytearray()
     while chunk := os.read(descriptor, _CHUNK):
         content += chunk
@@ -69,14 +86,26 @@ class Owner:
 
 
 def owner(pid: int) -> Owner:
-    """Raises NotFound when the process is gone, Refused when it may not be read."""
-    status = read(pid, "status")
+    """Raises NotFound when the process is gone, Refused when it may not be read or is in too many groups."""
+    status = read(pid, "status", limit=_LARGEST_STATUS)
     try:
         # Real, effective, saved and file system ids (proc(5)).
         uid, gid = int(_field(status, b"Uid")[1]), int(_field(status, b"Gid")[1])
         return Owner(uid, gid, tuple(int(each) for each in _field(status, b"Groups")))
     except (IndexError, ValueError) as error:
         raise Refused(f"/proc/{pid}/status cannot be understood") from error
+
+
+def foreign_id(kind: str) -> int | None:
+    """The `uid` or `gid` that all those have here whom our user namespace does not know; None where it knows all.
+
+    It is somebody's own as well: user_namespaces(7), "Unmapped user and group IDs".
+    """
+    try:
+        known = sum(int(line.split()[2]) for line in Path(f"/proc/self/{kind}_map").read_text().splitlines())
+        return None if known >= _IDS else int(Path(f"/proc/sys/kernel/overflow{kind}").read_text())
+    except FileNotFoundError:  # a kernel without user namespaces
+        return None
 
 
 @contextmanager
@@ -86,34 +115,23 @@ def pinned(pid: int) -> Generator[Process, None, None]:
     So whatever was found out about the pid in between is of this process. Raises NotFound when it is gone, at the end
     too, and Refused when it may not be examined.
     """
-    descriptor = _pidfd(pid)
-    try:
-        now, since = owner(pid), started(pid)
-        _require_alive(descriptor, pid)
-        yield Process(pid, now.uid, now.gid, since)
-        _require_alive(descriptor, pid)
-    finally:
-        os.close(descriptor)
+    pidfd = _pidfd(pid)
+    now, since = owner(pid), started(pid)
+    process = Process(pid, now.uid, now.gid, since, pidfd)
+    require_running(process)
+    yield process
+    require_running(process)
 
 
-def _pidfd(pid: int) -> int:
-    """A descriptor of the very process, whoever has its pid later (pidfd_open(2))."""
+def _pidfd(pid: int) -> PidFd:
     if not 0 < pid < _PIDS:
         raise NotFound(f"there is no process {pid}")
     try:
-        return os.pidfd_open(pid)
+        return PidFd.of(pid)
     except ProcessLookupError as error:
         raise NotFound(f"there is no process {pid}") from error
     except OSError as error:  # a thread's id among them
         raise Refused(f"cannot open process {pid}: {error.strerror}") from error
-
-
-def _require_alive(descriptor: int, pid: int) -> None:
-    """A pidfd can be read once the process has ended, though its parent may not have asked for it yet."""
-    poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
-    if poll.poll(0):
-        raise NotFound(f"process {pid} has ended")
 
 
 def require_same(process: Process) -> None:
@@ -124,12 +142,19 @@ def require_same(process: Process) -> None:
 
 
 def require_running(process: Process) -> None:
-    """Raise NotFound or Refused unless the process that made the connection still runs."""
-    stat = _stat(process.pid)
-    if stat.started != process.started:
-        raise Refused(f"pid {process.pid} belongs to another process than the one that connected")
+    """Raise NotFound or Refused unless the process that made the connection still runs.
+
+    What was read of its pid before is then its own: a pid is given again only after its process has ended.
+    """
+    if process.pidfd is not None:
+        ended = process.pidfd.ended
+    else:
+        stat = _stat(process.pid)
+        if stat.started != process.started:
+            raise Refused(f"pid {process.pid} belongs to another process than the one that connected")
+        ended = stat.ended
     # Its pid is kept until its parent asks for it, while others may go on with its connection.
-    if stat.ended:
+    if ended:
         raise NotFound(f"process {process.pid} has ended")
 
 

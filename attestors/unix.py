@@ -2,37 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
 import grp
-import hashlib
 import os
 import pwd
 import threading
-import time
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from attestors import processes
-from attestors.turns import Turns
+from attestors import processes, programs
+from attestors.names import Names
+from attestors.threads import Threads
 from identity.selectors import Selector
 from operations.errors import Refused
+from operations.quoting import quote
 from plugins.workloadattestor import WorkloadAttestor
 from transport.peer import Process
 
 if TYPE_CHECKING:
     from plugins.catalog import PluginContext
 
-_WORKERS = 4
-_READERS = 8
-_READERS_OF_A_USER = 2
+_THREADS = 32
+_OF_A_USER = 2
 _MOST_GROUPS = 4096
-_CHUNK = 1 << 20
-_NAMES_LIFE = 10.0
-_MOST_NAMES = 4096
 
 
 class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -46,46 +40,54 @@ class UnixAttestor:
     """Selectors `uid`, `user`, `gid`, `group`, `supplementary_gid`, `supplementary_group`, `path` and `sha256`.
 
     User and group are the effective ones. Names are left out where the system knows none. Programs are looked at in
-    the caller's own mount namespace.
+    the caller's own mount namespace, and named as they are called there: users may make such namespaces, and in them
+    call a program of theirs what they like, so that a path tells something together with `uid` or `sha256` only.
     """
 
     name = "unix"
 
     def __init__(self, configuration: Configuration) -> None:
         self._configuration = configuration
-        # Names may come over a network and programs from a slow disk: threads of our own bound what hangs.
-        self._workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="unix-attestor")
-        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="unix-attestor-programs")
-        self._turns = Turns(_READERS_OF_A_USER)
-        self._users = _Names(lambda uid: pwd.getpwuid(uid).pw_name)
-        self._groups = _Names(lambda gid: grp.getgrgid(gid).gr_name)
+        # Names may come over a network and programs from a slow disk, or a user's own file system.
+        self._askers = Threads("unix-attestor-names", most=_THREADS, each=_OF_A_USER)
+        self._readers = Threads("unix-attestor-programs", most=_THREADS, each=_OF_A_USER)
+        self._users = Names(lambda uid: pwd.getpwuid(uid).pw_name)
+        self._groups = Names(lambda gid: grp.getgrgid(gid).gr_name)
+        self._foreign_uid = processes.foreign_id("uid")
+        self._foreign_gid = processes.foreign_id("gid")
 
     async def attest(self, process: Process) -> Sequence[Selector]:
         """Raises NotFound when the process is gone, Refused when it may not be examined or is another one."""
         # The kernel answers this from memory, so it needs no thread.
-        owner = processes.owner(process.pid)
-        processes.require_owner(process, owner)
-        _require_few(owner, process.pid)
-        loop = asyncio.get_running_loop()
+        owner = self._known(processes.owner(process.pid), process)
         if not (self._users.know((owner.uid,)) and self._groups.know((owner.gid, *owner.groups))):
-            await loop.run_in_executor(self._workers, self._learn, owner)
+            await self._askers.run(process.uid, lambda: self._learn(owner))
         found = self._describe(owner)
         if self._configuration.discover_workload_path:
             found += await self._program(process)
         # Last: a pid that is still the same process's has been so all the time.
-        processes.require_running(process)
-        return [Selector(self.name, f"{kind}:{value}") for kind, value in found]
+        processes.require_same(process)
+        return [Selector(self.name, f"{kind}:{_text(value)}") for kind, value in found]
+
+    def _known(self, owner: processes.Owner, process: Process) -> processes.Owner:
+        """The owner, without the groups that could be any. Raises Refused when the user could be anybody."""
+        processes.require_owner(process, owner)
+        _require_few(owner, process.pid)
+        if owner.uid == self._foreign_uid or owner.gid == self._foreign_gid:
+            raise Refused(
+                f"process {process.pid} is of a user or group that the agent's user namespace does not know, and seen "
+                f"as {owner.uid} and {owner.gid} as all such are: run the agent in the host's user namespace"
+            )
+        return replace(owner, groups=tuple(each for each in owner.groups if each != self._foreign_gid))
 
     async def _program(self, process: Process) -> list[tuple[str, str]]:
         """The program's selectors. A user whose programs take long to read waits for them, and nobody else does."""
         given_up = threading.Event()
-        async with self._turns.of(process.uid):
-            try:
-                return await asyncio.get_running_loop().run_in_executor(
-                    self._readers, _program, process.pid, self._configuration.workload_size_limit, given_up
-                )
-            finally:
-                given_up.set()
+        limit = self._configuration.workload_size_limit
+        try:
+            return await self._readers.run(process.uid, lambda: programs.describe(process.pid, limit, given_up))
+        finally:
+            given_up.set()
 
     def _learn(self, owner: processes.Owner) -> None:
         self._users.learn((owner.uid,))
@@ -103,66 +105,21 @@ class UnixAttestor:
         return [(kind, value) for kind, value in found if value]
 
 
-class _Names:
-    """What the system calls a user or group, remembered for a moment: directories may be slow to answer."""
-
-    def __init__(self, look_up: Callable[[int], str]) -> None:
-        self._look_up = look_up
-        self._lock = threading.Lock()
-        self._names: dict[int, tuple[float, str]] = {}
-
-    def know(self, numbers: Iterable[int]) -> bool:
-        oldest = time.monotonic() - _NAMES_LIFE
-        return all(number in self._names and self._names[number][0] >= oldest for number in numbers)
-
-    def name(self, number: int) -> str:
-        """Empty where the system knows none."""
-        return self._names[number][1]
-
-    def learn(self, numbers: Iterable[int]) -> None:
-        """Blocks. Several threads may do so at once."""
-        names = {number: self._ask(number) for number in numbers}
-        now = time.monotonic()
-        with self._lock:
-            if len(self._names) > _MOST_NAMES:
-                self._names = {each: known for each, known in self._names.items() if known[0] >= now - _NAMES_LIFE}
-            self._names.update((number, (now, name)) for number, name in names.items())
-
-    def _ask(self, number: int) -> str:
-        try:
-            return self._look_up(number)
-        except (KeyError, OSError):
-            return ""
-
-
 def _require_few(owner: processes.Owner, pid: int) -> None:
     """Linux allows 65,536 groups, and in a user namespace of their own all users may have them."""
     if len(owner.groups) > _MOST_GROUPS:
         raise Refused(f"process {pid} is in {len(owner.groups)} groups; at most {_MOST_GROUPS} are looked at")
 
 
-def _program(pid: int, size_limit: int, given_up: threading.Event) -> list[tuple[str, str]]:
-    link = processes.path_of(pid, "exe")
+def _text(value: str) -> str:
+    """Raises Refused for names that are no UTF-8, which no entry could have."""
     try:
-        found = [("path", str(Path(link).readlink()))]
-        if size_limit >= 0:
-            found.append(("sha256", _sha256(link, size_limit, given_up)))
-        return found
-    except OSError as error:
-        raise Refused(f"cannot read the program of process {pid}: {error.strerror}") from error
-
-
-def _sha256(path: str, limit: int, given_up: threading.Event) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:  # noqa: PTH123 - the magic link itself, never what its text names
-        size = os.fstat(file.fileno()).st_size
-        if limit and size > limit:
-            raise Refused(f"{path} exceeds workload_size_limit ({size} > {limit} bytes)")
-        while chunk := file.read(_CHUNK):
-            if given_up.is_set():
-                raise Refused(f"{path} took too long to read: set workload_size_limit")
-            digest.update(chunk)
-    return digest.hexdigest()
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise Refused(
+            f"{quote(os.fsencode(value).decode(errors='replace'))} is no UTF-8: no selector has it"
+        ) from error
+    return value
 
 
 async def load(configuration: Configuration, _context: PluginContext) -> WorkloadAttestor:

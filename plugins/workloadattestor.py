@@ -26,6 +26,13 @@ class WorkloadAttestor(Protocol):
 
 
 @runtime_checkable
+class HoldsConnections(Protocol):
+    """What a workload attestor may be besides: one that has something to let go of when the agent ends."""
+
+    async def close(self) -> None: ...
+
+
+@runtime_checkable
 class ReferenceAttestor(Protocol):
     """What a workload attestor may be besides: one that knows workloads by other means than a process.
 

@@ -74,7 +74,8 @@ class Server:
             link = PlainLink(sock) if tls is None else tls().link(sock, server=True)
             return Arrival(link, address, lambda: Peer(address, link.peer_certificates, process))
 
-        self._add(listener, open_link)
+        # Each caller is held by a descriptor of its own (transport.peer.PidFd).
+        self._add(listener, open_link, descriptors=2)
 
     async def drain(self, grace: float) -> None:
         """Stops listening, lets running calls end for `grace` seconds, then cuts them off."""
@@ -84,8 +85,8 @@ class Server:
         listeners, self._listeners = self._listeners, []
         await asyncio.gather(*(listener.drain(grace) for listener in listeners))
 
-    def _add(self, sock: socket.socket, open_link: Opener) -> None:
-        _allow_descriptors(self._limits.connections + _OTHER_DESCRIPTORS)
+    def _add(self, sock: socket.socket, open_link: Opener, *, descriptors: int = 1) -> None:
+        _allow_descriptors(self._limits.connections * descriptors + _OTHER_DESCRIPTORS)
         self._listeners.append(Listener(sock, open_link, self._serve, self._limits))
 
     def _serve(self, stream: SocketStream, peer: Peer, ended: Callable[[Served], None]) -> ServerConnection:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import select
 import socket
 import stat
 import struct
@@ -12,12 +11,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from operations.errors import ConfigurationError, TemporarilyUnavailable
-from transport.peer import Process
+from operations.errors import ConfigurationError, Refused, TemporarilyUnavailable
+from transport.peer import PidFd, Process
 
 _CREDENTIALS: Final = struct.Struct("3i")
 _SO_PEERPIDFD: Final = 77  # asm-generic/socket.h
 _LONGEST_PATH: Final = 107  # sun_path without its final NUL (unix(7))
+_SEE_PROC: Final = "mount /proc of our own PID namespace, and without hidepid unless we are in its gid (proc(5))"
 _STARTED: Final = 22 - 3  # field 22 of /proc/PID/stat (proc(5)), counted behind the name, which is field 2
 
 
@@ -26,25 +26,24 @@ def caller(sock: socket.socket, *, strangers: bool = False) -> Process:
 
     A process of another PID namespace has no pid here; with `strangers` it is told as pid 0, by its user alone.
 
-    Raises ConnectionError when it is gone already or cannot be told, and other OSErrors when we lack the means, file
-    descriptors say.
+    Raises ConnectionError when it is gone already or cannot be told, Refused when we do not see it in /proc, and other
+    OSErrors when we lack the means, file descriptors say.
     """
     pid, uid, gid = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
     if not pid:
         if strangers:
             return Process(pid=0, uid=uid, gid=gid, started=0)
         raise ConnectionError("a process of another PID namespace connected, which cannot be told from others")
-    process = _pidfd(sock, pid)
+    pidfd = _pidfd(sock, pid)
     try:
         status = Path(f"/proc/{pid}/stat").read_bytes()
-        if process is not None and _has_ended(process):  # then what was read may be of another with the same pid
-            raise _gone(pid)
     except (FileNotFoundError, ProcessLookupError) as error:
+        if pidfd is not None and not pidfd.ended:
+            raise Refused(f"process {pid} connected and is not to be seen in /proc: {_SEE_PROC}") from error
         raise _gone(pid) from error
-    finally:
-        if process is not None:
-            os.close(process)
-    return Process(pid=pid, uid=uid, gid=gid, started=int(status.rpartition(b")")[2].split()[_STARTED]))
+    if pidfd is not None and pidfd.ended:  # then what was read may be of another with the same pid
+        raise _gone(pid)
+    return Process(pid, uid, gid, int(status.rpartition(b")")[2].split()[_STARTED]), pidfd)
 
 
 def bind(path: str, mode: int) -> socket.socket:
@@ -83,22 +82,26 @@ def remove(path: str, made: int) -> None:
             Path(path).unlink()
 
 
-def _pidfd(sock: socket.socket, pid: int) -> int | None:
-    """A descriptor of the very process that connected; None where the kernel has none (before Linux 6.5)."""
+def _pidfd(sock: socket.socket, pid: int) -> PidFd | None:
+    """Of the very process that connected; before Linux 6.5, of the one that has its pid now. None where there is none.
+
+    A sandbox may forbid them (seccomp(2)), with whatever error it likes.
+    """
     try:
-        return sock.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
+        return PidFd(sock.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD))
     except OSError as error:
-        if error.errno == errno.ENOPROTOOPT:
-            return None
         if error.errno in (errno.ESRCH, errno.EINVAL, errno.ENODATA):
             raise _gone(pid) from error
+        if error.errno != errno.ENOPROTOOPT:
+            raise
+    try:
+        return PidFd.of(pid)
+    except ProcessLookupError as error:
+        raise _gone(pid) from error
+    except OSError as error:
+        if error.errno in (errno.ENOSYS, errno.EPERM):
+            return None
         raise
-
-
-def _has_ended(pidfd: int) -> bool:
-    poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    return bool(poll.poll(0))
 
 
 def _gone(pid: int) -> ConnectionError:

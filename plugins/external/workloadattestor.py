@@ -18,6 +18,8 @@ from transport.status import Code, RpcError
 TIMEOUT: Final = 30.0
 """Seconds; the agent's own limit for an attestor comes first."""
 
+MOST_SELECTORS: Final = 10_000
+
 _BROKER_ID: Final = "spire-agent-broker-caller-id"
 
 
@@ -57,4 +59,7 @@ class ExternalWorkloadAttestor:
         return self._selectors(response.selector_values)
 
     def _selectors(self, values: Sequence[str]) -> Sequence[Selector]:
+        if len(values) > MOST_SELECTORS:
+            reason = f"the plugin gave {len(values)} selectors, of which a workload may have {MOST_SELECTORS}"
+            raise self._plugin.error(Code.RESOURCE_EXHAUSTED, reason)
         return [Selector(self.name, value) for value in values]

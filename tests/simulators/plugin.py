@@ -49,6 +49,7 @@ WORDS: Final = frozenset(
         # as an attestor
         "closes", "says-nothing", "no-agent-id", "no-payload", "no-response", "dies-in-attest", "hangs-in-attest",
         "lacks-permission", "many-challenges",
+        "most-selectors", "more-selectors", "flood-of-selectors", "odd-selectors", "no-utf8-selectors",
     }
 )  # fmt: skip
 
@@ -211,9 +212,22 @@ class Plugin:
 
     # WorkloadAttestor and SVIDStore
 
-    async def attest_workload(self, request: workloadattestor_pb2.AttestRequest) -> workloadattestor_pb2.AttestResponse:
+    async def attest_workload(
+        self, request: workloadattestor_pb2.AttestRequest
+    ) -> workloadattestor_pb2.AttestResponse | bytes:
         await self.misbehave("attest")
-        return workloadattestor_pb2.AttestResponse(selector_values=[f"pid:{request.pid}"])
+        if self.does("no-utf8-selectors"):
+            return b"\x0a\x02\xff\xfe"
+        if self.does("flood-of-selectors"):
+            return b"\x0a\x00" * (4 << 20)
+        values = [f"pid:{request.pid}"]
+        if self.does("most-selectors"):
+            values = [str(each) for each in range(10_000)]
+        elif self.does("more-selectors"):
+            values = [""] * 10_001
+        elif self.does("odd-selectors"):
+            values = ["", ":", "a\0b", "two\nlines", 'quoted" level=info', "ü\u202e", "x" * 1_000_000]
+        return workloadattestor_pb2.AttestResponse(selector_values=values)
 
     async def put(self, request: svidstore_pb2.PutX509SVIDRequest) -> svidstore_pb2.PutX509SVIDResponse:
         self.stored[",".join(request.metadata)] = request
@@ -266,8 +280,8 @@ def _sign(key: Any, request: keymanager_pb2.SignDataRequest, data: bytes) -> byt
     return key.sign(data, pad, Prehashed(algorithm))
 
 
-def _serialized(message: Message) -> bytes:
-    return message.SerializeToString()
+def _serialized(message: Message | bytes) -> bytes:
+    return message if isinstance(message, bytes) else message.SerializeToString()
 
 
 def _handler(service: ServiceDescriptor, name: str, behaviour: Any) -> Any:
@@ -277,9 +291,9 @@ def _handler(service: ServiceDescriptor, name: str, behaviour: Any) -> Any:
         "response_serializer": _serialized,
     }
 
-    async def unary(request: Message, context: Any) -> Message:
+    async def unary(request: Message, context: Any) -> Message | bytes:
         try:
-            answer: Message = await behaviour(request)
+            answer: Message | bytes = await behaviour(request)
         except Failure as failure:
             await context.abort(failure.code, failure.text)
             raise

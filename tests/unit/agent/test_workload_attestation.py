@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -112,6 +112,74 @@ async def test_a_user_who_calls_often_leaves_room_for_others() -> None:
     for each in crowd:
         each.cancel()
     await asyncio.gather(*crowd, return_exceptions=True)
+
+
+@dataclass
+class Counting:
+    """Counts who asked, and those who had asked when another one was given up."""
+
+    name: str
+    others: list[Counting] = field(default_factory=list["Counting"])
+    asked: int = 0
+    before: list[int] = field(default_factory=list[int])
+
+    async def attest(self, process: Process) -> Sequence[Selector]:
+        del process
+        self.asked += 1
+        try:
+            await asyncio.sleep(3600 if self.others else 0)
+        except asyncio.CancelledError:
+            self.before.append(sum(each.asked for each in self.others))
+            raise
+        return [Selector(self.name, "a")]
+
+
+async def test_one_that_hangs_keeps_nobody_from_the_others() -> None:
+    """There are many more callers than it has places: all of them have asked the other before the first is given up."""
+    good = Counting("good")
+    hanging = Counting("hanging", [good])
+    attestation = WorkloadAttestation([hanging, good], timeout=3.0)
+    answers = await asyncio.gather(*(attestation.attest(peer()) for _ in range(1000)))
+    assert set(answers) == {frozenset((Selector("good", "a"),))}
+    assert 0 < hanging.asked < 1000
+    assert set(hanging.before) == {1000}
+
+
+async def test_a_caller_that_is_gone_is_asked_nobody_about() -> None:
+    good = Counting("good")
+    with pytest.raises(TemporarilyUnavailable):
+        await WorkloadAttestation([good]).attest(peer(started=1))
+    assert not good.asked
+
+
+async def test_what_failed_is_told_by_name(caplog: pytest.LogCaptureFixture) -> None:
+    await WorkloadAttestation([Good("a"), Bad()]).attest(peer())
+    assert [record.getMessage() for record in caplog.records] == [
+        'workload attestor "bad" failed',
+        "Failed to collect all selectors",
+    ]
+    assert getattr(caplog.records[1], "fields", {})["error"] == 'workload attestor "bad" failed: not today'
+    caplog.clear()
+    with pytest.raises(TemporarilyUnavailable):
+        await WorkloadAttestation([Bad()]).attest(peer())
+    assert [record.getMessage() for record in caplog.records][-1] == "Workload attestation failed"
+
+
+class Waiting:
+    """Waits for what comes late, longer than others may take."""
+
+    name = "waiting"
+    patience = 60.0
+
+    async def attest(self, process: Process) -> Sequence[Selector]:
+        del process
+        await asyncio.sleep(0.3)
+        return [Selector("waiting", "a")]
+
+
+async def test_one_that_is_patient_is_waited_for() -> None:
+    attestation = WorkloadAttestation([Hanging(), Waiting()], timeout=0.05)
+    assert await attestation.attest(peer()) == {Selector("waiting", "a")}
 
 
 async def test_a_caller_without_a_process_is_refused() -> None:

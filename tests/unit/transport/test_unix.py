@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from operations.errors import ConfigurationError
+from tests.simulators.echo import UNARY, Echo, EchoService
 from transport import sockets, unix
+from transport.client import Channel
 
 ROOT = Path(__file__).parents[3]
 LISTEN = """
@@ -127,6 +131,41 @@ def kernel_knows_pidfds(sock: socket.socket) -> bool:
     return True
 
 
+HIDDEN = """
+import sys
+from transport import unix
+listener = unix.bind(sys.argv[1], 0o700)
+listener.setblocking(True)
+print("ready", flush=True)
+accepted, _ = listener.accept()
+try:
+    unix.caller(accepted)
+except Refused as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can hide processes")
+def test_a_caller_that_proc_hides_is_refused_with_the_reason(tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    for parent in tmp_path.parents[:2]:
+        parent.chmod(parent.stat().st_mode | 0o011)
+    path = str(tmp_path / "api.sock")
+    hide = "mount -t proc -o hidepid=invisible proc /proc && exec setpriv --reuid 61234 --regid 61234 --clear-groups"
+    code = "from operations.errors import Refused" + HIDDEN
+    listening = subprocess.Popen(
+        ["unshare", "--mount", "sh", "-c", f'{hide} "$@"', "sh", sys.executable, "-c", code, path],
+        cwd=ROOT, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert listening.stdout is not None
+    with listening.stdout as lines, socket.socket(socket.AF_UNIX) as client:
+        assert lines.readline() == "ready\n"
+        client.connect(path)
+        said = lines.read()
+    assert said.startswith(f"process {os.getpid()} connected and is not to be seen in /proc: mount /proc of our own")
+    assert listening.wait(30) == 0
+
+
 def test_looking_at_callers_leaves_no_descriptor_behind(tmp_path: Path) -> None:
     path = str(tmp_path / "api.sock")
     with unix.bind(path, 0o700) as listener, socket.socket(socket.AF_UNIX) as client:
@@ -168,3 +207,30 @@ async def test_who_gives_up_waiting_leaves_nothing_behind(tmp_path: Path) -> Non
         first.close()
     with pytest.raises(ConnectionRefusedError):
         await sockets.connect(socket.AF_UNIX, path)
+
+
+async def test_callers_are_held_as_long_as_their_connections(socket_path: str, service: EchoService) -> None:
+    gc.disable()  # references alone have to end it
+    try:
+        before = pidfds()
+        channels = [Channel.unix(socket_path) for _ in range(20)]
+        for channel in channels:
+            await channel.unary(UNARY, Echo(), Echo)
+        assert pidfds() == before + 20
+        service.peers.clear()
+        for channel in channels:
+            await channel.close()
+        async with asyncio.timeout(30):
+            while pidfds() > before:  # noqa: ASYNC110 - the server notices in its own time
+                await asyncio.sleep(0.02)
+    finally:
+        gc.enable()
+
+
+def pidfds() -> int:
+    """How many this process has."""
+    found = 0
+    for each in os.listdir("/proc/self/fd"):  # noqa: PTH208 - names
+        with suppress(FileNotFoundError):  # what listed them
+            found += "pidfd" in os.readlink(f"/proc/self/fd/{each}")  # noqa: PTH115
+    return found

@@ -166,10 +166,36 @@ async def test_workload_attestors_that_fail_cost_their_own_selectors(
             end.close()
     assert peer.process is not None
     assert await WorkloadAttestation(attestors).attest(peer) == {Selector("py", f"pid:{peer.process.pid}")}
-    codes = sorted(str(fields["error"]).split(" desc")[0] for fields in log.named("workload attestor failed"))
+    codes = sorted(str(fields["error"]).split(" desc")[0] for fields in log.named('workload attestor "py" failed'))
     assert codes == ["rpc error: code = DeadlineExceeded", "rpc error: code = Unavailable"]
     with pytest.raises(TemporarilyUnavailable):
         await WorkloadAttestation(attestors[1:2]).attest(peer)
+
+
+@pytest.mark.parametrize(
+    ("word", "fault"),
+    [
+        ("more-selectors", "code = ResourceExhausted desc = workloadattestor(py): the plugin gave 10001 selectors"),
+        ("flood-of-selectors", "code = ResourceExhausted desc = workloadattestor(py): the plugin gave 4194304 sel"),
+        ("no-utf8-selectors", "code = Internal desc = workloadattestor(py): "),
+    ],
+)
+async def test_selectors_that_cannot_be(load: Load, word: str, fault: str) -> None:
+    attestor = await load("WorkloadAttestor", word, side="agent")
+    with pytest.raises(RpcError) as error:
+        await attestor.attest(PROCESS)
+    assert str(error.value).startswith(f"rpc error: {fault}")
+
+
+async def test_many_selectors(load: Load) -> None:
+    attestor = await load("WorkloadAttestor", "most-selectors", side="agent")
+    assert len(await attestor.attest(PROCESS)) == 10_000
+
+
+async def test_odd_selectors_are_just_selectors(load: Load) -> None:
+    attestor = await load("WorkloadAttestor", "odd-selectors", side="agent")
+    values = ["", ":", "a\0b", "two\nlines", 'quoted" level=info', "ü\u202e", "x" * 1_000_000]
+    assert await attestor.attest(PROCESS) == [Selector("py", value) for value in values]
 
 
 async def test_an_svid_store(load: Load, log: Log) -> None:

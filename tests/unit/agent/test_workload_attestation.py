@@ -165,21 +165,21 @@ async def test_what_failed_is_told_by_name(caplog: pytest.LogCaptureFixture) -> 
     assert [record.getMessage() for record in caplog.records][-1] == "Workload attestation failed"
 
 
-class Waiting:
+class Patient:
     """Waits for what comes late, longer than others may take."""
 
-    name = "waiting"
+    name = "patient"
     patience = 60.0
 
     async def attest(self, process: Process) -> Sequence[Selector]:
         del process
         await asyncio.sleep(0.3)
-        return [Selector("waiting", "a")]
+        return [Selector("patient", "a")]
 
 
 async def test_one_that_is_patient_is_waited_for() -> None:
-    attestation = WorkloadAttestation([Hanging(), Waiting()], timeout=0.05)
-    assert await attestation.attest(peer()) == {Selector("waiting", "a")}
+    attestation = WorkloadAttestation([Hanging(), Patient()], timeout=0.05)
+    assert await attestation.attest(peer()) == {Selector("patient", "a")}
 
 
 async def test_a_caller_without_a_process_is_refused() -> None:

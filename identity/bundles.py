@@ -120,7 +120,12 @@ class Bundle:
 
 def to_pem(certificates: Sequence[bytes]) -> str:
     """DER certificates as PEM, one after the other."""
-    return "".join(_pem_block(der) for der in certificates)
+    return "".join(_pem_block("CERTIFICATE", der) for der in certificates)
+
+
+def private_key_to_pem(der: bytes) -> str:
+    """A PKCS #8 key as PEM (RFC 7468, section 10)."""
+    return _pem_block("PRIVATE KEY", der)
 
 
 def from_pem(text: str | bytes) -> list[bytes]:
@@ -136,10 +141,10 @@ def from_pem(text: str | bytes) -> list[bytes]:
     return [_block_content(label, content) for label, content in blocks]
 
 
-def _pem_block(der: bytes) -> str:
+def _pem_block(label: str, der: bytes) -> str:
     content = base64.b64encode(der).decode()
     lines = (content[start : start + 64] for start in range(0, len(content), 64))
-    return "\n".join(("-----BEGIN CERTIFICATE-----", *lines, "-----END CERTIFICATE-----", ""))
+    return "\n".join((f"-----BEGIN {label}-----", *lines, f"-----END {label}-----", ""))
 
 
 def _block_content(label: str, content: str) -> bytes:

@@ -13,11 +13,14 @@ from google.protobuf.message import Message
 
 from agent import manager, workload_api
 from agent.bootstrap import TrustBundleSource
+from agent.config.file import Sds
 from agent.health import HealthService
 from agent.manager import Manager
+from agent.sds.service import SecretDiscovery
 from agent.server_client import ServerAddress
 from agent.startup import Start, attested
 from agent.storage import Storage
+from agent.stream_limits import StreamLimits
 from agent.workload_api import SECURITY_HEADER, WorkloadApi
 from agent.workload_attestation import WorkloadAttestation
 from attestors.join_token.agent import JoinTokenAttestor
@@ -80,6 +83,7 @@ class Home:
     settings: manager.Settings = field(default_factory=lambda: manager.Settings(sync_interval=0.2))
     allow_unauthenticated_verifiers: bool = False
     stores: Mapping[str, SvidStore] = field(default_factory=dict[str, SvidStore])
+    sds: Sds = field(default_factory=Sds)
 
     def start(self) -> Start:
         bundle = self.folder / "bundle.pem"
@@ -107,7 +111,9 @@ class Home:
             allow_unauthenticated_verifiers=self.allow_unauthenticated_verifiers,
             allowed_foreign_jwt_claims=frozenset(("extra",)),
         )
-        WorkloadApi(api, WorkloadAttestation([attestor]), managing.cache, managing.jwt_svids).add_to(router)
+        attestation, limits = WorkloadAttestation([attestor]), StreamLimits()
+        WorkloadApi(api, attestation, managing.cache, managing.jwt_svids, limits).add_to(router)
+        SecretDiscovery(self.sds, attestation, managing.cache, limits).add_to(router)
         HealthService(path).add_to(router)
         server = Server(router)
         channel = Channel.unix(path)

@@ -18,7 +18,7 @@ LONGEST_NAMES: Final = 64 << 10
 """Characters of all names that one stream asks for. Envoy asks for one name on a stream, and no name means all."""
 
 WILDCARD: Final = "*"
-_EVERYTHING: Final = frozenset((WILDCARD,))
+EVERYTHING: Final = frozenset((WILDCARD,))
 _LONGEST_TYPE: Final = 256
 _OVERRIDE: Final = "disable_spiffe_cert_validation"
 _TRUE: Final = frozenset(("1", "t", "T", "true", "TRUE", "True"))
@@ -71,7 +71,7 @@ def select(names: frozenset[str], secrets: Secrets, validator: Validator) -> Seq
     Each certificate and bundle answers to one name, its best: who asks for one by two is refused, as in SPIRE.
     Raises RpcError for a name that is none of the workload's.
     """
-    if not names or names == _EVERYTHING:
+    if not names or names == EVERYTHING:
         return secrets.all(validator)
     offers = secrets.offers(validator)
     taken: dict[str, str] = {}

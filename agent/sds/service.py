@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Final
+from typing import Final, Protocol, TypeVar
 
 from agent.cache import X509Cache
 from agent.config.file import Sds
 from agent.sds.either import either
-from agent.sds.secrets import SharedSecrets
+from agent.sds.secrets import Secrets, SharedSecrets
 from agent.sds.stream import Conversation, fetch
 from agent.sds.telling import Telling
 from agent.stream_limits import StreamLimits
@@ -24,10 +24,19 @@ from transport.peer import Peer
 from transport.router import Context, Router
 from transport.status import RpcError
 
+R = TypeVar("R", discovery_pb2.DiscoveryRequest, discovery_pb2.DeltaDiscoveryRequest)
+R_contra = TypeVar("R_contra", contravariant=True)
+
 SERVICE = sds_pb2.DESCRIPTOR.services_by_name["SecretDiscoveryService"]
 
 _PATIENCE: Final = 5.0
 """Seconds that a single request waits for SVIDs that are still to come."""
+
+
+class _Conversation(Protocol[R_contra]):
+    def learn(self, secrets: Secrets) -> None: ...
+    def hear(self, request: R_contra) -> None: ...
+    def answer(self) -> bytes | None: ...
 
 
 class SecretDiscovery:
@@ -39,14 +48,35 @@ class SecretDiscovery:
         self._secrets = SharedSecrets(settings)
 
     def add_to(self, router: Router) -> None:
-        router.add(SERVICE, {"StreamSecrets": self.stream_secrets, "FetchSecrets": self.fetch_secrets})
+        router.add(
+            SERVICE,
+            {
+                "StreamSecrets": self.stream_secrets,
+                "DeltaSecrets": self.delta_secrets,
+                "FetchSecrets": self.fetch_secrets,
+            },
+        )
 
-    async def stream_secrets(
+    def stream_secrets(
         self, requests: AsyncIterator[discovery_pb2.DiscoveryRequest], peer: Peer, context: Context
     ) -> AsyncIterator[bytes]:
         """Until the client ends, or asks for what the workload may not have."""
         telling = Telling(context.method.name, peer)
-        conversation = Conversation(self._settings, telling)
+        return self._converse(Conversation(self._settings, telling), requests, peer, telling)
+
+    def delta_secrets(
+        self, requests: AsyncIterator[discovery_pb2.DeltaDiscoveryRequest], peer: Peer, context: Context
+    ) -> AsyncIterator[bytes]:
+        """Until the client ends."""
+        # Envoys ask so where their operators want it, which few do.
+        from agent.sds.delta import DeltaConversation
+
+        telling = Telling(context.method.name, peer)
+        return self._converse(DeltaConversation(self._settings, telling), requests, peer, telling)
+
+    async def _converse(
+        self, conversation: _Conversation[R], requests: AsyncIterator[R], peer: Peer, telling: Telling
+    ) -> AsyncIterator[bytes]:
         with self._limits.stream_of(peer.process) as allowance:
             selectors = await self._attest(peer, telling)
             with self._cache.subscribe(selectors) as subscription:
@@ -56,12 +86,9 @@ class SecretDiscovery:
                             conversation.learn(self._secrets.of(each))
                         else:
                             conversation.hear(each)
+                        # A request may be large, and what follows may take long.
                         del each
-                        try:
-                            response = conversation.answer()
-                        except RpcError as error:
-                            telling.failed("Error building stream secrets response", error)
-                            raise
+                        response = _answer(conversation, telling)
                         if response is not None:
                             async with allowance.sending(len(response)):
                                 yield response
@@ -93,3 +120,11 @@ class SecretDiscovery:
                     return await anext(subscription)
             except TimeoutError:
                 return self._cache.peek(selectors)
+
+
+def _answer(conversation: _Conversation[R], telling: Telling) -> bytes | None:
+    try:
+        return conversation.answer()
+    except RpcError as error:
+        telling.failed("Error building stream secrets response", error)
+        raise

@@ -5,14 +5,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
+from typing import TypeVar
+
+import pytest
+from google.protobuf.message import Message
 
 from generated.envoy.config.core.v3 import base_pb2
 from generated.envoy.extensions.transport_sockets.tls.v3 import secret_pb2, tls_spiffe_validator_config_pb2
 from generated.envoy.service.discovery.v3 import discovery_pb2
 from generated.google.rpc import status_pb2
+from generated.spiffe.workload import workload_pb2
+from tests.simulators.in_process_agent import RunningAgent
 from transport.client import Channel
 from transport.client_stream import Bidi
-from transport.status import Code
+from transport.status import Code, RpcError
+
+R = TypeVar("R", bound=Message)
 
 SDS = "/envoy.service.secret.v3.SecretDiscoveryService/"
 TYPE = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
@@ -56,6 +64,20 @@ class SecretStream:
 
     async def secrets(self) -> dict[str, Secret]:
         return secrets_of(await self.next())
+
+
+async def nothing_came(agent: RunningAgent, stream: Bidi[R]) -> bool:
+    """Nothing is on its way to the stream: calls that take longer, on the same connection, are answered first."""
+    request = workload_pb2.ValidateJWTSVIDRequest(audience="x", svid="nonsense")
+    for _ in range(2):
+        with pytest.raises(RpcError, match="token"):
+            await agent.ask("ValidateJWTSVID", request, workload_pb2.ValidateJWTSVIDResponse)
+    receiving = asyncio.ensure_future(stream.recv())
+    await asyncio.sleep(0)
+    came = receiving.done()
+    receiving.cancel()
+    await asyncio.gather(receiving, return_exceptions=True)
+    return not came
 
 
 @asynccontextmanager

@@ -20,7 +20,7 @@ from agent.sds.service import SecretDiscovery
 from agent.server_client import ServerAddress
 from agent.startup import Start, attested
 from agent.storage import Storage
-from agent.stream_limits import StreamLimits
+from agent.stream_limits import MOST_STREAMS, StreamLimits
 from agent.workload_api import SECURITY_HEADER, WorkloadApi
 from agent.workload_attestation import WorkloadAttestation
 from attestors.join_token.agent import JoinTokenAttestor
@@ -84,6 +84,7 @@ class Home:
     allow_unauthenticated_verifiers: bool = False
     stores: Mapping[str, SvidStore] = field(default_factory=dict[str, SvidStore])
     sds: Sds = field(default_factory=Sds)
+    streams_of_a_process: int = MOST_STREAMS
 
     def start(self) -> Start:
         bundle = self.folder / "bundle.pem"
@@ -111,7 +112,7 @@ class Home:
             allow_unauthenticated_verifiers=self.allow_unauthenticated_verifiers,
             allowed_foreign_jwt_claims=frozenset(("extra",)),
         )
-        attestation, limits = WorkloadAttestation([attestor]), StreamLimits()
+        attestation, limits = WorkloadAttestation([attestor]), StreamLimits(self.streams_of_a_process)
         WorkloadApi(api, attestation, managing.cache, managing.jwt_svids, limits).add_to(router)
         SecretDiscovery(self.sds, attestation, managing.cache, limits).add_to(router)
         HealthService(path).add_to(router)

@@ -188,12 +188,12 @@ async def test_tainted_authorities_are_trusted_until_they_are_revoked(home: Home
 
 
 async def test_a_single_request_waits_for_svids_that_are_still_to_come(home: Home) -> None:
-    async with home.running() as agent:
-        home.server.refused_entries.add("a")
-        home.server.add_entry("a")
-        await until(lambda: agent.managing.cache.entry_count)
+    home.server.refused_entries.add("a")
+    home.server.add_entry("a")
+    async with home.running() as agent, sds.secret_stream(agent.channel) as other:
         asked = asyncio.ensure_future(sds.fetch(agent.channel, "default"))
-        await until(lambda: any(group.subscriptions for group in agent.managing.cache._groups.values()))
+        assert await sds.nothing_came(agent, other.stream)
+        assert not asked.done()
         home.server.refused_entries.clear()
         agent.managing.cache.renew_now(["a"])
         assert list(await asked) == ["default"]

@@ -26,7 +26,7 @@ from generated.envoy.type.v3 import semantic_version_pb2 as envoy_dot_type_dot_v
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x65nvoy/config/core/v3/base.proto\x12\x14\x65nvoy.config.core.v3\x1a$envoy/type/v3/semantic_version.proto\x1a\x1cgoogle/protobuf/struct.proto\"?\n\x0c\x42uildVersion\x12/\n\x07version\x18\x01 \x01(\x0b\x32\x1e.envoy.type.v3.SemanticVersion\"\x94\x01\n\x04Node\x12)\n\x08metadata\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x46\n\x18user_agent_build_version\x18\x08 \x01(\x0b\x32\".envoy.config.core.v3.BuildVersionH\x00\x42\x19\n\x17user_agent_version_type\"1\n\nDataSource\x12\x16\n\x0cinline_bytes\x18\x02 \x01(\x0cH\x00\x42\x0b\n\tspecifierb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x65nvoy/config/core/v3/base.proto\x12\x14\x65nvoy.config.core.v3\x1a$envoy/type/v3/semantic_version.proto\x1a\x1cgoogle/protobuf/struct.proto\"?\n\x0c\x42uildVersion\x12/\n\x07version\x18\x01 \x01(\x0b\x32\x1e.envoy.type.v3.SemanticVersion\"\xa9\x01\n\x04Node\x12)\n\x08metadata\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x46\n\x18user_agent_build_version\x18\x08 \x01(\x0b\x32\".envoy.config.core.v3.BuildVersionH\x00\x42\x19\n\x17user_agent_version_typeJ\x04\x08\x05\x10\x06R\rbuild_version\"1\n\nDataSource\x12\x16\n\x0cinline_bytes\x18\x02 \x01(\x0cH\x00\x42\x0b\n\tspecifierb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,7 +36,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BUILDVERSION']._serialized_start=125
   _globals['_BUILDVERSION']._serialized_end=188
   _globals['_NODE']._serialized_start=191
-  _globals['_NODE']._serialized_end=339
-  _globals['_DATASOURCE']._serialized_start=341
-  _globals['_DATASOURCE']._serialized_end=390
+  _globals['_NODE']._serialized_end=360
+  _globals['_DATASOURCE']._serialized_start=362
+  _globals['_DATASOURCE']._serialized_end=411
 # @@protoc_insertion_point(module_scope)

@@ -23,6 +23,7 @@ from agent.rotation import RotationStrategy
 from agent.server_client import ServerAddress
 from agent.startup import Start, attested
 from agent.storage import Storage
+from agent.stream_limits import StreamLimits
 from agent.sync import DEFAULT_INTERVAL
 from agent.workload_api import WorkloadApi
 from agent.workload_attestation import WorkloadAttestation
@@ -170,7 +171,7 @@ def _context(config: AgentConfig, block: PluginBlock, external: ExternalPlugins)
 
 @asynccontextmanager
 async def _endpoints(config: AgentConfig, managing: Manager, plugins: _Plugins) -> AsyncGenerator[None, None]:
-    """The Unix socket with the Workload API and health."""
+    """The Unix socket with the Workload API, Envoy's and health."""
     log = logs.get("endpoints")
     settings = workload_api.Settings(
         trust_domain=config.trust_domain,
@@ -181,12 +182,19 @@ async def _endpoints(config: AgentConfig, managing: Manager, plugins: _Plugins) 
     router = Router()
     router.before, router.after = hooks(workload_api.require_security_header)
     attestation = WorkloadAttestation(plugins.workload_attestors)
-    WorkloadApi(settings, attestation, managing.cache, managing.jwt_svids).add_to(router)
+    limits = StreamLimits()
+    WorkloadApi(settings, attestation, managing.cache, managing.jwt_svids, limits).add_to(router)
+    if not config.disable_sds_api:
+        # What Envoy's messages take to load, the others need not.
+        from agent.sds.service import SecretDiscovery
+
+        SecretDiscovery(config.sds, attestation, managing.cache, limits).add_to(router)
     HealthService(config.socket_path).add_to(router)
     Reflection(router).add_to(router)
     server = Server(router)
     await server.listen_unix(config.socket_path, mode=SOCKET_MODE)
-    log.info("Starting agent APIs", network="unix", address=config.socket_path)
+    apis = "Workload API" if config.disable_sds_api else "Workload and SDS APIs"
+    log.info("Starting agent APIs", network="unix", address=config.socket_path, apis=apis)
     servers = [server]
     try:
         if config.admin_socket_path is not None:
@@ -202,5 +210,5 @@ async def _endpoints(config: AgentConfig, managing: Manager, plugins: _Plugins) 
             servers.append(await serve_broker(config.broker, managing, attestation, require_pq_kem=pq))
         yield
     finally:
-        log.info("Stopping agent APIs")
+        log.info("Stopping agent APIs", apis=apis)
         await asyncio.gather(*(each.drain(GRACE) for each in servers))

@@ -54,13 +54,19 @@ async def require_security_header(method: Method, peer: Peer, context: Context) 
 
 class WorkloadApi:
     def __init__(
-        self, settings: Settings, attestation: WorkloadAttestation, cache: X509Cache, jwt_svids: JwtSvids
+        self,
+        settings: Settings,
+        attestation: WorkloadAttestation,
+        cache: X509Cache,
+        jwt_svids: JwtSvids,
+        limits: StreamLimits | None = None,
     ) -> None:
+        """`limits` are shared with other APIs on the socket."""
         self._settings = settings
         self._attestation = attestation
         self._cache = cache
         self._jwt_svids = jwt_svids
-        self._limits = StreamLimits(settings.streams_of_a_process)
+        self._limits = limits or StreamLimits(settings.streams_of_a_process)
 
     def add_to(self, router: Router) -> None:
         router.add(

@@ -46,7 +46,7 @@ _SWITCHES = {
         "allowUnauthenticatedVerifiers",
         "Hand X.509 bundles to processes that have no entry too",
     ),
-    "disable_sds_api": ("disableSDSAPI", "Accepted, and changes nothing: this version has no SDS API for Envoy"),
+    "disable_sds_api": ("disableSDSAPI", "Do not serve Envoy's SDS API"),
     "disable_workload_api": ("disableWorkloadAPI", "Refused: this version always serves the Workload API"),
     "insecure_bootstrap": (
         "insecureBootstrap",

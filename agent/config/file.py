@@ -9,9 +9,11 @@ from operations.sections import HealthChecks, Section, Telemetry
 
 
 class Sds(Section, frozen=True, kw_only=True):
-    default_svid_name: str = ""
-    default_bundle_name: str = ""
-    default_all_bundles_name: str = ""
+    """The names of what Envoys ask for without knowing who they are, and whether they verify by a root CA alone."""
+
+    default_svid_name: str = "default"
+    default_bundle_name: str = "ROOTCA"
+    default_all_bundles_name: str = "ALL"
     disable_spiffe_cert_validation: bool = False
 
 

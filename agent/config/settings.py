@@ -10,7 +10,7 @@ import msgspec
 
 from agent.config.bootstrap import check_bootstrap
 from agent.config.delegation import BrokerSettings, authorized_delegates, broker_settings
-from agent.config.file import AgentFile, AgentSection
+from agent.config.file import AgentFile, AgentSection, Sds
 from agent.config.sockets import apart_from_workloads
 from identity.spiffeid import TrustDomain
 from operations import duration, sections, telemetry
@@ -30,10 +30,6 @@ _NO_TRUST_DOMAIN = TrustDomain("none")
 UNAVAILABLE: sections.Unavailable = {
     **sections.UNAVAILABLE,
     "agent.disable_workload_api": "remove the key",
-    "agent.sds.default_svid_name": "remove the sds block",
-    "agent.sds.default_bundle_name": "remove the sds block",
-    "agent.sds.default_all_bundles_name": "remove the sds block",
-    "agent.sds.disable_spiffe_cert_validation": "remove the sds block",
     "agent.trust_bundle_spiffe_workload_api": "use trust_bundle_path or trust_bundle_url",
     "agent.experimental.jwt_svid_cache_hit_timeout": "remove the key",
     "agent.experimental.named_pipe_name": "use socket_path",
@@ -46,8 +42,8 @@ UNAVAILABLE: sections.Unavailable = {
     "agent.experimental.ratelimit.fetch_secrets": "remove the key",
     "agent.experimental.feature_flags": "remove the key",
 }
-"""Known settings without effect. Profiling may stand in a file without harm, and so may disable_sds_api: there is no
-such API. So may rebootstrap_delay, while rebootstrap_mode is never."""
+"""Known settings without effect. Profiling may stand in a file without harm, and so may rebootstrap_delay, while
+rebootstrap_mode is never."""
 
 
 class Overrides(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,6 +107,8 @@ class AgentConfig:
     jwt_svid_cache_max_size: int
     authorized_delegates: tuple[str, ...]
     broker: BrokerSettings | None
+    sds: Sds
+    disable_sds_api: bool
     telemetry: Telemetry
     health_checks: HealthChecks
     plugins: tuple[PluginBlock, ...]
@@ -217,11 +215,19 @@ def _checked(file: AgentFile, agent: AgentSection, checks: Checks, path: str) ->
             agent, None if trust_domain is _NO_TRUST_DOMAIN else trust_domain, checks
         ),
         broker=broker_settings(agent, workload_socket, checks),
+        sds=_sds(agent.sds),
+        disable_sds_api=agent.disable_sds_api,
         telemetry=file.telemetry,
         health_checks=file.health_checks,
         plugins=read_section(file.plugins, checks),
         warnings=(),
     )
+
+
+def _sds(given: Sds) -> Sds:
+    """An empty name is one that was not given."""
+    named = {name: value for name in given.__struct_fields__ if (value := getattr(given, name))}
+    return msgspec.structs.replace(Sds(), **named)
 
 
 def _join_token(agent: AgentSection) -> str | None:
@@ -263,6 +269,10 @@ def _warnings(agent: AgentSection) -> tuple[str, ...]:
     lines: list[str] = []
     if agent.experimental.use_sync_authorized_entries is not None:
         lines.append("experimental.use_sync_authorized_entries is deprecated and will go: remove the key")
+    bundle = _sds(agent.sds).default_bundle_name
+    if bundle == _sds(agent.sds).default_all_bundles_name:
+        names = "sds.default_bundle_name and sds.default_all_bundles_name"
+        lines.append(f"{names} are both {quote(bundle)}, which stands for the first alone: give them different values")
     if agent.profiling_enabled:
         lines.append("profiling_enabled has no effect: this version has no profiler to listen for")
     if agent.authorized_delegates and not agent.admin_socket_path:

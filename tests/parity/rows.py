@@ -39,7 +39,6 @@ CHECKED_ONLY = {
     *(f"server experimental.{name}" for name in caches.DURATIONS),
     "server profiling_enabled",
     "agent profiling_enabled",
-    "agent disable_sds_api",
     "agent rebootstrap_delay",
 }
 """What is read to see whether it can be, or to say that it does nothing."""

@@ -13,11 +13,14 @@ from google.protobuf.message import Message
 
 from agent import manager, workload_api
 from agent.bootstrap import TrustBundleSource
+from agent.config.file import Sds
 from agent.health import HealthService
 from agent.manager import Manager
+from agent.sds.service import SecretDiscovery
 from agent.server_client import ServerAddress
 from agent.startup import Start, attested
 from agent.storage import Storage
+from agent.stream_limits import MOST_STREAMS, StreamLimits
 from agent.workload_api import SECURITY_HEADER, WorkloadApi
 from agent.workload_attestation import WorkloadAttestation
 from attestors.join_token.agent import JoinTokenAttestor
@@ -81,6 +84,8 @@ class Home:
     allow_unauthenticated_verifiers: bool = False
     log_selectors: tuple[str, ...] = ()
     stores: Mapping[str, SvidStore] = field(default_factory=dict[str, SvidStore])
+    sds: Sds = field(default_factory=Sds)
+    streams_of_a_process: int = MOST_STREAMS
 
     def start(self) -> Start:
         bundle = self.folder / "bundle.pem"
@@ -109,7 +114,9 @@ class Home:
             allowed_foreign_jwt_claims=frozenset(("extra",)),
             log_selectors=self.log_selectors,
         )
-        WorkloadApi(api, WorkloadAttestation([attestor]), managing.cache, managing.jwt_svids).add_to(router)
+        attestation, limits = WorkloadAttestation([attestor]), StreamLimits(self.streams_of_a_process)
+        WorkloadApi(api, attestation, managing.cache, managing.jwt_svids, limits).add_to(router)
+        SecretDiscovery(self.sds, attestation, managing.cache, limits).add_to(router)
         HealthService(path).add_to(router)
         server = Server(router)
         channel = Channel.unix(path)

@@ -34,6 +34,9 @@ def test_defaults(tmp_path: Path) -> None:
     assert config.use_sync_authorized_entries
     assert not any((config.insecure_bootstrap, config.allow_unauthenticated_verifiers, config.require_pq_kem))
     assert (config.x509_svid_cache_max_size, config.jwt_svid_cache_max_size) == (0, 0)
+    assert (config.sds.default_svid_name, config.sds.default_bundle_name) == ("default", "ROOTCA")
+    assert config.sds.default_all_bundles_name == "ALL"
+    assert not any((config.sds.disable_spiffe_cert_validation, config.disable_sds_api))
 
 
 def test_every_supported_setting(tmp_path: Path) -> None:
@@ -59,7 +62,20 @@ def test_every_supported_setting(tmp_path: Path) -> None:
     assert (config.x509_svid_cache_max_size, config.jwt_svid_cache_max_size) == (5, 6)
     assert not config.use_sync_authorized_entries
     assert config.require_pq_kem
+    assert config.disable_sds_api
     assert config.warnings == ("experimental.use_sync_authorized_entries is deprecated and will go: remove the key",)
+
+
+def test_names_for_envoy(tmp_path: Path) -> None:
+    given = 'default_svid_name = "mine"  default_bundle_name = ""  disable_spiffe_cert_validation = true'
+    sds = loaded(tmp_path, f"sds {{ {given} }}").sds
+    assert (sds.default_svid_name, sds.default_bundle_name, sds.default_all_bundles_name) == ("mine", "ROOTCA", "ALL")
+    assert sds.disable_spiffe_cert_validation
+
+
+def test_one_name_for_two_of_envoy_s_bundles_is_warned_of(tmp_path: Path) -> None:
+    (warning,) = loaded(tmp_path, 'sds { default_bundle_name = "ALL" }').warnings
+    assert warning.startswith('sds.default_bundle_name and sds.default_all_bundles_name are both "ALL"')
 
 
 @pytest.mark.parametrize(
@@ -97,10 +113,7 @@ def test_every_supported_setting(tmp_path: Path) -> None:
                 "socket"
             ),
         ),
-        (
-            'sds { default_svid_name = "x" }',
-            "agent.sds.default_svid_name is not available in this version: remove the sds block",
-        ),
+        ('sds { default_name = "x" }', 'unknown key "default_name" in agent.sds: did you mean "default_svid_name"?'),
         (
             "experimental { ratelimit { fetch_jwt_svid = 5 } }",
             "agent.experimental.ratelimit.fetch_jwt_svid is not available in this version: remove the key",

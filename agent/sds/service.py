@@ -1,0 +1,130 @@
+"""Envoy's Secret Discovery Service (envoy.service.secret.v3), beside the Workload API and as that is attested."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Final, Protocol, TypeVar
+
+from agent.cache import X509Cache
+from agent.config.file import Sds
+from agent.sds.either import either
+from agent.sds.secrets import Secrets, SharedSecrets
+from agent.sds.stream import Conversation, fetch
+from agent.sds.telling import Telling
+from agent.stream_limits import StreamLimits
+from agent.workload_attestation import WorkloadAttestation
+from agent.workload_update import WorkloadUpdate
+from generated.envoy.service.discovery.v3 import discovery_pb2
+from generated.envoy.service.secret.v3 import sds_pb2
+from identity.selectors import Selector
+from operations.errors import TemporarilyUnavailable
+from transport.peer import Peer
+from transport.router import Context, Router
+from transport.status import RpcError
+
+R = TypeVar("R", discovery_pb2.DiscoveryRequest, discovery_pb2.DeltaDiscoveryRequest)
+R_contra = TypeVar("R_contra", contravariant=True)
+
+SERVICE = sds_pb2.DESCRIPTOR.services_by_name["SecretDiscoveryService"]
+
+_PATIENCE: Final = 5.0
+"""Seconds that a single request waits for SVIDs that are still to come."""
+
+
+class _Conversation(Protocol[R_contra]):
+    def learn(self, secrets: Secrets) -> None: ...
+    def hear(self, request: R_contra) -> None: ...
+    def answer(self) -> bytes | None: ...
+
+
+class SecretDiscovery:
+    def __init__(self, settings: Sds, attestation: WorkloadAttestation, cache: X509Cache, limits: StreamLimits) -> None:
+        self._settings = settings
+        self._attestation = attestation
+        self._cache = cache
+        self._limits = limits
+        self._secrets = SharedSecrets(settings)
+
+    def add_to(self, router: Router) -> None:
+        router.add(
+            SERVICE,
+            {
+                "StreamSecrets": self.stream_secrets,
+                "DeltaSecrets": self.delta_secrets,
+                "FetchSecrets": self.fetch_secrets,
+            },
+        )
+
+    def stream_secrets(
+        self, requests: AsyncIterator[discovery_pb2.DiscoveryRequest], peer: Peer, context: Context
+    ) -> AsyncIterator[bytes]:
+        """Until the client ends, or asks for what the workload may not have."""
+        telling = Telling(context.method.name, peer)
+        return self._converse(Conversation(self._settings, telling), requests, peer, telling)
+
+    def delta_secrets(
+        self, requests: AsyncIterator[discovery_pb2.DeltaDiscoveryRequest], peer: Peer, context: Context
+    ) -> AsyncIterator[bytes]:
+        """Until the client ends."""
+        # Envoys ask so where their operators want it, which few do.
+        from agent.sds.delta import DeltaConversation
+
+        telling = Telling(context.method.name, peer)
+        return self._converse(DeltaConversation(self._settings, telling), requests, peer, telling)
+
+    async def _converse(
+        self, conversation: _Conversation[R], requests: AsyncIterator[R], peer: Peer, telling: Telling
+    ) -> AsyncIterator[bytes]:
+        with self._limits.stream_of(peer.process) as allowance:
+            selectors = await self._attest(peer, telling)
+            with self._cache.subscribe(selectors) as subscription:
+                async with aclosing(either(requests, subscription)) as news:
+                    async for each in news:
+                        if isinstance(each, WorkloadUpdate):
+                            conversation.learn(self._secrets.of(each))
+                        else:
+                            conversation.hear(each)
+                        # A request may be large, and what follows may take long.
+                        del each
+                        response = _answer(conversation, telling)
+                        if response is not None:
+                            async with allowance.sending(len(response)):
+                                yield response
+
+    async def fetch_secrets(self, request: discovery_pb2.DiscoveryRequest, peer: Peer, context: Context) -> bytes:
+        telling = Telling(context.method.name, peer)
+        with self._limits.stream_of(peer.process):
+            update = await self._update_for(await self._attest(peer, telling))
+        try:
+            response, count = fetch(request, self._secrets.of(update), self._settings)
+        except RpcError as error:
+            telling.failed("Error building fetch secrets response", error)
+            raise
+        telling.sending(count)
+        return response
+
+    async def _attest(self, peer: Peer, telling: Telling) -> frozenset[Selector]:
+        try:
+            return await self._attestation.attest(peer)
+        except TemporarilyUnavailable as error:
+            telling.failed("Failed to attest the workload", error)
+            raise
+
+    async def _update_for(self, selectors: frozenset[Selector]) -> WorkloadUpdate:
+        """As soon as all is there; what there is when that takes long."""
+        with self._cache.subscribe(selectors) as subscription:
+            try:
+                async with asyncio.timeout(_PATIENCE):
+                    return await anext(subscription)
+            except TimeoutError:
+                return self._cache.peek(selectors)
+
+
+def _answer(conversation: _Conversation[R], telling: Telling) -> bytes | None:
+    try:
+        return conversation.answer()
+    except RpcError as error:
+        telling.failed("Error building stream secrets response", error)
+        raise

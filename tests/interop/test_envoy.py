@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from identity import tainting
-from identity import pem
+from identity import pem, tainting
 from identity.bundles import to_pem
 from identity.spiffeid import TrustDomain
 from tests.interop.conftest import Pair, pairs

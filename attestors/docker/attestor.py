@@ -33,7 +33,7 @@ _CONTAINER_TIME = 5.0
 _IMAGE_TIME = 2.0
 _VERIFYING_TIME = 60.0
 _OF_A_CONTAINER = 8
-_OF_AN_ENGINE = 32
+_OF_AN_ENGINE = 16
 _MOST_SELECTORS = 10_000
 _IDLE = frozenset(("created", "configured", "exited", "stopped", "dead"))
 """What Docker and Podman call a container in which nothing runs."""

@@ -18,7 +18,7 @@ T = TypeVar("T")
 _NEWEST = (1, 55)
 """The API's version up to which its answers are known to have what is read here."""
 
-_LARGEST_ANSWER = 4 * MIB
+_LARGEST_ANSWER = MIB
 _LARGEST_MESSAGE = 1024
 _NOT_FOUND = 404
 

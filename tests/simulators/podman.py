@@ -37,6 +37,7 @@ _SERVICE = """
 [ -z "$1" ] || echo $$ > "$1/cgroup.procs"
 [ "$(stat -f -c %T /sys/fs/cgroup)" = cgroup2fs ] || mount -t cgroup2 cgroup2 /sys/fs/cgroup
 shift
+cd /
 exec "$@"
 """
 # A user without a range of users of their own can give files to nobody else.
@@ -157,12 +158,14 @@ def _parent(user: int | None) -> Generator[cgroups.Cgroup, None, None]:
     name = f"spire-test-{uuid.uuid4().hex[:8]}"
     users = "" if user is None else f"/user.slice/user-{user}.slice/user@{user}.service"
     with cgroups.cgroup(name + users) as group:
-        yield group
-        # Podman and conmon stay, with cgroups of their own.
-        (group.folder / "cgroup.kill").write_text("1")
-        for each in sorted(group.folder.glob("**/"), reverse=True):
-            if each != group.folder:
-                cgroups.remove(each)
+        try:
+            yield group
+        finally:
+            # Podman and conmon stay, with cgroups of their own.
+            (group.folder / "cgroup.kill").write_text("1")
+            for each in sorted(group.folder.glob("**/"), reverse=True):
+                if each != group.folder:
+                    cgroups.remove(each)
 
 
 def _serves(service: spire.Program, engine: Engine) -> bool:

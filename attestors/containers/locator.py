@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,7 +16,7 @@ from operations.errors import NotFound
 from operations.logs import Logger
 from transport.peer import Process
 
-__all__ = ["NOWHERE", "Container", "Locator", "Workers", "cgroups", "container_of", "locate"]
+__all__ = ["NOWHERE", "Container", "Workers", "cgroups", "container_of", "locate"]
 
 T = TypeVar("T")
 
@@ -51,19 +50,6 @@ class Workers:
         # A pid that is still the same process's has been so all the time.
         processes.require_running(process)
         return answer
-
-
-class Locator:
-    """Locates processes on threads of its own."""
-
-    def __init__(self, *, pods: bool = True, log: Logger | None = None) -> None:
-        """With `log`, it is told what was looked at, at level debug. Without `pods`, none is looked for."""
-        self._locate = partial(locate, pods=pods, log=log)
-        self._workers = Workers()
-
-    async def locate(self, process: Process) -> Container:
-        """Raises as `locate` and `Workers.ask` do."""
-        return await self._workers.ask(process, self._locate)
 
 
 def locate(pid: int, *, pods: bool = True, log: Logger | None = None) -> Container:

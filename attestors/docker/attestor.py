@@ -33,7 +33,7 @@ _CONTAINER_TIME = 5.0
 _IMAGE_TIME = 2.0
 _VERIFYING_TIME = 60.0
 _OF_A_CONTAINER = 8
-_OF_AN_ENGINE = 32
+_OF_AN_ENGINE = 16
 _MOST_SELECTORS = 10_000
 _IDLE = frozenset(("created", "configured", "exited", "stopped", "dead"))
 """What Docker and Podman call a container in which nothing runs."""
@@ -67,7 +67,8 @@ class DockerAttestor:
         self._log = log
         self._verifier = verifier
         self._matchers = configuration.matchers
-        self._docker = Engine(endpoints.parse(configuration.docker_socket), configuration.api_version)
+        docker = endpoints.parse(configuration.docker_socket)
+        self._docker = Engine(docker, "docker_socket_path", configuration.api_version)
         self._workers = locator.Workers()
         self._containers = Turns(_OF_A_CONTAINER)
         self._engines = Turns(_OF_AN_ENGINE)
@@ -112,8 +113,9 @@ class DockerAttestor:
         socket = podman.socket(paths, configuration.podman_socket, configuration.rootless_podman_socket)
         if not socket:
             return self._docker
+        setting = "podman_socket_path" if socket == configuration.podman_socket else "podman_socket_path_template"
         try:
-            return Engine(endpoints.parse(socket))
+            return Engine(endpoints.parse(socket), setting)
         except InvalidArgument as error:
             raise InvalidArgument(f"unable to create Podman client for socket {quote(socket)}: {error}") from error
 

@@ -13,11 +13,16 @@ from pathlib import Path
 
 import pytest
 
+from attestors import processes
+from attestors.docker.attestor import DockerAttestor
+from attestors.docker.configuration import Configuration
+from operations import logs
 from tests.simulators import podman, spire
 from tests.simulators.cgroups import Cgroup, cgroup
 from tests.simulators.docker_daemon import IMAGE, IMAGE_ID, Daemon, answers, docker, image_answer
 from tests.simulators.registry import Registry, WebServer
 from tests.simulators.sigstore import ISSUER, SUBJECT, Sigstore
+from transport.peer import Process
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may make cgroups and run containers of its own")
 
@@ -109,6 +114,25 @@ def test_a_cgroup_with_a_containers_name_is_no_container(
     with cgroup(f"spire-test-{uuid.uuid4()}/libpod-{container}.scope") as forged:
         assert "no identity issued" in fetch(agent, forged, 5)
     assert f"is in a cgroup named like container {container}, but outside it" in agent.run.output()
+
+
+USER = 61250
+
+
+async def test_a_users_own_podman() -> None:
+    """Containers of a user have labels that this user's Podman tells, at a socket that goes by the user's id."""
+    with podman.podman(USER) as engine:
+        container = engine.start("sleep", "600", labels={"org.example.tier": "web"})
+        pid = int(engine.ask("inspect", "--format", "{{.State.Pid}}", container))
+        owner = processes.owner(pid)
+        process = Process(pid, owner.uid, owner.gid, processes.started(pid))
+        assert owner.uid == USER
+        template = engine.socket.replace(str(USER), "%d")
+        attestor = DockerAttestor(Configuration(podman_socket_path_template=template), logs.get("docker"))
+        found = [str(each) for each in await attestor.attest(process)]
+    assert "docker:label:org.example.tier:web" in found
+    assert f"docker:image_id:{podman.IMAGE}" in found
+    assert any(each.startswith("docker:image_config_digest:sha256:") for each in found)
 
 
 def fetch(agent: spire.Agent, place: Cgroup, seconds: int = 60) -> str:

@@ -83,9 +83,9 @@ class DelegatedIdentity:
                         told = True
                         tell_first_update(time.perf_counter() - begun)
                     self._require_delegate(caller, call_log)
-                    response = _x509_response(update)
-                    async with allowance.sending(len(response)):
-                        yield response
+                    # Made once there is room for it, and not kept: a thousand streams may wait for a reader.
+                    async with allowance.sending(update.size):
+                        yield _x509_response(update)
                     _tell_x509(update, call_log)
 
     def subscribe_to_x509_bundles(
@@ -149,9 +149,8 @@ class DelegatedIdentity:
             with self._cache.bundles.subscribe() as news:
                 async for bundles in news:
                     self._require_delegate(caller, call_log)
-                    response = response_of(bundles)
-                    async with allowance.sending(len(response)):
-                        yield response
+                    async with allowance.sending(bundles.size):
+                        yield response_of(bundles)
 
     # Who asks
 

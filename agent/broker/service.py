@@ -92,9 +92,9 @@ class BrokerApi:
                     if update.identities and not told:
                         told = True
                         tell_first_update(time.perf_counter() - begun)
-                    response = _x509_response(update)
-                    async with allowance.sending(len(response)):
-                        yield response
+                    # Made once there is room for it, and not kept: a thousand streams may wait for a reader.
+                    async with allowance.sending(update.size):
+                        yield _x509_response(update)
                     _tell_x509(update, call_log)
 
     def subscribe_to_x509_bundles(
@@ -153,9 +153,8 @@ class BrokerApi:
             await self._attest(reference, broker, peer, _log_of(broker, context))
             with self._cache.bundles.subscribe() as news:
                 async for bundles in news:
-                    response = response_of(bundles)
-                    async with allowance.sending(len(response)):
-                        yield response
+                    async with allowance.sending(bundles.size):
+                        yield response_of(bundles)
 
     async def _attest(
         self, workload: api.WorkloadReference, broker: SpiffeId, peer: Peer, call_log: Logger

@@ -22,6 +22,7 @@ from generated.spire.api.agent.delegatedidentity.v1 import delegatedidentity_pb2
 from generated.spire.api.types import bundle_pb2, selector_pb2
 from identity.selectors import Selector
 from operations.errors import Refused
+from operations.prometheus import Prometheus
 from tests.simulators.in_process_agent import PATIENCE, Home, RunningAgent, until
 from transport.client import Channel
 from transport.peer import Process
@@ -329,6 +330,15 @@ async def test_selectors_of_all_streams_together_have_a_limit(delegate: Delegate
     assert ids(await anext(delegate.svids("test:a"))) == ["/workload"], "small ones go on"
     for stream in streams:
         await stream.aclose()
+
+
+async def test_calls_are_counted_and_the_first_svids_timed(sink: Prometheus, delegate: Delegate) -> None:
+    await anext(delegate.svids("test:none"))
+    assert not any("first_update" in line for line in sink.text().splitlines())
+    await anext(delegate.svids("test:a"))
+    await delegate.tokens("test:a")
+    lines = sink.text().splitlines()
+    assert "spire_agent_delegated_identity_api_subscribe_x509_svids_first_update_elapsed_time_count 1" in lines
 
 
 async def test_who_reads_nothing_costs_the_others_nothing(delegate: Delegate, home: Home) -> None:

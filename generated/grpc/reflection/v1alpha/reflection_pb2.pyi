@@ -16,14 +16,8 @@ if sys.version_info >= (3, 11):
 else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
-if sys.version_info >= (3, 13):
-    from warnings import deprecated as _deprecated
-else:
-    from typing_extensions import deprecated as _deprecated
-
 DESCRIPTOR: _descriptor.FileDescriptor
 
-@_deprecated("""This message is within a file that has been marked as deprecated using proto file options.""")
 @_typing.final
 class ServerReflectionRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -34,54 +28,16 @@ class ServerReflectionRequest(_message.Message):
     FILE_CONTAINING_EXTENSION_FIELD_NUMBER: _builtins.int
     ALL_EXTENSION_NUMBERS_OF_TYPE_FIELD_NUMBER: _builtins.int
     LIST_SERVICES_FIELD_NUMBER: _builtins.int
+    host: _builtins.str
+    file_by_filename: _builtins.str
+    """A .proto file by its name."""
+    file_containing_symbol: _builtins.str
+    """The file that defines a service, method or type, by its full name."""
+    all_extension_numbers_of_type: _builtins.str
+    """The numbers of all extensions of a type, by its full name."""
+    list_services: _builtins.str
+    """All services; what the text says does not matter."""
     @_builtins.property
-    @_deprecated("""This field is within a file that has been marked as deprecated using proto file options.""")
-    def host(self) -> _builtins.str: ...
-    @host.setter
-    @_deprecated("""This field is within a file that has been marked as deprecated using proto file options.""")
-    def host(self, value: _builtins.str) -> None: ...
-    @_builtins.property
-    @_deprecated("""This field is within a file that has been marked as deprecated using proto file options.""")
-    def file_by_filename(self) -> _builtins.str:
-        """A .proto file by its name."""
-
-    @file_by_filename.setter
-    @_deprecated("""This field is within a file that has been marked as deprecated using proto file options.""")
-    def file_by_filename(self, value: _builtins.str) -> None:
-        """A .proto file by its name."""
-
-    @_builtins.property
-    @_deprecated("""This field is within a file that has been marked as deprecated using proto file options.""")
-    def file_containing_symbol(self) -> _builtins.str:
-        """The file that defines a service, method or type, by its full name."""
-
-    @file_containing_symbol.setter
-    @_deprecated("""This field is within a file that has been marked as deprecated using proto file options.""")
-    def file_containing_symbol(self, value: _builtins.str) -> None:
-        """The file that defines a service, method or type, by its full name."""
-
-    @_builtins.property
-    @_deprecated("""This field is within a file that has been marked as deprecated using proto file options.""")
-    def all_extension_numbers_of_type(self) -> _builtins.str:
-        """The numbers of all extensions of a type, by its full name."""
-
-    @all_extension_numbers_of_type.setter
-    @_deprecated("""This field is within a file that has been marked as deprecated using proto file options.""")
-    def all_extension_numbers_of_type(self, value: _builtins.str) -> None:
-        """The numbers of all extensions of a type, by its full name."""
-
-    @_builtins.property
-    @_deprecated("""This field is within a file that has been marked as deprecated using proto file options.""")
-    def list_services(self) -> _builtins.str:
-        """All services; what the text says does not matter."""
-
-    @list_services.setter
-    @_deprecated("""This field is within a file that has been marked as deprecated using proto file options.""")
-    def list_services(self, value: _builtins.str) -> None:
-        """All services; what the text says does not matter."""
-
-    @_builtins.property
-    @_deprecated("""This field is within a file that has been marked as deprecated using proto file options.""")
     def file_containing_extension(self) -> Global___ExtensionRequest: ...
     def __init__(
         self,
@@ -103,29 +59,15 @@ class ServerReflectionRequest(_message.Message):
 
 Global___ServerReflectionRequest: _TypeAlias = ServerReflectionRequest  # noqa: Y015
 
-@_deprecated("""This message is within a file that has been marked as deprecated using proto file options.""")
 @_typing.final
 class ExtensionRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CONTAINING_TYPE_FIELD_NUMBER: _builtins.int
     EXTENSION_NUMBER_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    @_deprecated("""This field is within a file that has been marked as deprecated using proto file options.""")
-    def containing_type(self) -> _builtins.str:
-        """The full name of the type that is extended."""
-
-    @containing_type.setter
-    @_deprecated("""This field is within a file that has been marked as deprecated using proto file options.""")
-    def containing_type(self, value: _builtins.str) -> None:
-        """The full name of the type that is extended."""
-
-    @_builtins.property
-    @_deprecated("""This field is within a file that has been marked as deprecated using proto file options.""")
-    def extension_number(self) -> _builtins.int: ...
-    @extension_number.setter
-    @_deprecated("""This field is within a file that has been marked as deprecated using proto file options.""")
-    def extension_number(self, value: _builtins.int) -> None: ...
+    containing_type: _builtins.str
+    """The full name of the type that is extended."""
+    extension_number: _builtins.int
     def __init__(
         self,
         *,
@@ -140,7 +82,6 @@ class ExtensionRequest(_message.Message):
 
 Global___ExtensionRequest: _TypeAlias = ExtensionRequest  # noqa: Y015
 
-@_deprecated("""This message is within a file that has been marked as deprecated using proto file options.""")
 @_typing.final
 class ServerReflectionResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -151,26 +92,16 @@ class ServerReflectionResponse(_message.Message):
     ALL_EXTENSION_NUMBERS_RESPONSE_FIELD_NUMBER: _builtins.int
     LIST_SERVICES_RESPONSE_FIELD_NUMBER: _builtins.int
     ERROR_RESPONSE_FIELD_NUMBER: _builtins.int
+    valid_host: _builtins.str
     @_builtins.property
-    @_deprecated("""This field is within a file that has been marked as deprecated using proto file options.""")
-    def valid_host(self) -> _builtins.str: ...
-    @valid_host.setter
-    @_deprecated("""This field is within a file that has been marked as deprecated using proto file options.""")
-    def valid_host(self, value: _builtins.str) -> None: ...
-    @_builtins.property
-    @_deprecated("""This field is within a file that has been marked as deprecated using proto file options.""")
     def original_request(self) -> Global___ServerReflectionRequest: ...
     @_builtins.property
-    @_deprecated("""This field is within a file that has been marked as deprecated using proto file options.""")
     def file_descriptor_response(self) -> Global___FileDescriptorResponse: ...
     @_builtins.property
-    @_deprecated("""This field is within a file that has been marked as deprecated using proto file options.""")
     def all_extension_numbers_response(self) -> Global___ExtensionNumberResponse: ...
     @_builtins.property
-    @_deprecated("""This field is within a file that has been marked as deprecated using proto file options.""")
     def list_services_response(self) -> Global___ListServiceResponse: ...
     @_builtins.property
-    @_deprecated("""This field is within a file that has been marked as deprecated using proto file options.""")
     def error_response(self) -> Global___ErrorResponse:
         """The stream goes on."""
 
@@ -194,14 +125,12 @@ class ServerReflectionResponse(_message.Message):
 
 Global___ServerReflectionResponse: _TypeAlias = ServerReflectionResponse  # noqa: Y015
 
-@_deprecated("""This message is within a file that has been marked as deprecated using proto file options.""")
 @_typing.final
 class FileDescriptorResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     FILE_DESCRIPTOR_PROTO_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    @_deprecated("""This field is within a file that has been marked as deprecated using proto file options.""")
     def file_descriptor_proto(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """Each a google.protobuf.FileDescriptorProto: the file asked for, and what it imports as far as it was not sent yet."""
 
@@ -218,21 +147,14 @@ class FileDescriptorResponse(_message.Message):
 
 Global___FileDescriptorResponse: _TypeAlias = FileDescriptorResponse  # noqa: Y015
 
-@_deprecated("""This message is within a file that has been marked as deprecated using proto file options.""")
 @_typing.final
 class ExtensionNumberResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     BASE_TYPE_NAME_FIELD_NUMBER: _builtins.int
     EXTENSION_NUMBER_FIELD_NUMBER: _builtins.int
+    base_type_name: _builtins.str
     @_builtins.property
-    @_deprecated("""This field is within a file that has been marked as deprecated using proto file options.""")
-    def base_type_name(self) -> _builtins.str: ...
-    @base_type_name.setter
-    @_deprecated("""This field is within a file that has been marked as deprecated using proto file options.""")
-    def base_type_name(self, value: _builtins.str) -> None: ...
-    @_builtins.property
-    @_deprecated("""This field is within a file that has been marked as deprecated using proto file options.""")
     def extension_number(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     def __init__(
         self,
@@ -248,14 +170,12 @@ class ExtensionNumberResponse(_message.Message):
 
 Global___ExtensionNumberResponse: _TypeAlias = ExtensionNumberResponse  # noqa: Y015
 
-@_deprecated("""This message is within a file that has been marked as deprecated using proto file options.""")
 @_typing.final
 class ListServiceResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SERVICE_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    @_deprecated("""This field is within a file that has been marked as deprecated using proto file options.""")
     def service(self) -> _containers.RepeatedCompositeFieldContainer[Global___ServiceResponse]: ...
     def __init__(
         self,
@@ -270,22 +190,13 @@ class ListServiceResponse(_message.Message):
 
 Global___ListServiceResponse: _TypeAlias = ListServiceResponse  # noqa: Y015
 
-@_deprecated("""This message is within a file that has been marked as deprecated using proto file options.""")
 @_typing.final
 class ServiceResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    @_deprecated("""This field is within a file that has been marked as deprecated using proto file options.""")
-    def name(self) -> _builtins.str:
-        """With its package."""
-
-    @name.setter
-    @_deprecated("""This field is within a file that has been marked as deprecated using proto file options.""")
-    def name(self, value: _builtins.str) -> None:
-        """With its package."""
-
+    name: _builtins.str
+    """With its package."""
     def __init__(
         self,
         *,
@@ -299,29 +210,15 @@ class ServiceResponse(_message.Message):
 
 Global___ServiceResponse: _TypeAlias = ServiceResponse  # noqa: Y015
 
-@_deprecated("""This message is within a file that has been marked as deprecated using proto file options.""")
 @_typing.final
 class ErrorResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ERROR_CODE_FIELD_NUMBER: _builtins.int
     ERROR_MESSAGE_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    @_deprecated("""This field is within a file that has been marked as deprecated using proto file options.""")
-    def error_code(self) -> _builtins.int:
-        """Of gRPC."""
-
-    @error_code.setter
-    @_deprecated("""This field is within a file that has been marked as deprecated using proto file options.""")
-    def error_code(self, value: _builtins.int) -> None:
-        """Of gRPC."""
-
-    @_builtins.property
-    @_deprecated("""This field is within a file that has been marked as deprecated using proto file options.""")
-    def error_message(self) -> _builtins.str: ...
-    @error_message.setter
-    @_deprecated("""This field is within a file that has been marked as deprecated using proto file options.""")
-    def error_message(self, value: _builtins.str) -> None: ...
+    error_code: _builtins.int
+    """Of gRPC."""
+    error_message: _builtins.str
     def __init__(
         self,
         *,

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol
 
 from attestors import processes
@@ -208,7 +209,7 @@ class K8sAttestor:
         return values
 
     def _tell(self, log: Logger, attempt: int, failure: SpireError | None) -> None:
-        interval = self._configuration.poll_interval
+        interval = timedelta(seconds=self._configuration.poll_interval)
         if failure is not None:
             log.warning(
                 "Unable to get pod list; will retry after backoff",

@@ -21,6 +21,8 @@ ATTESTATION_BYTES: Final = 32 << 20
 TOTAL_BYTES: Final = 128 << 20
 """What is read at most: of one signed payload, of one attestation, of all payloads of an image."""
 
+_SMALL = 1 << 20
+_LARGE_SECONDS = 20.0
 _MOST_ASKED = 8
 """How often the log is asked for one image: cosign puts entries beside signatures since long."""
 _MOST_REASONS = 3
@@ -36,12 +38,15 @@ class Attached:
     `complete` is false once something could not be asked: another time there may be more.
     """
 
-    def __init__(self, registry: Registry, rekor: Rekor | None, policy: Policy, workers: Executor) -> None:
-        """What takes long is done by `workers`."""
+    def __init__(
+        self, registry: Registry, rekor: Rekor | None, policy: Policy, workers: Executor, large: asyncio.Semaphore
+    ) -> None:
+        """What takes long is done by `workers`; `large` is held while there is a large payload in memory."""
         self._registry = registry
         self._rekor = rekor
         self._policy = policy
         self._workers = workers
+        self._large = large
         self._read = 0
         self._asked = 0
         self._last = ("", b"")
@@ -105,7 +110,17 @@ class Attached:
         return found, faults
 
     async def _one(self, layer: Layer, digest: str, judge: _Judge, largest: int) -> Signature:
-        payload = await self._payload(layer, largest)
+        if not 0 <= layer.size <= largest:
+            raise Refused(f"size of layer ({layer.size}) exceeded the limit ({largest})")
+        if layer.size <= _SMALL:
+            return await self._judge(layer, await self._small(layer), digest, judge)
+        try:
+            async with self._large, asyncio.timeout(_LARGE_SECONDS):
+                return await self._judge(layer, await self._fetch(layer), digest, judge)
+        except TimeoutError as error:
+            raise TemporarilyUnavailable(f"a large payload took more than {_LARGE_SECONDS:g} s") from error
+
+    async def _judge(self, layer: Layer, payload: bytes, digest: str, judge: _Judge) -> Signature:
         signature = await self._run(lambda: judgement.read(layer, payload))
         if signature.logged is None and self._rekor is not None:
             self._policy.identities.require(signature.certificate)
@@ -116,18 +131,17 @@ class Attached:
         await self._run(lambda: judge(signature, digest, self._policy))
         return signature
 
-    async def _payload(self, layer: Layer, largest: int) -> bytes:
-        # Whoever signs the same image again signs the same payload.
-        if layer.digest == self._last[0]:
-            return self._last[1]
-        if not 0 <= layer.size <= largest:
-            raise Refused(f"size of layer ({layer.size}) exceeded the limit ({largest})")
+    async def _small(self, layer: Layer) -> bytes:
+        """Whoever signs the same image again signs the same payload."""
+        if layer.digest != self._last[0]:
+            self._last = (layer.digest, await self._fetch(layer))
+        return self._last[1]
+
+    async def _fetch(self, layer: Layer) -> bytes:
         self._read += layer.size
         if self._read > TOTAL_BYTES:
             raise Refused(f"the payloads of an image exceeded the limit ({TOTAL_BYTES} bytes)")
-        payload = await self._registry.blob(layer.digest, layer.size)
-        self._last = (layer.digest, payload)
-        return payload
+        return await self._registry.blob(layer.digest, layer.size)
 
     async def _run(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._workers, work)

@@ -11,6 +11,7 @@ import binascii
 import contextlib
 import re
 from collections.abc import Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -51,8 +52,14 @@ class Keychain:
     """Finds the credential for a repository."""
 
     def __init__(
-        self, configured: Mapping[str, RegistryCredential], environment: Mapping[str, str], log: Logger
+        self,
+        configured: Mapping[str, RegistryCredential],
+        environment: Mapping[str, str],
+        log: Logger,
+        workers: Executor | None = None,
     ) -> None:
+        """Files are read by `workers`."""
+        self._workers = workers
         self._environment = environment
         self._configured: dict[str, Credential] = {}
         for registry, given in configured.items():
@@ -69,7 +76,7 @@ class Keychain:
         configured = self._configured.get(repository.registry)
         if configured is not None:
             return configured
-        kept = await asyncio.to_thread(_read, self._environment)
+        kept = await asyncio.get_running_loop().run_in_executor(self._workers, _read, self._environment)
         for key in (str(repository), repository.registry):
             found = await self._kept(kept, _HUB_KEY if key == DOCKER_HUB else key)
             if found is not None:
@@ -97,7 +104,7 @@ class _Entry(msgspec.Struct, frozen=True):
         username, password = self.username, self.password
         if self.auth:
             try:
-                username, _, password = base64.b64decode(self.auth).decode().partition(":")
+                username, _, password = base64.b64decode(self.auth, validate=True).decode().partition(":")
             except (binascii.Error, UnicodeDecodeError) as error:
                 raise Refused("the registry credentials of docker or podman are malformed: log in anew") from error
         found = Credential(username, password.strip("\0"), self.identitytoken, self.registrytoken)

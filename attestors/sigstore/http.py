@@ -7,18 +7,23 @@ Registries are named by images, and so by whoever starts a container: a deadline
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import h11
 
 from attestors.sigstore.proxies import Proxy, proxy_for
-from attestors.sigstore.urls import Url
+from attestors.sigstore.urls import Url, address
 from operations.errors import Refused, TemporarilyUnavailable
 
 _HEAD_BYTES = 64 * 1024
 _CHUNK = 64 * 1024
+_RESOLVERS = 8
+_MOST_ADDRESSES = 4
+_CONNECT_SECONDS = 5.0
 _AGENT = "spire-agent"
 
 Headers = Mapping[str, str]
@@ -43,6 +48,11 @@ class HttpClient:
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._environment = environment
         self._tls: ssl.SSLContext | None = None
+        # Whoever names a registry also names who answers for the name, or does not: threads of our own bound it.
+        self._resolvers = ThreadPoolExecutor(_RESOLVERS, thread_name_prefix="sigstore-names")
+
+    def close(self) -> None:
+        self._resolvers.shutdown(wait=False, cancel_futures=True)
 
     async def get(self, url: Url, *, headers: Headers = _NO_HEADERS, largest: int) -> Response:
         return await self.request("GET", url, headers=headers, largest=largest)
@@ -72,8 +82,8 @@ class HttpClient:
     async def _connect(self, url: Url, proxy: Proxy | None) -> _Stream:
         tls = await self._context() if url.scheme == "https" else None
         if proxy is None:
-            return _Stream(*await _open(url.host, url.port, tls))
-        stream = _Stream(*await _open(proxy.host, proxy.port, None))
+            return await self._open(url.host, url.port, tls)
+        stream = await self._open(proxy.host, proxy.port, None)
         try:
             if tls is not None:
                 await _tunnel(stream, url, proxy)
@@ -85,10 +95,36 @@ class HttpClient:
             raise
         return stream
 
+    async def _open(self, host: str, port: int, tls: ssl.SSLContext | None) -> _Stream:
+        """The first of the host's addresses that can be connected to."""
+        name = host if tls is not None else None
+        fault = OSError("it has no address")
+        for place in await self._addresses(host, port):
+            try:
+                async with asyncio.timeout(_CONNECT_SECONDS):
+                    opened = await asyncio.open_connection(place, port, ssl=tls, server_hostname=name, limit=_CHUNK)
+                    return _Stream(*opened)
+            except TimeoutError:
+                fault = OSError(f"no connection within {_CONNECT_SECONDS:g} s")
+            except OSError as error:
+                fault = error
+        raise fault
+
+    async def _addresses(self, host: str, port: int) -> list[str]:
+        if address(host) is not None:
+            return [host]
+        found = await asyncio.get_running_loop().run_in_executor(
+            self._resolvers, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        )
+        return list(dict.fromkeys(str(each[4][0]) for each in found))[:_MOST_ADDRESSES]
+
     async def _context(self) -> ssl.SSLContext:
         """The host's CAs, or those that SSL_CERT_FILE and SSL_CERT_DIR name; reading them takes a while."""
         if self._tls is None:
-            self._tls = await asyncio.to_thread(ssl.create_default_context)
+            loop = asyncio.get_running_loop()
+            made = await loop.run_in_executor(self._resolvers, ssl.create_default_context)
+            self._tls = made
+            return made
         return self._tls
 
 
@@ -100,11 +136,6 @@ class _Stream:
 
     def abort(self) -> None:
         self.writer.transport.abort()
-
-
-async def _open(host: str, port: int, tls: ssl.SSLContext | None) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    name = host if tls is not None else None
-    return await asyncio.open_connection(host, port, ssl=tls, server_hostname=name, limit=_CHUNK)
 
 
 async def _tunnel(stream: _Stream, url: Url, proxy: Proxy) -> None:

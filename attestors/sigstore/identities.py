@@ -10,9 +10,11 @@ from cryptography import x509
 from attestors.sigstore import certificates
 from attestors.sigstore.configuration import is_pattern
 from operations.errors import Refused
+from operations.quoting import quote
 
 _Matches = Callable[[str], bool]
 _MOST_SHOWN = 5
+_LONGEST_SHOWN = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +45,10 @@ class Identities:
         issuer, subjects = certificates.issuer(certificate), certificates.names(certificate)
         if any(_allows(rule, issuer, subjects) for rule in self._rules):
             return
-        shown = ", ".join(subjects[:_MOST_SHOWN])
+        shown = ", ".join(map(_shown, subjects[:_MOST_SHOWN]))
         raise Refused(
             "none of the expected identities matched what was in the certificate, "
-            f"got subjects [{shown}] with issuer {issuer}"
+            f"got subjects [{shown}] with issuer {_shown(issuer)}"
         )
 
 
@@ -63,6 +65,11 @@ def _matcher(text: str) -> _Matches:
 
     pattern = compiled(text)
     return lambda value: pattern.search(value) is not None
+
+
+def _shown(text: str) -> str:
+    short = text[:_LONGEST_SHOWN]
+    return short if short.isprintable() else quote(short)
 
 
 def _anything(_: str) -> bool:

@@ -102,7 +102,7 @@ class K8sAttestor:
         if self._configuration.sigstore is not None:
             from attestors.sigstore import verifier as sigstore  # few agents verify images
 
-            verifier = sigstore.ImageVerifier(self._configuration.sigstore)
+            verifier = sigstore.ImageVerifier(self._configuration.sigstore, log=self._log)
             await verifier.prepare()
             self.verifier = verifier
 

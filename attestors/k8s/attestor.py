@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol
 
 from attestors import processes
@@ -101,7 +102,7 @@ class K8sAttestor:
         if self._configuration.sigstore is not None:
             from attestors.sigstore import verifier as sigstore  # few agents verify images
 
-            verifier = sigstore.ImageVerifier(self._configuration.sigstore)
+            verifier = sigstore.ImageVerifier(self._configuration.sigstore, log=self._log)
             await verifier.prepare()
             self.verifier = verifier
 
@@ -208,7 +209,7 @@ class K8sAttestor:
         return values
 
     def _tell(self, log: Logger, attempt: int, failure: SpireError | None) -> None:
-        interval = self._configuration.poll_interval
+        interval = timedelta(seconds=self._configuration.poll_interval)
         if failure is not None:
             log.warning(
                 "Unable to get pod list; will retry after backoff",

@@ -223,7 +223,9 @@ async def test_objects_of_the_cluster_and_of_old_versions(attesting: Attesting) 
 OBJECTS: dict[tuple[str, ...], tuple[type[SpireError], str]] = {
     ("unknown.apps", "shop", "x"): (InvalidArgument, "unknown Kubernetes resource unknown.apps: "),
     ("pods/log.core", "shop", "x"): (InvalidArgument, "unknown Kubernetes resource pods/log.core: "),
-    ("things.nowhere", "shop", "x"): (InvalidArgument, "unknown Kubernetes resource things.nowhere: no matches for nowhere/, Resource=things"),
+    ("things.nowhere", "shop", "x"): (
+        InvalidArgument, "unknown Kubernetes resource things.nowhere: no matches for nowhere/, Resource=things",
+    ),
     ("things...", "shop", "x"): (InvalidArgument, "unknown Kubernetes resource things...: "),
     ("deployments.apps", "", "web"): (
         InvalidArgument, "namespace is required when name is set for a namespaced resource",

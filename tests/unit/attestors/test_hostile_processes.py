@@ -6,22 +6,27 @@ import asyncio
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import pytest
 
+from agent.workload_attestation import WorkloadAttestation
 from attestors import processes, programs
 from attestors.threads import Threads
 from attestors.unix import Configuration, UnixAttestor
-from operations.errors import Refused
+from identity.selectors import Selector
+from operations.errors import Refused, TemporarilyUnavailable
 from tests.simulators.spire import eventually
-from transport.peer import PidFd, Process
+from transport import unix
+from transport.peer import Peer, PidFd, Process
 
 ROOT = Path(__file__).parents[3]
 USER = 61234
@@ -146,6 +151,56 @@ async def test_a_user_namespace_makes_nobody_root() -> None:
     assert found == [f"unix:uid:{USER}", f"unix:gid:{USER}"]
 
 
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Everybody may look into it, and set-uid counts there, as it does not in the /tmp of many containers."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+# Its child keeps the connection.
+CONNECTS_AND_EXECUTES = """
+import os, socket, sys, time
+connection = socket.socket(socket.AF_UNIX)
+connection.connect(sys.argv[1])
+connection.set_inheritable(True)
+if os.fork():
+    os.execv(sys.argv[2], [sys.argv[2], "600"])
+time.sleep(600)
+"""
+
+
+@root_only
+async def test_a_caller_that_executes_a_set_uid_program_is_refused_whatever_attestors_say(folder: Path) -> None:
+    with unix.bind(str(folder / "api.sock"), 0o777) as listener:
+        program = folder / "program"
+        shutil.copy(SLEEP, program)
+        program.chmod(0o4755)
+        script = [sys.executable, "-c", CONNECTS_AND_EXECUTES, str(folder / "api.sock"), str(program)]
+        with running(*script, user=USER, group=USER, extra_groups=[], start_new_session=True) as pid:
+            listener.settimeout(60)
+            accepted, _ = listener.accept()
+            with accepted:
+                peer = Peer("test", process=unix.caller(accepted))
+            eventually(lambda: processes.owner(pid).uid == 0, "the set-uid program")
+            try:
+                with pytest.raises(TemporarilyUnavailable, match="workload attestation failed"):
+                    await WorkloadAttestation([UnixAttestor(PROGRAMS), Everybody()]).attest(peer)
+            finally:
+                os.killpg(pid, signal.SIGKILL)
+
+
+class Everybody:
+    """Finds nothing wrong."""
+
+    name = "everybody"
+
+    async def attest(self, process: Process) -> list[Selector]:
+        del process
+        return [Selector("everybody", "is")]
+
+
 @root_only
 async def test_a_process_of_a_pid_namespace_below_ours() -> None:
     with running("unshare", "--pid", "--fork", "--kill-child", "sleep", "600") as pid:
@@ -157,7 +212,8 @@ ATTEST = """
 import asyncio, sys
 from attestors import processes
 from attestors.unix import Configuration, UnixAttestor
-from operations.errors import Refused
+from identity.selectors import Selector
+from operations.errors import Refused, TemporarilyUnavailable
 from transport.peer import Process
 pid = int(sys.argv[1])
 owner = processes.owner(pid)

@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -129,6 +130,38 @@ def kernel_knows_pidfds(sock: socket.socket) -> bool:
     except OSError:
         return False
     return True
+
+
+@pytest.fixture
+def pair() -> Iterator[socket.socket]:
+    ends = socket.socketpair()
+    yield ends[0]
+    for end in ends:
+        end.close()
+
+
+def test_a_kernel_that_knows_no_pidfds_of_peers_opens_them_by_pid(
+    pair: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unix, "_SO_PEERPIDFD", 9999)
+    process = unix.caller(pair)
+    assert process.pidfd is not None
+    assert f"Pid:\t{os.getpid()}\n" in Path(f"/proc/self/fdinfo/{process.pidfd.fileno()}").read_text()
+
+
+@pytest.mark.parametrize("error", [PermissionError(1, "sandbox"), OSError(38, "sandbox")])
+def test_where_pidfds_are_forbidden_start_times_are_all_there_is(
+    pair: socket.socket, monkeypatch: pytest.MonkeyPatch, error: OSError
+) -> None:
+    def forbidden(pid: int) -> int:
+        del pid
+        raise error
+
+    monkeypatch.setattr(unix, "_SO_PEERPIDFD", 9999)
+    monkeypatch.setattr(os, "pidfd_open", forbidden)
+    process = unix.caller(pair)
+    assert process.pidfd is None
+    assert process.started > 0
 
 
 HIDDEN = """

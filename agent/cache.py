@@ -52,6 +52,7 @@ class Subscription:
         self._cache = cache
         self._group = group
         self.started = False
+        self.bundles_will_do = False  # in an outage, for who waits for no SVIDs
         self._news = asyncio.Event()
         self._news.set()
 
@@ -68,7 +69,8 @@ class Subscription:
             update = self._cache.update_of(self._group)
             self.started = self.started or update.complete or self._cache.incomplete_will_do
             # Entries whose SVIDs are still to come, or ran out, are no reason to turn the workload away.
-            if self.started and (update.identities or update.complete):
+            bundles = self.bundles_will_do and self._cache.incomplete_will_do
+            if self.started and (update.identities or update.complete or bundles):
                 return update
 
 

@@ -68,7 +68,7 @@ class Manager:
         self._posted = False
         self._tainted_x509: frozenset[bytes] = frozenset()
         self._tainted_jwt: frozenset[str] = frozenset()
-        self._jwt_cache = JwtCache(settings.jwt_cache_size)
+        self.jwt_cache = JwtCache(settings.jwt_cache_size)
         self.cache = X509Cache(found.bundle, size=settings.x509_cache_size, wanted=self._on_wanted)
         self.outage = Outage(self._on_outage)
         self._client = ServerClient(start.address, found.svid, self._authorities)
@@ -92,7 +92,7 @@ class Manager:
             tolerates_stranger=start.trust.tolerates_stranger,
             outage=self.outage,
         )
-        self.jwt_svids = JwtSvids(self._client, self._jwt_cache, lambda: self.outage.now)
+        self.jwt_svids = JwtSvids(self._client, self.jwt_cache, lambda: self.outage.now)
         self._keeper = Keeper(start.store, lambda: self.svid.spiffe_id, self._to_keep)
 
     async def initialise(self, version: str) -> None:
@@ -149,7 +149,7 @@ class Manager:
         self.cache.set_entries(held.entries.values(), ())
         self.cache.store(held.x509_svids)
         for of, token in held.jwt_svids.items():
-            self._jwt_cache.put(of, token)
+            self.jwt_cache.put(of, token)
         self._sync.resume(held.entries)
         _log.info(
             "Serving what was kept from the last run",
@@ -163,7 +163,7 @@ class Manager:
         if not self._sync.last_success:
             return None
         bundles = {**self._sync.bundles, self.cache.bundle.trust_domain.name: self.cache.bundle}
-        return Held(dict(self.cache.entries()), dict(self.cache.svids()), self._jwt_cache.svids(), bundles)
+        return Held(dict(self.cache.entries()), dict(self.cache.svids()), self.jwt_cache.svids(), bundles)
 
     async def _post_status(self, version: str) -> None:
         try:
@@ -228,7 +228,7 @@ class Manager:
 
     @property
     def jwt_svid_count(self) -> int:
-        return len(self._jwt_cache)
+        return len(self.jwt_cache)
 
     @property
     def last_sync(self) -> float:
@@ -293,7 +293,7 @@ class Manager:
         fresh, self._tainted_jwt = tainted - self._tainted_jwt, tainted
         if fresh:
             _log.debug("New tainted JWT authorities found", jwt_authority_key_ids=",".join(fresh))
-            if dropped := self._jwt_cache.drop_signed_by(fresh):
+            if dropped := self.jwt_cache.drop_signed_by(fresh):
                 _log.info(
                     "JWT-SVIDs were removed from the JWT cache because they were issued by a tainted authority",
                     tainted_jwt_svids=dropped,

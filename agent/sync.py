@@ -115,7 +115,8 @@ class Synchroniser:
     async def run(self) -> None:
         """Ask again and again. Raises RpcError when the agent is not welcome, or meets a server it does not trust."""
         backoff = Backoff(self._interval, ceiling=_CEILING)
-        wait = self._pause()
+        # Spread over a whole interval: agents that a power cut has started together ask one after another.
+        wait = backoff.next() or self._interval
         while True:
             await asyncio.sleep(wait)
             try:

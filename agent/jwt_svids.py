@@ -47,6 +47,10 @@ class JwtSvids:
                 raise
             _log.warning("Unable to renew JWT; returning cached copy", spiffe_id=entry.spiffe_id, error=error)
             return cached
+        now = time.time()
+        if cached is not None and fresh.is_expired(now) and not cached.is_expired(now):
+            _log.error("The server sent a JWT-SVID that has expired; returning cached copy", spiffe_id=entry.spiffe_id)
+            return cached
         if not entry.include_jti:
             self._cache.put(of, fresh)
         return fresh

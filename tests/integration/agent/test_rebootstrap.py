@@ -10,7 +10,7 @@ import json
 import socket
 import socketserver
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -47,9 +47,8 @@ class _Socket(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
-    server: _Socket
-
     def do_GET(self) -> None:
+        assert isinstance(self.server, _Socket)
         self.server.asked.append(parse_qs(urlsplit(self.path).query))
         body = self.server.content().encode()
         self.send_response(200)
@@ -65,7 +64,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 @contextmanager
-def bundles(path: Path) -> Iterator[_Socket]:
+def bundles(path: Path) -> Generator[_Socket]:
     with _Socket(str(path), _Handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()

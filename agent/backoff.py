@@ -8,11 +8,18 @@ from collections.abc import Callable
 
 _MULTIPLIER = 1.5
 _JITTER = 0.1
+_RETRY_JITTER = 0.5
+
+
+def jittered(seconds: float) -> float:
+    """Give or take a tenth: for what is done at an interval."""
+    return seconds * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - spreads load, guards nothing
 
 
 class Backoff:
-    """Waits that grow by half each time, give or take a tenth, from `initial` up to `ceiling` seconds.
+    """Waits after failures: they grow by half each time from `initial` up to `ceiling` seconds, give or take a half.
 
+    That much jitter, since all agents of a server fail together: whatever they did in step, they do not retry in step.
     With `budget`, `next` returns None once the wait would end later than `budget` seconds after the first try.
     """
 
@@ -33,7 +40,7 @@ class Backoff:
 
     def next(self) -> float | None:
         """Seconds to wait, or None when the budget is spent."""
-        wait = self._wait * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - spreads load, guards nothing
+        wait = self._wait * random.uniform(1 - _RETRY_JITTER, 1 + _RETRY_JITTER)  # noqa: S311 - as above
         self._wait = min(self._wait * _MULTIPLIER, self._ceiling)
         if self._budget is not None and self._clock() - self._started + wait > self._budget:
             return None

@@ -52,7 +52,8 @@ class Subscription:
     def __init__(self, cache: X509Cache, group: _Group) -> None:
         self._cache = cache
         self._group = group
-        self._started = False
+        self.started = False
+        self.bundles_will_do = False  # in an outage, for who waits for no SVIDs
         self._news = asyncio.Event()
         self._news.set()
 
@@ -67,9 +68,10 @@ class Subscription:
             await self._news.wait()
             self._news.clear()
             update = self._cache.update_of(self._group)
-            self._started = self._started or update.complete
+            self.started = self.started or update.complete or self._cache.incomplete_will_do
             # Entries whose SVIDs are still to come, or ran out, are no reason to turn the workload away.
-            if self._started and (update.identities or update.complete):
+            bundles = self.bundles_will_do and self._cache.incomplete_will_do
+            if self.started and (update.identities or update.complete or bundles):
                 return update
 
 
@@ -100,6 +102,7 @@ class X509Cache:
         self._queue: list[tuple[float, str]] = []  # of _due; an item that differs from _due is void
         self._under_way: frozenset[str] = frozenset()  # what `take_due` gave last
         self._outdated: set[str] = set()  # of these, what is due again for a change since then
+        self.incomplete_will_do = False
 
     # What the streams and calls ask for
 
@@ -157,6 +160,13 @@ class X509Cache:
     def svids(self) -> Mapping[str, X509Svid]:
         """By entry id; not to be changed."""
         return self._svids
+
+    def settle_for_less(self, will_do: bool) -> None:
+        """While nobody issues what is missing, streams that wait for it are given what there is."""
+        self.incomplete_will_do = will_do
+        waiting = (each for group in self._groups.values() for each in group.subscriptions if not each.started)
+        for subscription in waiting:
+            subscription.wake()
 
     # What the synchronisation brings
 
@@ -264,8 +274,7 @@ class X509Cache:
     # Groups
 
     def _group(self, selectors: frozenset[Selector]) -> _Group:
-        group = self._groups.get(selectors)
-        if group is None:
+        if (group := self._groups.get(selectors)) is None:
             # Before: the new one is idle as yet.
             self._forget_idle_groups()
             group = self._groups[selectors] = _Group(selectors)
@@ -328,10 +337,7 @@ class X509Cache:
         return svid is not None and svid.expires_at > now and svid.spiffe_id == entry.spiffe_id
 
     def _changed(self, entries: Iterable[Entry]) -> None:
-        groups: set[_Group] = set()
-        for entry in entries:
-            groups.update(self._groups_of(entry))
-        self._invalidate(groups)
+        self._invalidate({group for entry in entries for group in self._groups_of(entry)})
 
     def _groups_of(self, entry: Entry) -> Iterator[_Group]:
         rarest = min((self._groups_by_selector.get(each, set()) for each in entry.selectors), key=len)
@@ -388,8 +394,7 @@ class X509Cache:
 
     def _evict(self) -> None:
         """Drop the SVIDs least recently used beyond the size, except those of open streams."""
-        extra = len(self._svids) - self._size
-        if extra <= 0:
+        if (extra := len(self._svids) - self._size) <= 0:
             return
         idle = (entry_id for entry_id in list(self._svids) if not self._is_used(self._entries[entry_id]))
         for _, entry_id in zip(range(extra), idle, strict=False):

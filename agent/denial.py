@@ -7,7 +7,7 @@ from google.protobuf.message import DecodeError, Message
 
 from agent.identity import UnknownAuthority
 from generated.spire.api.types import status_pb2
-from operations.errors import Refused
+from operations.errors import ConfigurationError, PermanentlyUnusable, Refused, Unsupported
 from transport.status import Code, RpcError
 
 _Reason = status_pb2.PermissionDeniedDetails
@@ -32,6 +32,23 @@ STRANGER = (
     "no authority that this agent knows vouches for the server: if the server's keys were replaced on purpose, remove "
     "agent-data.json from data_dir and give the agent the new trust bundle, and a new join token where it uses one"
 )
+
+REBOOTSTRAP = (
+    "shutting down for rebootstrapping: the next start asks the trust bundle's source for the authorities that the "
+    "server has now, and attests anew"
+)
+
+# Answers that stay what they are however often the same proof is shown.
+_FINAL = frozenset(
+    (Code.INVALID_ARGUMENT, Code.PERMISSION_DENIED, Code.UNAUTHENTICATED, Code.FAILED_PRECONDITION, Code.UNIMPLEMENTED)
+)
+# Only somebody who mends the configuration or the device can help.
+HOPELESS = (ConfigurationError, PermanentlyUnusable, Unsupported)
+
+
+def is_final(error: BaseException) -> bool:
+    """Whether an attestation that failed by this would fail again. A server that is away may come back."""
+    return isinstance(error, HOPELESS) or (isinstance(error, RpcError) and error.code in _FINAL)
 
 
 def must_reattest(error: BaseException) -> bool:

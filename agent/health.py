@@ -38,9 +38,9 @@ async def workload_api_answers(socket_path: str) -> bool:
     """Ask as a workload would; to be told that the agent itself has no identity is a good answer."""
     channel = Channel.unix(socket_path)
     responses = channel.server_stream(
-        "/SpiffeWorkloadAPI/FetchX509SVID",
-        workload_pb2.X509SVIDRequest(),
-        workload_pb2.X509SVIDResponse,
+        "/SpiffeWorkloadAPI/FetchX509Bundles",
+        workload_pb2.X509BundlesRequest(),
+        workload_pb2.X509BundlesResponse,
         timeout=_TIMEOUT,
         metadata={SECURITY_HEADER: "true"},
     )

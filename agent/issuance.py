@@ -13,6 +13,7 @@ from agent.cache import X509Cache
 from agent.csr import WorkloadKey, workload_request
 from agent.denial import is_banned, must_reattest
 from agent.entries import Entry
+from agent.outage import Outage
 from agent.rotation import RotationStrategy
 from agent.server_client import ServerClient
 from agent.workload_update import X509Svid
@@ -26,16 +27,25 @@ _FIRST_RETRY = 0.5
 _LONGEST_WAIT = 30.0
 _REFUSED_RETRY = 5.0
 _LOOK = 5.0
+SVIDS = "X509-SVIDs"
 
 _log = logs.get("manager")
 
 
 class Issuer:
-    def __init__(self, client: ServerClient, cache: X509Cache, key_type: KeyType, strategy: RotationStrategy) -> None:
+    def __init__(
+        self,
+        client: ServerClient,
+        cache: X509Cache,
+        key_type: KeyType,
+        strategy: RotationStrategy,
+        outage: Outage | None = None,
+    ) -> None:
         self._client = client
         self._cache = cache
         self._key_type = key_type
         self._strategy = strategy
+        self._outage = outage or Outage()
         self._batch = BatchSize(_LARGEST_BATCH)
         self._wanted = asyncio.Event()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="workload-keys")
@@ -58,9 +68,11 @@ class Issuer:
                 _log.error("SVID sync failed", error=error)
                 if must_reattest(error) or is_banned(error):
                     raise
+                self._outage.failed(SVIDS, error)
                 await asyncio.sleep(backoff.next() or _LONGEST_WAIT)
             else:
                 backoff.reset()
+                self._outage.over(SVIDS)
 
     async def _wait(self) -> None:
         """Until something is due or wanted, with a look at the clock now and then: machines sleep."""

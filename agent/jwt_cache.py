@@ -6,7 +6,7 @@ import base64
 import binascii
 import json
 from collections import OrderedDict
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import cast
 
@@ -45,6 +45,10 @@ class JwtCache:
 
     def __len__(self) -> int:
         return len(self._svids)
+
+    def svids(self) -> Mapping[Key, JwtSvid]:
+        """A copy, the least recently used first."""
+        return dict(self._svids)
 
     def get(self, of: Key) -> JwtSvid | None:
         svid = self._svids.get(of)

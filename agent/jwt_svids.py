@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from agent.backoff import Backoff
 from agent.entries import Entry
@@ -23,9 +23,11 @@ _log = logs.get("manager")
 
 
 class JwtSvids:
-    def __init__(self, client: ServerClient, cache: JwtCache) -> None:
+    def __init__(self, client: ServerClient, cache: JwtCache, is_away: Callable[[], bool] = lambda: False) -> None:
+        """`is_away` says whether it is known that the server does not answer: who has a token need not wait then."""
         self._client = client
         self._cache = cache
+        self._is_away = is_away
 
     async def fetch(self, entry: Entry, audience: Sequence[str]) -> JwtSvid:
         """A token with more than half of its life left, or a shorter one while the server gives none.
@@ -36,12 +38,18 @@ class JwtSvids:
         cached = None if entry.include_jti else self._cache.get(of)
         if cached is not None and not cached.expires_soon(time.time()):
             return cached
+        if cached is not None and self._is_away() and not cached.is_expired(time.time()):
+            return cached
         try:
             fresh = await self._ask(entry, audience)
         except SpireError as error:
             if cached is None or cached.is_expired(time.time()):
                 raise
             _log.warning("Unable to renew JWT; returning cached copy", spiffe_id=entry.spiffe_id, error=error)
+            return cached
+        now = time.time()
+        if cached is not None and fresh.is_expired(now) and not cached.is_expired(now):
+            _log.error("The server sent a JWT-SVID that has expired; returning cached copy", spiffe_id=entry.spiffe_id)
             return cached
         if not entry.include_jti:
             self._cache.put(of, fresh)

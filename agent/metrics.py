@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Collection
 from typing import Final
 
@@ -92,23 +91,3 @@ def tell_sync(cache: X509Cache, *, bundles: int, missing: int, stale: int, dropp
     metrics.count("lru_cache_entry_remove", by=len(dropped))
     metrics.gauge("lru_cache_record_map_size", value=cache.entry_count, svid_type="X509")
     metrics.gauge("lru_cache_svid_map_size", value=cache.svid_count, svid_type="X509")
-
-
-class Bootstrap:
-    """An agent's way to its server: how often it has tried, and whether it is there."""
-
-    def __init__(self) -> None:
-        self._attempts = 0
-        self._begun = time.time()
-
-    def trying(self) -> None:
-        self._attempts += 1
-        self._tell(done=False)
-
-    def done(self) -> None:
-        self._tell(done=True)
-
-    def _tell(self, *, done: bool) -> None:
-        metrics.gauge("bootstrapped", value=int(done))
-        metrics.gauge("bootstrap_seconds", value=self._begun, mode="bootstrap")
-        metrics.gauge("bootstrap_attempts", value=self._attempts, mode="bootstrap")

@@ -10,7 +10,7 @@ from contextlib import suppress
 from agent import csr
 from agent.attest import attest
 from agent.backoff import Backoff
-from agent.denial import is_banned, must_reattest
+from agent.denial import STRANGER, Unwelcome, is_banned, is_final, is_unknown_authority, must_reattest
 from agent.identity import AgentSvid, next_key, received
 from agent.rotation import RotationStrategy
 from agent.server_client import ServerClient
@@ -28,7 +28,7 @@ _log = logs.get("manager")
 
 
 class Expired(Refused):
-    """The SVID ran out before the server renewed it; only another attestation helps."""
+    """The SVID ran out before the server renewed it; only another attestation helps, by `regain`."""
 
 
 class OwnSvid:
@@ -52,6 +52,10 @@ class OwnSvid:
     @property
     def current(self) -> AgentSvid:
         return self._client.svid
+
+    @property
+    def is_expired(self) -> bool:
+        return self.current.expires <= time.time()
 
     def renew_now(self) -> None:
         self._hurry.set()
@@ -101,11 +105,37 @@ class OwnSvid:
         await self._take(received(chain, self._next_key, self._trust_domain, reattestable=False, previous=self.current))
         _log.info("Successfully rotated agent SVID", spiffe_id=self.current.spiffe_id)
 
-    @metrics.timed("node", "attest")
-    async def reattest(self) -> None:
-        """Attest anew over a connection of its own. Raises RpcError and Refused, also when the node may not."""
+    def require_reattestable(self) -> None:
         if not self.current.reattestable:
             raise Refused("attestation method is not re-attestable")
+
+    async def reattest(self) -> None:
+        """Attest anew over a connection of its own. Raises RpcError and Refused, also when the node may not."""
+        self.require_reattestable()
+        await self._attest()
+
+    async def regain(self) -> None:
+        """Attest as a start would, again and again while the server is away or answers nonsense.
+
+        For an agent whose SVID has expired, or is not known any more. Raises SpireError when the server's answer, or
+        the configuration, leaves no hope.
+        """
+        backoff = Backoff(_FIRST_RETRY, ceiling=_LONGEST_WAIT)
+        while True:
+            try:
+                await self._attest()
+                return
+            except SpireError as error:
+                if is_final(error):
+                    raise
+                if is_unknown_authority(error) and not await self._start.trust.tolerates_stranger():
+                    raise Unwelcome(STRANGER) from error
+                wait = backoff.next() or _LONGEST_WAIT
+                _log.error("Could not reattest agent", error=error, retry_interval=f"{wait:.1f}s")
+            await asyncio.sleep(wait)
+
+    @metrics.timed("node", "attest")
+    async def _attest(self) -> None:
         # The server forgets the old SVID at once, so nothing may go on with it.
         start = self._start
         async with self._client.paused():

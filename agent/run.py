@@ -21,10 +21,12 @@ from agent.observing import observed
 from agent.reflection import Reflection
 from agent.rotation import RotationStrategy
 from agent.server_client import ServerAddress
-from agent.startup import Start, attested
+from agent.startup import Start, begin
 from agent.storage import Storage
+from agent.store.store import Store
 from agent.stream_limits import StreamLimits
 from agent.sync import DEFAULT_INTERVAL
+from agent.trust import Mode, Rebootstrap, Trust
 from agent.workload_api import WorkloadApi
 from agent.workload_attestation import WorkloadAttestation
 from attestors.join_token.agent import JoinTokenAttestor
@@ -74,18 +76,20 @@ async def serve(config: AgentConfig) -> None:
     async with AsyncExitStack() as stack:
         watched = await stack.enter_async_context(observed(config))
         plugins = await stack.enter_async_context(_plugins(config))
-        start = Start(address, _source(config), plugins.keys, plugins.node_attestor, storage)
+        trust = Trust(_source(config), storage, _rebootstrap(config))
+        store = Store(config.data_dir, config.trust_domain, plugins.keys, storage)
+        start = Start(address, trust, plugins.keys, plugins.node_attestor, storage, store)
         sdnotify.starting(f"Attesting to {config.server_address}:{config.server_port}")
-        found = await attested(start)
-        _warn_of_lost_key(config, found)
-        managing = Manager(_settings(config), start, found, {store.name: store for store in plugins.svid_stores})
+        begun = await begin(start)
+        _warn_of_lost_key(config, begun.attestation)
+        managing = Manager(_settings(config), start, begun, {store.name: store for store in plugins.svid_stores})
         stack.push_async_callback(managing.close)
         watched.manager = managing
         await managing.initialise(VERSION)
         await stack.enter_async_context(_endpoints(config, managing, plugins))
         watched.serves()
         startup.finished()
-        sdnotify.serving(f"Serving the Workload API as {managing.svid.spiffe_id}")
+        sdnotify.serving(managing.status)
         stack.callback(sdnotify.stopping)
         await managing.run()
 
@@ -115,7 +119,12 @@ def _source(config: AgentConfig) -> TrustBundleSource:
         url=config.trust_bundle_url or "",
         unix_socket=config.trust_bundle_unix_socket or "",
         format=config.trust_bundle_format,
+        workload_api=config.trust_bundle_spiffe_workload_api or "",
     )
+
+
+def _rebootstrap(config: AgentConfig) -> Rebootstrap:
+    return Rebootstrap(Mode(config.rebootstrap_mode), config.rebootstrap_delay.total_seconds())
 
 
 def _settings(config: AgentConfig) -> manager.Settings:

@@ -26,6 +26,13 @@ from transport.client import Bidi, Channel
 from transport.status import Code, RpcError
 
 TIMEOUT = 30.0
+
+LARGEST_ENTRIES = 100_000
+LARGEST_SYNC = 256 << 20
+"""Entries, and bytes of one synchronisation, beyond which a server is no good: the agent keeps what it knows."""
+MOST_BUNDLES = 1000
+"""Trust domains that all entries together may federate with."""
+
 _BUNDLES_AT_ONCE = 10
 _AGENT = "/spire.api.server.agent.v1.Agent/"
 _BUNDLE = "/spire.api.server.bundle.v1.Bundle/"
@@ -143,7 +150,7 @@ class ServerClient:
                     entry_rpc_pb2.GetAuthorizedEntriesResponse,
                     timeout=TIMEOUT,
                 )
-        return _changes(known, _read_entries(response.entries))
+        return _changes(known, response.entries)
 
     async def sync_entries(self, known: Mapping[str, Entry]) -> EntryChanges:
         """Revisions first, then the entries that are new or changed."""
@@ -164,6 +171,9 @@ class ServerClient:
                 _BUNDLE + "GetBundle", bundle_rpc_pb2.GetBundleRequest(), bundle_pb2.Bundle, timeout=TIMEOUT
             )
         names = sorted(set(federates_with) - {self._address.trust_domain.name})
+        if len(names) > MOST_BUNDLES:
+            _log.error("The entries federate with too many trust domains; leaving out the last", count=len(names))
+            del names[MOST_BUNDLES:]
         found = [self._own_bundle(own), *await self._federated_bundles(names)]
         return {bundle.trust_domain.name: bundle for bundle in found if bundle is not None}
 
@@ -248,9 +258,21 @@ def _failing(what: str) -> Generator[None]:
         raise RpcError(error.code, f"{what}: {error.message}", error.details) from error
 
 
-def _changes(known: Mapping[str, Entry], entries: Mapping[str, Entry]) -> EntryChanges:
-    changed = [entry for entry_id, entry in entries.items() if known.get(entry_id) != entry]
-    return EntryChanges(changed, [entry_id for entry_id in known if entry_id not in entries])
+def _changes(known: Mapping[str, Entry], messages: Sequence[entry_pb2.Entry]) -> EntryChanges:
+    """From all entries at once. One that is malformed now stays as it was known."""
+    _check_size(len(messages), 0)
+    present = {message.id for message in messages}
+    changed = [entry for entry in _read_entries(messages).values() if known.get(entry.id) != entry]
+    return EntryChanges(changed, [entry_id for entry_id in known if entry_id not in present])
+
+
+def _check_size(entries: int, size: int) -> None:
+    """Raises Refused for more than an agent holds."""
+    if entries > LARGEST_ENTRIES or size > LARGEST_SYNC:
+        raise Refused(
+            f"the server authorizes this agent for more than {LARGEST_ENTRIES} entries, or {LARGEST_SYNC} bytes of "
+            "them; keeping those that are known: give this agent fewer entries"
+        )
 
 
 async def _sync(stream: Bidi[entry_rpc_pb2.SyncAuthorizedEntriesResponse], known: Mapping[str, Entry]) -> EntryChanges:
@@ -258,29 +280,45 @@ async def _sync(stream: Bidi[entry_rpc_pb2.SyncAuthorizedEntriesResponse], known
     page = await _receive(stream)
     if not page.entry_revisions:
         # So few entries that the server sent them all at once.
-        return _changes(known, _read_entries(page.entries))
+        return _changes(known, page.entries)
     page_size = len(page.entry_revisions)
     gone = set(known)
-    wanted: list[str] = []
+    wanted: set[str] = set()
+    seen = 0
     while True:
-        wanted += _outdated(page.entry_revisions, known, gone)
+        seen += len(page.entry_revisions)
+        _check_size(seen, 0)
+        wanted.update(_outdated(page.entry_revisions, known, gone))
         if not page.more:
             break
         page = await _receive(stream)
         if page.entries:
             raise InvalidArgument("unexpected entry in response receiving entry revisions")
-    wanted.sort()
+    return EntryChanges(list((await _changed(stream, sorted(wanted), page_size)).values()), sorted(gone))
+
+
+async def _changed(
+    stream: Bidi[entry_rpc_pb2.SyncAuthorizedEntriesResponse], wanted: Sequence[str], page_size: int
+) -> dict[str, Entry]:
+    """The entries of these ids, as far as the server has them still."""
     changed: dict[str, Entry] = {}
+    size = 0
     for start in range(0, len(wanted), page_size):
-        await stream.send(entry_rpc_pb2.SyncAuthorizedEntriesRequest(ids=wanted[start : start + page_size]))
+        asked = frozenset(wanted[start : start + page_size])
+        await stream.send(entry_rpc_pb2.SyncAuthorizedEntriesRequest(ids=sorted(asked)))
         more = True
         while more:
             page = await _receive(stream)
             if page.entry_revisions:
                 raise InvalidArgument("unexpected entry revisions in response while requesting entries")
-            changed |= _read_entries(page.entries)
+            size += page.ByteSize()
+            _check_size(len(changed), size)
+            found = _read_entries(page.entries)
+            if unasked := found.keys() - asked:
+                raise InvalidArgument(f"the server sent entry {min(unasked)!r}, which it was not asked for")
+            changed |= found
             more = page.more
-    return EntryChanges(list(changed.values()), sorted(gone))
+    return changed
 
 
 async def _receive(
@@ -299,6 +337,9 @@ def _outdated(
     outdated: list[str] = []
     for revision in revisions:
         gone.discard(revision.id)
+        if not revision.id or revision.revision_number < 0:
+            _log.warning("Received malformed entry revision from SPIRE server", entry_id=revision.id)
+            continue
         entry = known.get(revision.id)
         if (
             entry is None

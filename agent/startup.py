@@ -9,32 +9,23 @@ from dataclasses import dataclass
 
 from agent.attest import Attestation, attest
 from agent.backoff import Backoff
-from agent.bootstrap import TrustBundleSource, bootstrap_bundle
+from agent.denial import HOPELESS, is_unknown_authority
 from agent.identity import AgentSvid, key_of
-from agent.metrics import Bootstrap
 from agent.server_client import ServerAddress
 from agent.storage import Storage
+from agent.store.content import Held
+from agent.store.store import Store
+from agent.trust import Trust
 from identity import der
 from identity.bundles import Bundle, X509Authority
 from operations import logs
-from operations.errors import (
-    ConfigurationError,
-    Corrupt,
-    InvalidArgument,
-    PermanentlyUnusable,
-    SpireError,
-    Unsupported,
-)
+from operations.errors import ConfigurationError, Corrupt, InvalidArgument, SpireError
 from plugins.keymanager import Key, KeyManager
 from plugins.nodeattestor import AgentNodeAttestor
 from transport.status import Code, RpcError
 
 _RETRY_INTERVAL = 5.0
-_RETRY_BUDGET = 60.0
 _CLOCK_SKEW = 1.0
-
-# Only somebody who mends the configuration or the device can help.
-_HOPELESS = (ConfigurationError, PermanentlyUnusable, Unsupported)
 
 _log = logs.get("attestor")
 
@@ -44,29 +35,55 @@ class Start:
     """What an agent starts from."""
 
     address: ServerAddress
-    source: TrustBundleSource
+    trust: Trust
     keys: KeyManager
     attestor: AgentNodeAttestor
     storage: Storage
+    store: Store
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """What an agent goes on from, and what of its last run workloads can be served while the server is away."""
+
+    attestation: Attestation
+    held: Held | None = None
+
+
+async def begin(start: Start) -> Begun:
+    """Take up what is stored, or attest; see `attested`.
+
+    An agent whose own SVID has expired takes it up as well where it can serve others: it attests once it does.
+    """
+    kept = await _kept(start)
+    held = None if kept is None else await start.store.load(kept.svid.spiffe_id)
+    if kept is not None and held is not None:
+        start.trust.require_reattestable(kept.svid.reattestable)
+        return Begun(kept, held)
+    return Begun(await attested(start))
 
 
 async def attested(start: Start) -> Attestation:
-    """Take up the stored SVID, or attest, trying for a minute.
+    """Take up the stored SVID, or attest, trying for a minute; for a day where the agent may rebootstrap.
 
     Raises RpcError or another SpireError, the last one met. A refusal by the server's policy, and a configuration that
     cannot work, end it at once.
     """
-    backoff = Backoff(_RETRY_INTERVAL, budget=_RETRY_BUDGET)
-    bootstrap = Bootstrap()
+    trust = start.trust
+    if start.storage.state.svid:
+        trust.require_reattestable(start.storage.state.reattestable)
+    backoff = Backoff(_RETRY_INTERVAL, budget=trust.budget)
     while True:
-        bootstrap.trying()
         try:
             found = await _try(start)
-            bootstrap.done()
+            await trust.established()
+            trust.require_reattestable(found.svid.reattestable)
             return found
         except SpireError as error:
+            if is_unknown_authority(error):
+                await trust.meets_stranger_at_start()
             refused = isinstance(error, RpcError) and error.code is Code.PERMISSION_DENIED
-            wait = None if refused or isinstance(error, _HOPELESS) else backoff.next()
+            wait = None if refused or isinstance(error, HOPELESS) else backoff.next()
             if wait is None:
                 raise
             _log.warning("Failed to retrieve attestation result", error=error, retry_interval=f"{wait:.1f}s")
@@ -79,7 +96,7 @@ async def _try(start: Start) -> Attestation:
         _check_stored(authorities)
         _log.info("Bundle loaded", trust_domain_id=start.address.trust_domain.id)
     else:
-        authorities = await bootstrap_bundle(start.source)
+        authorities = await start.trust.bundle()
         _log.info("Bundle is not found" if authorities is None else "Bundle loaded")
     svid, key = await _recover(start)
     if svid is None:
@@ -88,8 +105,29 @@ async def _try(start: Start) -> Attestation:
     if authorities is None:
         raise ConfigurationError("SVID loaded but no bundle in cache: remove agent-data.json to attest anew")
     _log.info("SVID loaded", spiffe_id=svid.spiffe_id)
-    trust_domain = start.address.trust_domain
-    return Attestation(svid, Bundle(trust_domain, tuple(X509Authority(der) for der in authorities)))
+    return Attestation(svid, _bundle(start, authorities))
+
+
+def _bundle(start: Start, authorities: Sequence[bytes]) -> Bundle:
+    return Bundle(start.address.trust_domain, tuple(X509Authority(der) for der in authorities))
+
+
+async def _kept(start: Start) -> Attestation | None:
+    """The stored SVID and bundle, also when the SVID has expired; None unless both are there, and the key."""
+    state = start.storage.state
+    if not (state.svid and state.bundle):
+        return None
+    try:
+        _check_stored(state.bundle)
+        key = await key_of(start.keys, state.svid)
+        if key is None:
+            return None
+        svid = AgentSvid(state.svid, key, state.reattestable)
+        if svid.spiffe_id.trust_domain != start.address.trust_domain:
+            return None
+    except (InvalidArgument, Corrupt):
+        return None  # `attested` tells
+    return Attestation(svid, _bundle(start, state.bundle))
 
 
 def _check_stored(authorities: Sequence[bytes]) -> None:

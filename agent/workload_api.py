@@ -91,7 +91,7 @@ class WorkloadApi:
                 _tell("Fetched X.509 SVID", "FetchX509SVID", peer, spiffe_id, expires_at)
             return update.x509_svid_response
 
-        return self._stream(peer, response_of, identity_needed=True)
+        return self._stream(peer, response_of, identity_needed=True, svids=True)
 
     def fetch_x509_bundles(
         self, request: workload_pb2.X509BundlesRequest, peer: Peer, context: Context
@@ -165,15 +165,16 @@ class WorkloadApi:
         return {name: value for name, value in claims.items() if name in allowed}
 
     async def _stream(
-        self, peer: Peer, response_of: Callable[[WorkloadUpdate], bytes], *, identity_needed: bool
+        self, peer: Peer, response_of: Callable[[WorkloadUpdate], bytes], *, identity_needed: bool, svids: bool = False
     ) -> AsyncIterator[bytes]:
         """The response now and after each change of it, until the workload has no identity any more."""
         sent: bytes | None = None
         with self._limits.stream_of(peer.process) as allowance:
             selectors = await self._attestation.attest(peer)
             with self._cache.subscribe(selectors) as subscription:
+                subscription.bundles_will_do = not svids
                 async for update in subscription:
-                    if identity_needed and not update.identities:
+                    if identity_needed and update.complete and not update.identities:
                         raise self._no_identity(peer, selectors)
                     response = response_of(update)
                     if response != sent:

@@ -1,12 +1,14 @@
 """KeyManager "disk": keys in one JSON file, `{"keys": {"<key id>": "<base64 of DER PKCS #8>"}}`, mode 0600.
 
-SPIRE 1.16 writes the same, so a server or an agent can be taken over with its keys.
+SPIRE 1.16 writes the same, so a server or an agent can be taken over with its keys. Beside it, in a file that SPIRE
+does not know, lies the secret that `Sealing` derives others from; it is made when it is first asked for.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +24,9 @@ from plugins.keymanager import Key, KeyManager, KeyType
 
 if TYPE_CHECKING:
     from plugins.catalog import PluginContext
+
+
+_ROOT_SIZE = 32
 
 
 class ServerConfiguration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -75,6 +80,12 @@ class DiskKeyManager:
     async def list(self) -> Sequence[Key]:
         return self._ring.listed()
 
+    async def sealing_secret(self, label: str) -> bytes:
+        _ = self._ring.keys  # raises when closed
+        async with self._writing:
+            root = await asyncio.to_thread(_sealing_root, self._path.with_name(f"{self._path.stem}-sealing.key"))
+        return software.derived(root, label)
+
     async def close(self) -> None:
         self._ring.close()
         lock, self._lock = self._lock, None
@@ -121,6 +132,22 @@ def _write(path: Path, keys: dict[str, software.SoftwareKey]) -> None:
         write_atomically(path, msgspec.json.encode(content), mode=0o600)
     except OSError as error:
         raise PermanentlyUnusable(f"the key file {path} cannot be written: {error.strerror}") from error
+
+
+def _sealing_root(path: Path) -> bytes:
+    try:
+        root = path.read_bytes()
+    except FileNotFoundError:
+        root = secrets.token_bytes(_ROOT_SIZE)
+        try:
+            write_atomically(path, root, mode=0o600)
+        except OSError as error:
+            raise PermanentlyUnusable(f"the sealing key {path} cannot be written: {error.strerror}") from error
+    except OSError as error:
+        raise PermanentlyUnusable(f"the sealing key {path} cannot be read: {error.strerror}") from error
+    if len(root) != _ROOT_SIZE:
+        raise Corrupt(f"the sealing key {path} is damaged: move it away to have a new one made")
+    return root
 
 
 async def load_server(configuration: ServerConfiguration, _context: PluginContext) -> KeyManager:

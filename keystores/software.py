@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from keystores import public_keys
 from keystores.errors import InvalidArgument, TemporarilyUnavailable, Unsupported
@@ -73,6 +74,11 @@ def load(key_id: str, pkcs8: bytes) -> SoftwareKey:
     if not isinstance(private_key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
         raise Unsupported(f"key {key_id!r} is neither EC nor RSA")
     return SoftwareKey(key_id, private_key)
+
+
+def derived(root: bytes, label: str) -> bytes:
+    """32 bytes for the label, from which neither the root nor another label's can be found (RFC 5869)."""
+    return HKDF(hashes.SHA256(), 32, salt=None, info=label.encode()).derive(root)
 
 
 class KeyRing:

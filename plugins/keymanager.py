@@ -102,3 +102,20 @@ class KeyManager(Protocol):
     async def close(self) -> None:
         """Give back sessions, workers and memory. Keys stay. Further calls raise TemporarilyUnavailable."""
         ...
+
+
+@runtime_checkable
+class Sealing(Protocol):
+    """A further power: secrets that only this key manager gives, to encrypt what is kept outside of it.
+
+    Signatures cannot stand in for it, since those of ECDSA differ each time. Who lacks it has nothing kept.
+    """
+
+    async def sealing_secret(self, label: str) -> bytes:
+        """32 bytes that belong to the label: the same ones from now on, also after a restart.
+
+        Secrets of two labels, or of two key managers, have nothing to do with each other. The first use may make what
+        the secret comes from, durably. Raises TemporarilyUnavailable while the device is away, and PermanentlyUnusable
+        when the secret cannot be had or made.
+        """
+        ...

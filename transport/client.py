@@ -60,6 +60,11 @@ class Channel:
         return cls(dial.UnixDialer(path), None, limits)
 
     @classmethod
+    def plain(cls, host: str, port: int, *, limits: Limits = CLIENT_LIMITS) -> Self:
+        """Over TCP without TLS, for what needs no protection on its way."""
+        return cls(dial.TcpDialer(host, port, None), None, limits)
+
+    @classmethod
     def tcp(
         cls, host: str, port: int, tls: Callable[[], TlsContext], verify: Verify, *, limits: Limits = CLIENT_LIMITS
     ) -> Self:

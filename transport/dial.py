@@ -41,10 +41,11 @@ class UnixDialer:
 
 
 class TcpDialer:
-    scheme = b"https"
+    """Without `tls` everybody on the way can read and change what is said."""
 
-    def __init__(self, host: str, port: int, tls: Callable[[], TlsContext]) -> None:
+    def __init__(self, host: str, port: int, tls: Callable[[], TlsContext] | None) -> None:
         self._host, self._port, self._tls = host, port, tls
+        self.scheme = b"http" if tls is None else b"https"
         self.authority = f"[{host}]:{port}".encode() if ":" in host else f"{host}:{port}".encode()
 
     async def dial(self) -> tuple[socket.socket, Link]:
@@ -66,7 +67,7 @@ class TcpDialer:
                 continue
             try:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                return sock, self._tls().link(sock, server=False)
+                return sock, PlainLink(sock) if self._tls is None else self._tls().link(sock, server=False)
             except BaseException:
                 sock.close()
                 raise

@@ -22,11 +22,11 @@ _TEXTS = {
     "log_level": ("logLevel", "error, warn, info or debug"),
     "rebootstrap_delay": (
         "rebootstrapDelay",
-        "How long to wait before the bundle is fetched anew, e.g. 10m. Without effect in mode never",
+        "How long a server that is no longer known is waited for, before the bundle is fetched anew, e.g. 10m",
     ),
     "rebootstrap_mode": (
         "rebootstrapMode",
-        "Whether to fetch the bundle anew from a server that is no longer known: this version takes never only",
+        "Whether to fetch the bundle anew when the server is no longer known: never, auto or always",
     ),
     "server_address": ("serverAddress", "Where the server is: an IP address or a DNS name"),
     "socket_path": ("socketPath", "Where workloads connect: the path of the Unix socket that the agent makes"),

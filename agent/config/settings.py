@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from agent.config.bootstrap import check_bootstrap
+from agent.config.bootstrap import check_bootstrap, check_rebootstrap
 from agent.config.delegation import BrokerSettings, authorized_delegates, broker_settings
 from agent.config.file import AgentFile, AgentSection, Sds
 from agent.config.sockets import apart_from_workloads
@@ -30,7 +30,6 @@ _NO_TRUST_DOMAIN = TrustDomain("none")
 UNAVAILABLE: sections.Unavailable = {
     **sections.UNAVAILABLE,
     "agent.disable_workload_api": "remove the key",
-    "agent.trust_bundle_spiffe_workload_api": "use trust_bundle_path or trust_bundle_url",
     "agent.experimental.jwt_svid_cache_hit_timeout": "remove the key",
     "agent.experimental.named_pipe_name": "use socket_path",
     "agent.experimental.admin_named_pipe_name": "remove the key",
@@ -42,8 +41,7 @@ UNAVAILABLE: sections.Unavailable = {
     "agent.experimental.ratelimit.fetch_secrets": "remove the key",
     "agent.experimental.feature_flags": "remove the key",
 }
-"""Known settings without effect. Profiling may stand in a file without harm, and so may rebootstrap_delay, while
-rebootstrap_mode is never."""
+"""Known settings without effect. Profiling may stand in a file without harm."""
 
 
 class Overrides(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,6 +93,9 @@ class AgentConfig:
     trust_bundle_url: str | None
     trust_bundle_unix_socket: str | None
     trust_bundle_format: str
+    trust_bundle_spiffe_workload_api: str | None
+    rebootstrap_mode: str
+    rebootstrap_delay: timedelta
     join_token: str | None = field(repr=False)
     workload_key_type: KeyType
     allow_unauthenticated_verifiers: bool
@@ -147,14 +148,6 @@ def _check_section(agent: AgentSection, checks: Checks) -> None:
     checks.require(agent.server_port, "server_port must be configured", "server_port")
     checks.require(agent.trust_domain, "trust_domain must be configured", "trust_domain")
     check_bootstrap(agent, checks)
-    mode = agent.rebootstrap_mode
-    if mode in ("auto", "always"):
-        advice = "use never, and start the agent anew with the new bundle"
-        checks.fault(f"agent.rebootstrap_mode {quote(mode)} {sections.NOT_AVAILABLE}: {advice}", "rebootstrap_mode")
-    else:
-        checks.require(
-            mode in ("", "never"), f"rebootstrap_mode {quote(mode)} is unknown: use never", "rebootstrap_mode"
-        )
     for key in ("x509_svid_cache_max_size", "jwt_svid_cache_max_size"):
         size: int = getattr(agent, key)
         checks.require(size >= 0, f"{key} must not be negative: it is {size}", key)
@@ -189,6 +182,9 @@ def _checked(file: AgentFile, agent: AgentSection, checks: Checks, path: str) ->
         trust_bundle_url=agent.trust_bundle_url or None,
         trust_bundle_unix_socket=agent.trust_bundle_unix_socket or None,
         trust_bundle_format=agent.trust_bundle_format or "pem",
+        trust_bundle_spiffe_workload_api=agent.trust_bundle_spiffe_workload_api or None,
+        rebootstrap_mode=agent.rebootstrap_mode or "never",
+        rebootstrap_delay=check_rebootstrap(agent, checks),
         join_token=checks.attempt(lambda: _join_token(agent), None, "join_token_file"),
         workload_key_type=checks.attempt(
             lambda: _workload_key_type(agent.workload_x509_svid_key_type),

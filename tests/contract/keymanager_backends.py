@@ -105,3 +105,6 @@ def external_backend(_folder: Path) -> Generator[Backend]:
 
 
 BACKENDS = {"memory": memory_backend, "disk": disk_backend, "pkcs11": pkcs11_backend, "external": external_backend}
+
+SEALING = ("disk",)
+"""The backends that have the further power to seal."""

@@ -39,14 +39,12 @@ CHECKED_ONLY = {
     *(f"server experimental.{name}" for name in caches.DURATIONS),
     "server profiling_enabled",
     "agent profiling_enabled",
-    "agent rebootstrap_delay",
 }
 """What is read to see whether it can be, or to say that it does nothing."""
 
 ANSWERED_NO = {
     "spire-server federation refresh": "Unimplemented",
     "spire.api.server.trustdomain.v1.TrustDomain/RefreshBundle": "Unimplemented",
-    "agent rebootstrap_mode": "but never",
 }
 """What is there so as to say by name that it is not, and how; so are all methods for WIT-SVIDs."""
 MODELS = ("server/config/file.py", "agent/config/file.py", "operations/sections.py")

@@ -18,9 +18,11 @@ from agent.health import HealthService
 from agent.manager import Manager
 from agent.sds.service import SecretDiscovery
 from agent.server_client import ServerAddress
-from agent.startup import Start, attested
+from agent.startup import Start, begin
 from agent.storage import Storage
+from agent.store.store import Store
 from agent.stream_limits import MOST_STREAMS, StreamLimits
+from agent.trust import Rebootstrap, Trust
 from agent.workload_api import SECURITY_HEADER, WorkloadApi
 from agent.workload_attestation import WorkloadAttestation
 from attestors.join_token.agent import JoinTokenAttestor
@@ -86,23 +88,27 @@ class Home:
     stores: Mapping[str, SvidStore] = field(default_factory=dict[str, SvidStore])
     sds: Sds = field(default_factory=Sds)
     streams_of_a_process: int = MOST_STREAMS
+    rebootstrap: Rebootstrap = field(default_factory=Rebootstrap)
 
     def start(self) -> Start:
         bundle = self.folder / "bundle.pem"
         bundle.write_text(self.server.authority.pem)
         trust_domain = self.server.trust_domain
+        storage = Storage.open(str(self.folder))
+        source = TrustBundleSource(trust_domain, "127.0.0.1", self.server.port, path=str(bundle))
         return Start(
             ServerAddress("127.0.0.1", self.server.port, trust_domain),
-            TrustBundleSource(trust_domain, "127.0.0.1", self.server.port, path=str(bundle)),
+            Trust(source, storage, self.rebootstrap),
             self.keys,
             JoinTokenAttestor(self.token),
-            Storage.open(str(self.folder)),
+            storage,
+            Store(str(self.folder), trust_domain, self.keys, storage),
         )
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[RunningAgent, None]:
         start = self.start()
-        managing = Manager(self.settings, start, await attested(start), self.stores)
+        managing = Manager(self.settings, start, await begin(start), self.stores)
         task: asyncio.Task[None] | None = None
         path = str(self.folder / "api.sock")
         attestor = Attestor()

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.x509.oid import NameOID
 
 from agent.bootstrap import TrustBundleSource, bootstrap_bundle
+from agent.storage import Bootstrapping, Use
 from identity.bundles import Bundle, X509Authority
 from identity.spiffeid import TrustDomain
 from operations.errors import InvalidArgument, TemporarilyUnavailable
@@ -36,6 +37,10 @@ def root() -> Authority:
 
 def source(**more: str) -> TrustBundleSource:
     return TrustBundleSource(TD, "server.example.org", 8081, **more)
+
+
+async def asked_for(source: TrustBundleSource, asking: Bootstrapping | None = None) -> tuple[bytes, ...] | None:
+    return await bootstrap_bundle(source, asking or Bootstrapping(Use.BOOTSTRAP, started=1_700_000_000, attempts=1))
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -111,22 +116,22 @@ class _UnixServer(socketserver.UnixStreamServer):
 async def test_pem_file(tmp_path: Path, root: Authority) -> None:
     path = tmp_path / "bundle.pem"
     path.write_text(root.pem)
-    assert await bootstrap_bundle(source(path=str(path))) == (root.der,)
+    assert await asked_for(source(path=str(path))) == (root.der,)
 
 
 async def test_spiffe_file(tmp_path: Path, root: Authority) -> None:
     path = tmp_path / "bundle.json"
     path.write_text(Bundle(TD, (X509Authority(root.der),)).to_jwks())
-    assert await bootstrap_bundle(source(path=str(path), format="spiffe")) == (root.der,)
+    assert await asked_for(source(path=str(path), format="spiffe")) == (root.der,)
 
 
 async def test_no_source_is_insecure_bootstrap() -> None:
-    assert await bootstrap_bundle(source()) is None
+    assert await asked_for(source()) is None
 
 
 async def test_a_file_that_is_not_there_may_come_later(tmp_path: Path) -> None:
     with pytest.raises(TemporarilyUnavailable, match="trust_bundle_path"):
-        await bootstrap_bundle(source(path=str(tmp_path / "absent")))
+        await asked_for(source(path=str(tmp_path / "absent")))
 
 
 @pytest.mark.parametrize("kind", ["pem", "spiffe"])
@@ -135,7 +140,7 @@ async def test_what_is_no_bundle_is_refused(tmp_path: Path, kind: str, content: 
     path = tmp_path / "bundle"
     path.write_text(content)
     with pytest.raises(InvalidArgument, match="bundle"):
-        await bootstrap_bundle(source(path=str(path), format=kind))
+        await asked_for(source(path=str(path), format=kind))
 
 
 async def test_url(tmp_path: Path, root: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,23 +155,25 @@ async def test_url(tmp_path: Path, root: Authority, monkeypatch: pytest.MonkeyPa
     }
     with served(server, pages):
         with pytest.raises(TemporarilyUnavailable, match="unable to fetch trust bundle URL"):
-            await bootstrap_bundle(source(url=f"https://127.0.0.1:{port}/bundle"))
+            await asked_for(source(url=f"https://127.0.0.1:{port}/bundle"))
         monkeypatch.setenv("SSL_CERT_FILE", certificate)
-        assert await bootstrap_bundle(source(url=f"https://127.0.0.1:{port}/bundle")) == (root.der,)
-        assert await bootstrap_bundle(source(url=f"https://127.0.0.1:{port}/moved")) == (root.der,)
+        assert await asked_for(source(url=f"https://127.0.0.1:{port}/bundle")) == (root.der,)
+        assert await asked_for(source(url=f"https://127.0.0.1:{port}/moved")) == (root.der,)
         for page, text in (("plain", "without TLS"), ("loop", "too often"), ("gone", "500")):
             with pytest.raises(TemporarilyUnavailable, match=text):
-                await bootstrap_bundle(source(url=f"https://127.0.0.1:{port}/{page}"))
+                await asked_for(source(url=f"https://127.0.0.1:{port}/{page}"))
 
 
 async def test_url_over_a_unix_socket_says_who_asks(tmp_path: Path, root: Authority) -> None:
     path = str(tmp_path / "s")
     with served(_UnixServer(path, _Handler), {"/bundle": (200, root.pem)}) as asked:
-        found = await bootstrap_bundle(source(url="http://localhost/bundle?more=1", unix_socket=path))
+        found = await asked_for(source(url="http://localhost/bundle?more=1", unix_socket=path))
     assert found == (root.der,)
     assert parse_qs(urlsplit(asked[0]).query) == {
         "more": ["1"],
         "spire-attest-mode": ["bootstrap"],
+        "spire-attest-start-time": ["2023-11-14T22:13:20Z"],
+        "spire-connection-attempts": ["1"],
         "spire-server-address": ["server.example.org"],
         "spire-server-port": ["8081"],
         "spiffe-trust-domain": ["example.org"],
@@ -175,13 +182,13 @@ async def test_url_over_a_unix_socket_says_who_asks(tmp_path: Path, root: Author
 
 async def test_an_unreachable_source_may_come_back(tmp_path: Path) -> None:
     with pytest.raises(TemporarilyUnavailable, match="unable to fetch"):
-        await bootstrap_bundle(source(url="http://localhost/", unix_socket=str(tmp_path / "absent")))
+        await asked_for(source(url="http://localhost/", unix_socket=str(tmp_path / "absent")))
 
 
 @pytest.mark.parametrize("url", ["https://host:99999/x", "https://a..b/x", f"https://{'a' * 64}.example/x"])
 async def test_a_url_that_cannot_be_is_said_in_a_line(url: str) -> None:
     with pytest.raises((InvalidArgument, TemporarilyUnavailable), match=r"trust.bundle.(url|URL)"):
-        await bootstrap_bundle(source(url=url))
+        await asked_for(source(url=url))
 
 
 def test_a_download_that_hangs_does_not_hold_up_the_end_of_the_process(tmp_path: Path) -> None:
@@ -192,7 +199,7 @@ def test_a_download_that_hangs_does_not_hold_up_the_end_of_the_process(tmp_path:
 
         async def give_up() -> None:
             async with asyncio.timeout(0.5):
-                await bootstrap_bundle(source(url="http://localhost/bundle", unix_socket=path))
+                await asked_for(source(url="http://localhost/bundle", unix_socket=path))
 
         began = time.monotonic()
         # The end of a loop waits for its threads.

@@ -14,6 +14,7 @@ from cryptography import x509
 from agent import manager
 from agent.denial import Unwelcome, is_unknown_authority, must_reattest
 from agent.startup import attested
+from agent.trust import Trust
 from generated.spiffe.workload import workload_pb2
 from keystores.memory import MemoryKeyManager
 from operations.errors import ConfigurationError, Corrupt, Refused
@@ -273,8 +274,8 @@ async def test_a_full_disk_does_not_end_the_agent(
 
 async def test_insecure_bootstrap_takes_any_server_of_the_right_name(home: Home, server: FakeServer) -> None:
     start = home.start()
-    source = replace(start.source, path="")
-    found = await attested(replace(start, source=source))
+    source = replace(start.trust.source, path="")
+    found = await attested(replace(start, trust=Trust(source, start.storage)))
     assert [each.der for each in found.bundle.x509_authorities] == [server.authority.der]
 
 

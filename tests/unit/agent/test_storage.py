@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import base64
+import json
 from pathlib import Path
 
 import pytest
 
-from agent.storage import Storage, StoredState
+from agent.storage import Bootstrapping, Storage, StoredState, Use
+from identity.bundles import to_pem
 from operations.errors import Corrupt
 
 
@@ -24,7 +27,17 @@ def test_the_file_is_for_its_owner_only(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b'{"svid": "x"}', b'{"svid": ["%"]}', b'{"bundle": [1]}', b"\xff\xfe"]
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'{"svid": "x"}',
+        b'{"svid": ["%"]}',
+        b'{"bundle": [1]}',
+        b"\xff\xfe",
+        b'{"bootstrap_start_time": "soon"}',
+    ],
 )
 def test_a_damaged_file_is_named_and_left_alone(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "agent-data.json"
@@ -36,8 +49,35 @@ def test_a_damaged_file_is_named_and_left_alone(tmp_path: Path, content: bytes) 
 
 
 def test_other_fields_are_no_hindrance(tmp_path: Path) -> None:
-    (tmp_path / "agent-data.json").write_text('{"svid": null, "bundle": ["cm9vdA=="], "bootstrap_use": 2}')
+    (tmp_path / "agent-data.json").write_text('{"svid": null, "bundle": ["cm9vdA=="], "to_come": {"a": 1}}')
     assert Storage.open(str(tmp_path)).state == StoredState(bundle=(b"root",))
+
+
+def test_how_far_a_bootstrap_has_come_survives(tmp_path: Path) -> None:
+    storage = Storage.open(str(tmp_path))
+    storage.store_svid((b"leaf",), reattestable=True)
+    begun = Bootstrapping(Use.REBOOTSTRAP, started=1_700_000_000, attempts=3)
+    storage.store_bootstrapping(begun)
+    storage.store_generation(7)
+    assert Storage.open(str(tmp_path)).state == StoredState((b"leaf",), True, (), begun, 7)
+    storage.distrust(begun)
+    assert Storage.open(str(tmp_path)).state == StoredState((), False, (), begun, 7)
+
+
+def test_the_file_is_the_one_that_gos_agent_writes(tmp_path: Path) -> None:
+    pem = base64.b64encode(to_pem([b"leaf"]).encode()).decode()
+    path = tmp_path / "agent-data.json"
+    path.write_text(
+        f'{{"svid":["{pem}"],"bundle":null,"reattestable":true,"bootstrap_use":2,'
+        '"bootstrap_start_time":"2023-11-14T23:13:20.123456789+01:00","connection_attempts":4}'
+    )
+    storage = Storage.open(str(tmp_path))
+    assert storage.state == StoredState(
+        (b"leaf",), True, (), Bootstrapping(Use.REBOOTSTRAP, started=1_700_000_000.123456, attempts=4)
+    )
+    storage.store_bootstrapping(Bootstrapping(Use.REBOOTSTRAP))
+    written = json.loads(path.read_text())
+    assert (written["svid"], written["bootstrap_start_time"]) == ([pem], "0001-01-01T00:00:00Z")
 
 
 def test_a_failed_write_keeps_the_old_state(tmp_path: Path) -> None:

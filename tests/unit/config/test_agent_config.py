@@ -63,6 +63,7 @@ def test_every_supported_setting(tmp_path: Path) -> None:
     assert not config.use_sync_authorized_entries
     assert config.require_pq_kem
     assert config.disable_sds_api
+    assert (config.rebootstrap_mode, config.rebootstrap_delay) == ("never", timedelta(minutes=1))
     assert config.warnings == ("experimental.use_sync_authorized_entries is deprecated and will go: remove the key",)
 
 
@@ -98,13 +99,10 @@ def test_one_name_for_two_of_envoy_s_bundles_is_warned_of(tmp_path: Path) -> Non
             'experimental { sync_interval = "x" }',
             'experimental.sync_interval "x" is no duration such as 10s: time: invalid duration "x"',
         ),
-        ('rebootstrap_mode = "sometimes"', 'rebootstrap_mode "sometimes" is unknown: use never'),
+        ('rebootstrap_mode = "sometimes"', 'rebootstrap_mode "sometimes" is unknown: use never, auto or always'),
         (
-            'rebootstrap_mode = "auto"',
-            (
-                'agent.rebootstrap_mode "auto" is not available in this version: use never, and start the agent '
-                "anew with the new bundle"
-            ),
+            'rebootstrap_delay = "soon"',
+            'rebootstrap_delay "soon" is no duration such as 10m: time: invalid duration "soon"',
         ),
         (
             'socket_path = "/run/spire/api.sock"\nadmin_socket_path = "/run/spire/private/admin.sock"',
@@ -133,7 +131,25 @@ def test_faults(tmp_path: Path, settings: str, reason: str) -> None:
 @pytest.mark.parametrize(
     ("bundle", "reason"),
     [
-        ("", "nothing says which server to trust: set trust_bundle_path or trust_bundle_url"),
+        (
+            "",
+            (
+                "nothing says which server to trust: "
+                "set trust_bundle_path, trust_bundle_url or trust_bundle_spiffe_workload_api"
+            ),
+        ),
+        (
+            'insecure_bootstrap = true  rebootstrap_mode = "auto"',
+            "rebootstrap_mode auto and insecure_bootstrap exclude each other: give the agent a trust bundle",
+        ),
+        (
+            'trust_bundle_spiffe_workload_api = "unix:///s"  trust_bundle_path = "/b"',
+            "trust_bundle_path and trust_bundle_spiffe_workload_api exclude each other: keep one",
+        ),
+        (
+            'trust_bundle_spiffe_workload_api = "unix:///s"  trust_bundle_unix_socket = "/s"',
+            "trust_bundle_unix_socket needs trust_bundle_url too: set both",
+        ),
         ('trust_bundle_url = "http://x"', "trust_bundle_url must begin with https://"),
         (
             'trust_bundle_url = "https://x"  trust_bundle_unix_socket = "/s"',
@@ -155,12 +171,21 @@ def test_faults(tmp_path: Path, settings: str, reason: str) -> None:
             'insecure_bootstrap = true  trust_bundle_url = "https://x"  trust_bundle_path = "/b"',
             "insecure_bootstrap, trust_bundle_url and trust_bundle_path exclude each other: keep one",
         ),
-        (
-            'trust_bundle_spiffe_workload_api = "unix:///s"',
+        *(
             (
-                "agent.trust_bundle_spiffe_workload_api is not available in this version: use trust_bundle_path "
-                "or trust_bundle_url"
-            ),
+                f'trust_bundle_spiffe_workload_api = "{address}"',
+                f'trust_bundle_spiffe_workload_api "{address}" cannot be used: {reason}',
+            )
+            for address, reason in (
+                ("/run/api.sock", "it must begin with unix:// or tcp://"),
+                ("http://127.0.0.1", "it must begin with unix:// or tcp://"),
+                ("unix:api.sock", "it must be unix:// and a path"),
+                ("unix://", "it must name a socket, such as unix:///run/spire/agent.sock"),
+                ("unix:///s?a=b", "it must have no user, query or fragment"),
+                ("tcp://localhost:1", "it must be tcp://IP:port, and no name"),
+                ("tcp://127.0.0.1", "it must be tcp://IP:port"),
+                ("tcp://127.0.0.1:1/path", "it must be tcp://IP:port"),
+            )
         ),
     ],
 )
@@ -212,3 +237,16 @@ def test_a_flag_without_effect_is_refused(tmp_path: Path) -> None:
 
 def test_the_example_is_valid() -> None:
     assert [block.name for block in load(str(EXAMPLE)).plugins] == ["join_token", "disk", "unix"]
+
+
+@pytest.mark.parametrize("mode", ["auto", "always"])
+def test_rebootstrapping(tmp_path: Path, mode: str) -> None:
+    config = loaded(tmp_path, f'rebootstrap_mode = "{mode}"  rebootstrap_delay = "0s"')
+    assert (config.rebootstrap_mode, config.rebootstrap_delay) == (mode, timedelta())
+    assert loaded(tmp_path).rebootstrap_delay == timedelta(minutes=10)
+
+
+@pytest.mark.parametrize("address", ["unix:///run/api.sock", "unix:/run/api.sock", "tcp://[::1]:8080"])
+def test_the_bundle_may_come_from_a_workload_api(tmp_path: Path, address: str) -> None:
+    config = loaded(tmp_path, bundle=f'trust_bundle_spiffe_workload_api = "{address}"')
+    assert config.trust_bundle_spiffe_workload_api == address

@@ -12,10 +12,10 @@ from typing import Final
 
 from agent.bundle_set import Bundles
 from agent.cache import X509Cache
+from agent.caller_limits import CallerLimits
 from agent.jwt_svids import JwtSvids
 from agent.logged_selectors import shortened
 from agent.metrics import tell_first_update
-from agent.stream_limits import StreamLimits
 from agent.workload_attestation import WorkloadAttestation
 from agent.workload_update import WorkloadUpdate, X509Identity
 from generated.spire.api.agent.delegatedidentity.v1 import delegatedidentity_pb2 as api
@@ -45,14 +45,14 @@ class DelegatedIdentity:
         cache: X509Cache,
         jwt_svids: JwtSvids,
         *,
-        limits: StreamLimits | None = None,
+        limits: CallerLimits | None = None,
     ) -> None:
         """`delegates` are the SPIFFE IDs that may call."""
         self._delegates = frozenset(delegates)
         self._attestation = attestation
         self._cache = cache
         self._jwt_svids = jwt_svids
-        self._limits = limits or StreamLimits()
+        self._limits = limits or CallerLimits()
 
     def add_to(self, router: Router) -> None:
         router.add(

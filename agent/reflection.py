@@ -11,7 +11,7 @@ from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.message import Message
 
-from agent.stream_limits import StreamLimits
+from agent.caller_limits import CallerLimits
 from generated.grpc.reflection.v1 import reflection_pb2 as v1
 from generated.grpc.reflection.v1alpha import reflection_pb2 as v1alpha
 from transport.peer import Peer
@@ -34,7 +34,7 @@ class Reflection:
     def __init__(self, router: Router) -> None:
         self._router = router
         self._pool = descriptor_pool.Default()
-        self._limits = StreamLimits(_MOST_STREAMS)
+        self._limits = CallerLimits(_MOST_STREAMS)
 
     def add_to(self, router: Router) -> None:
         for service in SERVICES:

@@ -8,7 +8,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Protocol
 
 from operations.errors import ConfigurationError, SpireError, TemporarilyUnavailable
@@ -50,6 +50,25 @@ class Arrival:
 
 
 Opener = Callable[[socket.socket], Arrival]
+
+Admit = Callable[[Peer], None]
+"""Judges who has connected, after the handshake and before a byte of a call; what it raises ends the connection."""
+
+
+def admitting(open_link: Opener, admit: Admit) -> Opener:
+    """As `open_link`, for those alone whom `admit` lets in."""
+
+    def open_judged(sock: socket.socket) -> Arrival:
+        arrival = open_link(sock)
+
+        def peer() -> Peer:
+            found = arrival.peer()
+            admit(found)
+            return found
+
+        return replace(arrival, peer=peer)
+
+    return open_judged
 
 
 class Listener:

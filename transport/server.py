@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from transport import unix
 from transport.limits import SERVER_LIMITS, Limits
-from transport.listener import Arrival, Listener, Opener, Served, bind_tcp, tcp_opener
+from transport.listener import Admit, Arrival, Listener, Opener, Served, admitting, bind_tcp, tcp_opener
 from transport.peer import Peer
 from transport.router import Router
 from transport.server_connection import ServerConnection
@@ -21,10 +21,6 @@ if TYPE_CHECKING:
     from transport.tls import TlsContext
 
 _OTHER_DESCRIPTORS: Final = 1000  # for files, /proc, the datastore and connections of our own
-
-
-Admit = Callable[[Peer], None]
-"""Judges who has connected, after the handshake and before a byte of a call; what it raises ends the connection."""
 
 
 class Server:
@@ -87,11 +83,10 @@ class Server:
 
     def _add(self, sock: socket.socket, open_link: Opener, *, descriptors: int = 1) -> None:
         _allow_descriptors(self._limits.connections * descriptors + _OTHER_DESCRIPTORS)
-        self._listeners.append(Listener(sock, open_link, self._serve, self._limits))
+        admitted = open_link if self._admit is None else admitting(open_link, self._admit)
+        self._listeners.append(Listener(sock, admitted, self._serve, self._limits))
 
     def _serve(self, stream: SocketStream, peer: Peer, ended: Callable[[Served], None]) -> ServerConnection:
-        if self._admit is not None:
-            self._admit(peer)
         return ServerConnection(stream, self._limits, self._router, peer, ended)
 
 

@@ -12,11 +12,11 @@ from typing import Final
 from agent import metrics
 from agent.broker.service import BrokerApi, check_call
 from agent.cache import X509Cache
+from agent.caller_limits import MOST_STREAMS
 from agent.config.delegation import BrokerSettings
 from agent.identity import AgentSvid
 from agent.manager import Manager
 from agent.reflection import Reflection
-from agent.stream_limits import MOST_STREAMS
 from agent.workload_attestation import WorkloadAttestation
 from identity import x509svid
 from identity.spiffeid import SpiffeId

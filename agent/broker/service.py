@@ -11,12 +11,12 @@ from typing import Final
 
 from agent.bundle_set import Bundles, x509_authorities
 from agent.cache import X509Cache
+from agent.caller_limits import CallerLimits
 from agent.config.delegation import ANY_REFERENCE
 from agent.entries import Entry, without_duplicate_hints
 from agent.jwt_svids import JwtSvids
 from agent.metrics import tell_first_update
 from agent.reflection import NAMES as REFLECTION
-from agent.stream_limits import StreamLimits
 from agent.workload_attestation import WorkloadAttestation
 from agent.workload_update import WorkloadUpdate, X509Identity
 from generated.spiffe.broker import api_pb2 as api
@@ -57,14 +57,14 @@ class BrokerApi:
         cache: X509Cache,
         jwt_svids: JwtSvids,
         *,
-        limits: StreamLimits | None = None,
+        limits: CallerLimits | None = None,
     ) -> None:
         """`brokers` as in agent.config.delegation.BrokerSettings."""
         self._brokers = brokers
         self._attestation = attestation
         self._cache = cache
         self._jwt_svids = jwt_svids
-        self._limits = limits or StreamLimits()
+        self._limits = limits or CallerLimits()
 
     def add_to(self, router: Router) -> None:
         router.add(

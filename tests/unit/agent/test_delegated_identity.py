@@ -15,8 +15,8 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_der_private_key
 
+from agent.caller_limits import CallerLimits
 from agent.delegated_identity import MOST_SELECTORS, DelegatedIdentity
-from agent.stream_limits import StreamLimits
 from agent.workload_attestation import WorkloadAttestation
 from generated.spire.api.agent.delegatedidentity.v1 import delegatedidentity_pb2 as api
 from generated.spire.api.types import bundle_pb2, selector_pb2
@@ -91,7 +91,7 @@ def ids(response: api.SubscribeToX509SVIDsResponse) -> list[str]:
 
 
 @asynccontextmanager
-async def served(home: Home, limits: StreamLimits | None = None) -> AsyncGenerator[Delegate, None]:
+async def served(home: Home, limits: CallerLimits | None = None) -> AsyncGenerator[Delegate, None]:
     async with home.running() as agent:
         attestor, router = ByPid(), Router()
         managing = agent.managing
@@ -312,7 +312,7 @@ async def test_who_cannot_be_attested(delegate: Delegate) -> None:
 
 async def test_a_delegate_has_so_many_streams_and_may_close_some(home: Home) -> None:
     home.server.add_entry("delegate", "/delegate", [ME])
-    async with served(home, StreamLimits(3)) as delegate:
+    async with served(home, CallerLimits(3)) as delegate:
         streams = [delegate.svids("test:a"), delegate.x509_bundles(), delegate.jwt_bundles()]
         for stream in streams:
             await anext(stream)

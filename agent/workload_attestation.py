@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Final
 
 from google.protobuf.message import DecodeError
@@ -32,6 +32,19 @@ _Found = Sequence[Selector] | SpireError | None
 _log = logs.get("workload_attestor")
 
 
+class _Slots:
+    """One attestor's: calls beyond them wait. A user who calls a thousand times at once has not all of them."""
+
+    def __init__(self) -> None:
+        self._slots = asyncio.Semaphore(_AT_ONCE)
+        self._turns = Turns(_OF_A_USER)
+
+    @asynccontextmanager
+    async def of(self, uid: int) -> AsyncGenerator[None, None]:
+        async with self._turns.of(uid), self._slots:
+            yield
+
+
 class WorkloadAttestation:
     """One attestor that fails or hangs costs its selectors, not the others'."""
 
@@ -39,8 +52,7 @@ class WorkloadAttestation:
         """`timeout` is in seconds, for each attestor."""
         self._attestors = attestors
         self._timeout = timeout
-        self._slots = asyncio.Semaphore(_AT_ONCE)
-        self._turns = Turns(_OF_A_USER)
+        self._slots = {id(each): _Slots() for each in attestors if not isinstance(each, Patient)}
 
     @metrics.timed("workload_api", "workload_attestation")
     async def attest(self, peer: Peer) -> frozenset[Selector]:
@@ -136,20 +148,15 @@ class WorkloadAttestation:
         """Raises SpireError classes."""
         patience = attestor.patience if isinstance(attestor, Patient) else self._timeout
         try:
-            async with self._slot(attestor, uid), asyncio.timeout(patience):
+            async with self._slot_of(attestor, uid), asyncio.timeout(patience):
                 with metrics.call("workload_api", "workload_attestor", attestor=attestor.name):
                     return await ask()
         except TimeoutError as error:
             raise TemporarilyUnavailable(f"no answer within {patience:g} s") from error
 
-    @asynccontextmanager
-    async def _slot(self, attestor: WorkloadAttestor, uid: int) -> AsyncGenerator[None, None]:
-        """A user who calls a thousand times at once has not all slots, and who waits for a container has none."""
-        if isinstance(attestor, Patient):
-            yield
-            return
-        async with self._turns.of(uid), self._slots:
-            yield
+    def _slot_of(self, attestor: WorkloadAttestor, uid: int) -> AbstractAsyncContextManager[None]:
+        slots = self._slots.get(id(attestor))
+        return nullcontext() if slots is None else slots.of(uid)
 
     def _require_same(self, process: Process) -> None:
         try:

@@ -130,3 +130,21 @@ async def test_those_who_wait_take_no_places() -> None:
     assert not any(each.done() for each in waiting), "they wait for as long as the attestor says"
     results = await asyncio.gather(*waiting, return_exceptions=True)
     assert {type(each) for each in results} == {TemporarilyUnavailable}
+
+
+async def test_one_that_hangs_takes_the_places_of_no_other() -> None:
+    asked: list[int] = []
+
+    class Counting(Good):
+        async def attest(self, process: Process) -> Sequence[Selector]:
+            asked.append(process.pid)
+            return await super().attest(process)
+
+    attestation = WorkloadAttestation([Hanging(), Counting("a")], timeout=60)
+    calls = [asyncio.ensure_future(attestation.attest(peer())) for _ in range(200)]
+    async with asyncio.timeout(30):
+        while len(asked) < len(calls):
+            await asyncio.sleep(0)
+    for each in calls:
+        each.cancel()
+    await asyncio.gather(*calls, return_exceptions=True)

@@ -7,11 +7,11 @@ from dataclasses import replace
 from typing import Final
 
 from agent import metrics
+from agent.caller_limits import MOST_STREAMS
 from agent.debug_api import DebugService
 from agent.delegated_identity import DelegatedIdentity
 from agent.logger_api import LoggerService
 from agent.manager import Manager
-from agent.stream_limits import MOST_STREAMS
 from agent.workload_attestation import WorkloadAttestation
 from operations import logs
 from transport.limits import SERVER_LIMITS

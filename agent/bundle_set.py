@@ -36,6 +36,11 @@ class Bundles:
         return {each.trust_domain.id: x509_authorities(each) for each in self.by_name.values()}
 
     @cached_property
+    def size(self) -> int:
+        """Roughly the bytes that a response with one of the two takes."""
+        return max(sum(len(name) + len(value) for name, value in each.items()) for each in (self.x509, self.jwt))
+
+    @cached_property
     def jwt(self) -> Mapping[str, bytes]:
         """JWT authorities by trust domain ID: a JWK Set."""
         return {each.trust_domain.id: jwt_authorities(each) for each in self.by_name.values()}

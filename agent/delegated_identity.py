@@ -12,9 +12,10 @@ from typing import Final
 
 from agent.bundle_set import Bundles
 from agent.cache import X509Cache
+from agent.caller_limits import CallerLimits
 from agent.jwt_svids import JwtSvids
+from agent.logged_selectors import shortened
 from agent.metrics import tell_first_update
-from agent.stream_limits import StreamLimits
 from agent.workload_attestation import WorkloadAttestation
 from agent.workload_update import WorkloadUpdate, X509Identity
 from generated.spire.api.agent.delegatedidentity.v1 import delegatedidentity_pb2 as api
@@ -23,6 +24,7 @@ from identity.selectors import Selector
 from identity.spiffeid import SpiffeId
 from operations import logs
 from operations.errors import InvalidArgument, SpireError
+from operations.logs import Logger
 from transport.peer import Peer
 from transport.router import Context, Router
 from transport.status import Code, RpcError
@@ -43,14 +45,14 @@ class DelegatedIdentity:
         cache: X509Cache,
         jwt_svids: JwtSvids,
         *,
-        limits: StreamLimits | None = None,
+        limits: CallerLimits | None = None,
     ) -> None:
         """`delegates` are the SPIFFE IDs that may call."""
         self._delegates = frozenset(delegates)
         self._attestation = attestation
         self._cache = cache
         self._jwt_svids = jwt_svids
-        self._limits = limits or StreamLimits()
+        self._limits = limits or CallerLimits()
 
     def add_to(self, router: Router) -> None:
         router.add(
@@ -67,62 +69,64 @@ class DelegatedIdentity:
         self, request: api.SubscribeToX509SVIDsRequest, peer: Peer, context: Context
     ) -> AsyncIterator[bytes]:
         """The state now and after each change, as long as the delegate has its entry. No entry is no error."""
-        del context
+        call_log = _log_of(peer, context)
         begun = time.perf_counter()
         told = False
         with self._limits.stream_of(peer.process) as allowance:
-            caller = await self._authorize(peer)
-            selectors = await self._workload(request.selectors, request.pid, peer)
-            _log.debug("Subscribing to cache changes", pid=_pid(peer), request_selectors=len(selectors))
+            caller = await self._authorize(peer, call_log)
+            selectors = await self._workload(request.selectors, request.pid, peer, call_log)
+            if call_log.enabled("debug"):
+                call_log.debug("Subscribing to cache changes", request_selectors=shortened(map(str, selectors)))
             with allowance.keeping(_size(selectors)), self._cache.subscribe(selectors) as subscription:
                 async for update in subscription:
                     if update.all_identities and not told:
                         told = True
                         tell_first_update(time.perf_counter() - begun)
-                    self._require_delegate(caller, peer)
-                    response = _x509_response(update)
-                    async with allowance.sending(len(response)):
-                        yield response
-                    _tell_x509(update, peer)
+                    self._require_delegate(caller, call_log)
+                    # Made once there is room for it, and not kept: a thousand streams may wait for a reader.
+                    async with allowance.sending(update.size):
+                        yield _x509_response(update)
+                    _tell_x509(update, call_log)
 
     def subscribe_to_x509_bundles(
         self, request: api.SubscribeToX509BundlesRequest, peer: Peer, context: Context
     ) -> AsyncIterator[bytes]:
-        del request, context
+        del request
 
         def response_of(bundles: Bundles) -> bytes:
             return api.SubscribeToX509BundlesResponse(ca_certificates=bundles.x509).SerializeToString()
 
-        return self._bundles(peer, response_of)
+        return self._bundles(peer, _log_of(peer, context), response_of)
 
     def subscribe_to_jwt_bundles(
         self, request: api.SubscribeToJWTBundlesRequest, peer: Peer, context: Context
     ) -> AsyncIterator[bytes]:
-        del request, context
+        del request
 
         def response_of(bundles: Bundles) -> bytes:
             return api.SubscribeToJWTBundlesResponse(bundles=bundles.jwt).SerializeToString()
 
-        return self._bundles(peer, response_of)
+        return self._bundles(peer, _log_of(peer, context), response_of)
 
     async def fetch_jwt_svids(
         self, request: api.FetchJWTSVIDsRequest, peer: Peer, context: Context
     ) -> api.FetchJWTSVIDsResponse:
-        del context
+        call_log = _log_of(peer, context)
         if not request.audience:
+            call_log.error("Missing required audience parameter")
             raise RpcError(Code.INVALID_ARGUMENT, "audience must be specified")
-        await self._authorize(peer)
-        selectors = await self._workload(request.selectors, request.pid, peer)
+        await self._authorize(peer, call_log)
+        selectors = await self._workload(request.selectors, request.pid, peer, call_log)
         entries = [entry for entry in self._cache.matching(selectors) if entry.may_be_delegated]
         if not entries:
-            _log.error("No identity issued", pid=_pid(peer))
+            call_log.error("No identity issued")
             raise RpcError(Code.PERMISSION_DENIED, "no identity issued")
         response = api.FetchJWTSVIDsResponse()
         for entry in entries:
             try:
                 svid = await self._jwt_svids.fetch(entry, request.audience)
             except SpireError as error:
-                _log.error("Could not fetch JWT-SVID", pid=_pid(peer), spiffe_id=entry.spiffe_id, error=error)
+                call_log.error("Could not fetch JWT-SVID", spiffe_id=entry.spiffe_id, error=error)
                 raise RpcError(Code.UNAVAILABLE, f"could not fetch JWT-SVID: {error}") from error
             response.svids.append(
                 jwtsvid_pb2.JWTSVID(
@@ -133,50 +137,54 @@ class DelegatedIdentity:
                     hint=entry.hint,
                 )
             )
-            _tell("Fetched JWT SVID", peer, entry.spiffe_id, svid.expires_at)
+            call_log.debug("Fetched JWT SVID", spiffe_id=entry.spiffe_id, ttl=_ttl(svid.expires_at))
         return response
 
-    async def _bundles(self, peer: Peer, response_of: Callable[[Bundles], bytes]) -> AsyncIterator[bytes]:
+    async def _bundles(
+        self, peer: Peer, call_log: Logger, response_of: Callable[[Bundles], bytes]
+    ) -> AsyncIterator[bytes]:
         """All that the agent knows, now and after each change, as long as the delegate has its entry."""
         with self._limits.stream_of(peer.process) as allowance:
-            caller = await self._authorize(peer)
+            caller = await self._authorize(peer, call_log)
             with self._cache.bundles.subscribe() as news:
                 async for bundles in news:
-                    self._require_delegate(caller, peer)
-                    response = response_of(bundles)
-                    async with allowance.sending(len(response)):
-                        yield response
+                    self._require_delegate(caller, call_log)
+                    async with allowance.sending(bundles.size):
+                        yield response_of(bundles)
 
     # Who asks
 
-    async def _authorize(self, peer: Peer) -> frozenset[Selector]:
+    async def _authorize(self, peer: Peer, call_log: Logger) -> frozenset[Selector]:
         """The caller's selectors. Raises TemporarilyUnavailable when it cannot be attested, and RpcError."""
         caller = await self._attestation.attest(peer)
-        self._require_delegate(caller, peer)
+        self._require_delegate(caller, call_log)
         return caller
 
-    def _require_delegate(self, caller: frozenset[Selector], peer: Peer) -> None:
+    def _require_delegate(self, caller: frozenset[Selector], call_log: Logger) -> None:
         """Raises RpcError unless an entry makes a delegate of the caller: it may have lost it since it asked."""
         entries = self._cache.matching(caller)
         if not entries:
-            _log.error("No identity issued", pid=_pid(peer))
+            call_log.error("No identity issued")
             raise RpcError(Code.PERMISSION_DENIED, "no identity issued")
-        if self._delegates.isdisjoint(entry.spiffe_id for entry in entries):
-            _log.error(
+        delegate = next((entry.spiffe_id for entry in entries if entry.spiffe_id in self._delegates), None)
+        if delegate is None:
+            call_log.error(
                 "Permission denied; caller not configured as an authorized delegate.",
-                pid=_pid(peer),
                 num_registered_entries=len(entries),
                 default_id=entries[0].spiffe_id,
             )
             raise RpcError(Code.PERMISSION_DENIED, "caller not configured as an authorized delegate")
+        call_log.debug("Caller authorized as delegate", delegate_id=delegate)
 
     # For whom
 
-    async def _workload(self, selectors: Sequence[selector_pb2.Selector], pid: int, peer: Peer) -> frozenset[Selector]:
+    async def _workload(
+        self, selectors: Sequence[selector_pb2.Selector], pid: int, peer: Peer, call_log: Logger
+    ) -> frozenset[Selector]:
         """The selectors that the delegate vouches for, or those of the process that it names."""
         if bool(selectors) == bool(pid):
             text = "must provide either selectors or non-zero PID, but not both"
-            _log.error(f"Invalid argument; {text}", pid=_pid(peer))
+            call_log.error(f"Invalid argument; {text}")
             raise RpcError(Code.INVALID_ARGUMENT, text)
         if pid:
             return await self._attestation.attest_pid(pid, peer)
@@ -187,7 +195,7 @@ class DelegatedIdentity:
         try:
             return frozenset(Selector.of(each.type, each.value) for each in selectors)
         except InvalidArgument as error:
-            _log.error("Invalid argument; could not parse provided selectors", pid=_pid(peer), error=error)
+            call_log.error("Invalid argument; could not parse provided selectors", error=error)
             raise RpcError(Code.INVALID_ARGUMENT, "could not parse provided selectors") from error
 
 
@@ -219,17 +227,21 @@ def _x509_response(update: WorkloadUpdate) -> bytes:
     return response.SerializeToString()
 
 
-def _tell_x509(update: WorkloadUpdate, peer: Peer) -> None:
-    if _log.enabled("debug"):
-        for identity in _delegated(update):
+def _log_of(peer: Peer, context: Context) -> Logger:
+    """With whose call of which method it is in each line."""
+    pid = peer.process.pid if peer.process else 0
+    return _log.bind(service="DelegatedIdentity", method=context.method.name, pid=pid)
+
+
+def _tell_x509(update: WorkloadUpdate, call_log: Logger) -> None:
+    """Which SVIDs the delegate was given, and how many seconds each lives."""
+    if call_log.enabled("debug"):
+        given = _delegated(update)
+        for identity in given:
             text = "Fetched X.509 SVID for delegated identity"
-            _tell(text, peer, identity.entry.spiffe_id, identity.svid.expires_at)
+            ttl = _ttl(identity.svid.expires_at)
+            call_log.debug(text, count=len(given), spiffe_id=identity.entry.spiffe_id, ttl=ttl)
 
 
-def _tell(message: str, peer: Peer, spiffe_id: str, expires_at: float) -> None:
-    """Which delegate was given which SVID, and how many seconds that lives."""
-    _log.debug(message, pid=_pid(peer), spiffe_id=spiffe_id, ttl=round(expires_at - time.time(), 3))
-
-
-def _pid(peer: Peer) -> int:
-    return peer.process.pid if peer.process else 0
+def _ttl(expires_at: float) -> float:
+    return round(expires_at - time.time(), 3)

@@ -1,4 +1,4 @@
-"""Which selectors of a workload that was turned away are written into the log (`log_selectors`)."""
+"""Selectors in the log: as many as fit, and of a workload that is turned away those that `log_selectors` names."""
 
 from __future__ import annotations
 
@@ -17,5 +17,10 @@ def loggable(selectors: Iterable[Selector], prefixes: Sequence[str]) -> str:
         return ""
     beginnings = tuple(f"{prefix}:" for prefix in prefixes)
     texts = map(str, selectors)
-    text = ",".join(sorted(each for each in texts if each in prefixes or each.startswith(beginnings)))
+    return shortened(each for each in texts if each in prefixes or each.startswith(beginnings))
+
+
+def shortened(texts: Iterable[str]) -> str:
+    """In order, by commas."""
+    text = ",".join(sorted(texts))
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"

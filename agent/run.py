@@ -18,6 +18,7 @@ from agent.health import HealthService
 from agent.manager import Manager
 from agent.metrics import hooks, time_key_manager
 from agent.observing import observed
+from agent.reflection import Reflection
 from agent.rotation import RotationStrategy
 from agent.server_client import ServerAddress
 from agent.startup import Start, attested
@@ -179,6 +180,7 @@ async def _endpoints(config: AgentConfig, managing: Manager, plugins: _Plugins) 
     attestation = WorkloadAttestation(plugins.workload_attestors)
     WorkloadApi(settings, attestation, managing.cache, managing.jwt_svids).add_to(router)
     HealthService(config.socket_path).add_to(router)
+    Reflection(router).add_to(router)
     server = Server(router)
     await server.listen_unix(config.socket_path, mode=SOCKET_MODE)
     log.info("Starting agent APIs", network="unix", address=config.socket_path)

@@ -1,9 +1,9 @@
-"""What one caller may have open and unread on the agent's APIs, so that none takes the agent's memory for itself."""
+"""What one process may have open and unread on the Workload API, so that none takes the agent's memory for itself."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Generator, Hashable
+from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
 
 from transport.peer import Process
@@ -12,15 +12,13 @@ from transport.status import Code, RpcError
 MOST_STREAMS = 1024
 _LARGE = 64 << 10  # what the transport buffers of a stream in any case
 _LARGE_AT_ONCE = 16
-_MOST_KEPT = 32 << 20
 
 
 class Allowance:
-    """One caller's streams."""
+    """One process's streams."""
 
     def __init__(self) -> None:
         self.streams = 0
-        self._kept = 0
         self._large = asyncio.Semaphore(_LARGE_AT_ONCE)
 
     @asynccontextmanager
@@ -32,32 +30,20 @@ class Allowance:
         async with self._large:
             yield
 
-    @contextmanager
-    def keeping(self, size: int) -> Generator[None, None, None]:
-        """While a stream needs `size` bytes of what the caller asked with. Raises RpcError when all need too much."""
-        if self._kept + size > _MOST_KEPT:
-            raise RpcError(Code.RESOURCE_EXHAUSTED, "the open streams of this caller ask for too much: close some")
-        self._kept += size
-        try:
-            yield
-        finally:
-            self._kept -= size
-
 
 class StreamLimits:
     def __init__(self, most: int = MOST_STREAMS) -> None:
-        """`most` is how many streams a caller may have."""
+        """`most` is how many streams a process may have."""
         self._most = most
-        self._allowances: dict[Hashable, Allowance] = {}
+        self._allowances: dict[Process | None, Allowance] = {}
 
     @contextmanager
-    def stream_of(self, caller: Hashable) -> Generator[Allowance, None, None]:
-        """While one of the caller's streams is open: a process, or who it is. Raises RpcError when it has too many."""
-        allowance = self._allowances.setdefault(caller, Allowance())
+    def stream_of(self, process: Process | None) -> Generator[Allowance, None, None]:
+        """While one of the process's streams is open. Raises RpcError when it has too many."""
+        allowance = self._allowances.setdefault(process, Allowance())
         if allowance.streams >= self._most:
-            who = "process" if isinstance(caller, Process) else "caller"
             raise RpcError(
-                Code.RESOURCE_EXHAUSTED, f"this {who} has {self._most} streams open: close those that are not needed"
+                Code.RESOURCE_EXHAUSTED, f"this process has {self._most} streams open: close those that are not needed"
             )
         allowance.streams += 1
         try:
@@ -65,4 +51,4 @@ class StreamLimits:
         finally:
             allowance.streams -= 1
             if not allowance.streams:
-                del self._allowances[caller]
+                del self._allowances[process]

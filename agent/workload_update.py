@@ -11,6 +11,8 @@ from agent.entries import Entry, without_duplicate_hints
 from generated.spiffe.workload import workload_pb2
 from identity.bundles import Bundle
 
+_OVERHEAD = 512  # of an SVID in a response, with its SPIFFE ID and hint
+
 
 @dataclass(frozen=True, slots=True)
 class X509Svid:
@@ -56,6 +58,14 @@ class WorkloadUpdate:
     def expires_at(self) -> float:
         """When the first of its SVIDs runs out, in Unix seconds."""
         return min((identity.svid.expires_at for identity in self.all_identities), default=float("inf"))
+
+    @cached_property
+    def size(self) -> int:
+        """Roughly the bytes that a response with all of it takes, the own bundle beside each SVID."""
+        each = _OVERHEAD + len(x509_authorities(self.bundle))
+        svids = (identity.svid for identity in self.all_identities)
+        federated = sum(len(x509_authorities(bundle)) for bundle in self.federated.values())
+        return federated + sum(each + len(svid.private_key) + sum(map(len, svid.chain)) for svid in svids)
 
     @property
     def bundles(self) -> list[Bundle]:

@@ -116,6 +116,11 @@ class Router:
             )
             self._methods[path] = (method, handler)
 
+    @property
+    def services(self) -> list[str]:
+        """The full names of what is served, in order."""
+        return sorted(self._services)
+
     def find(self, path: str) -> tuple[Method, Handler]:
         """Raises RpcError, UNIMPLEMENTED, in grpc-go's words."""
         found = self._methods.get(path)

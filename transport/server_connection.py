@@ -222,6 +222,7 @@ class ServerCall(Stream):
         async with aclosing(cast("AsyncGenerator[Response, None]", answer)) as responses:
             async for response in responses:
                 self.put(_serialised(response), headers=b"" if self.started else self._headers())
+                del response  # a stream may wait long for the next
                 if self.crowded:
                     await self.drained()
         self.end(headers=self._headers(), trailers=self._trailers())

@@ -10,12 +10,13 @@ from datetime import UTC, datetime
 from typing import Final
 
 from agent import metrics
-from agent.broker.service import BrokerApi, require_security_header
+from agent.broker.service import BrokerApi, check_call
 from agent.cache import X509Cache
+from agent.caller_limits import MOST_STREAMS
 from agent.config.delegation import BrokerSettings
 from agent.identity import AgentSvid
 from agent.manager import Manager
-from agent.stream_limits import MOST_STREAMS
+from agent.reflection import Reflection
 from agent.workload_attestation import WorkloadAttestation
 from identity import x509svid
 from identity.spiffeid import SpiffeId
@@ -47,8 +48,9 @@ async def serve_broker(
     contexts = _Contexts(manager, require_pq_kem=require_pq_kem)
     contexts()
     router = Router()
-    router.before, router.after = metrics.hooks(require_security_header)
+    router.before, router.after = metrics.hooks(check_call)
     BrokerApi(settings.brokers, attestation, manager.cache, manager.jwt_svids).add_to(router)
+    Reflection(router).add_to(router)
     server = Server(router, limits=LIMITS, admit=_Gate(settings.brokers, manager.cache))
     try:
         if settings.socket_path is not None:

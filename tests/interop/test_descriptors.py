@@ -23,7 +23,7 @@ RENAMED = {
     "grpc_stdio.proto": "plugin/grpc_stdio.proto",
 }
 """go-spiffe and go-plugin register their files under bare names; here a file stands where its package says."""
-OF_OTHERS = ("google/protobuf/", "github.com/golang/protobuf/", "grpc/binlog/", "grpc/reflection/")
+OF_OTHERS = ("google/protobuf/", "github.com/golang/protobuf/", "grpc/binlog/")
 """Files that come along and are none of our business: the runtimes' own."""
 
 Facts = dict[str, object]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -16,11 +16,9 @@ from generated.spire.api.agent.logger.v1 import logger_pb2
 from generated.spire.api.types import logger_pb2 as types
 from identity.spiffeid import TrustDomain
 from keystores.memory import MemoryKeyManager
-from operations import logs, metrics
+from operations import logs
 from operations.errors import NotFound, TemporarilyUnavailable
-from operations.metric_rules import Ruled
 from operations.prometheus import Prometheus
-from operations.sections import Telemetry
 from tests.simulators.house import refused
 from tests.simulators.in_process_agent import RunningAgent, until
 from transport.client import Channel
@@ -37,14 +35,6 @@ async def admin(agent: RunningAgent, tmp_path: Path) -> AsyncIterator[Channel]:
     async with Channel.unix(path) as channel:
         yield channel
     await server.drain(0)
-
-
-@pytest.fixture
-def sink() -> Iterator[Prometheus]:
-    made = Prometheus()
-    metrics.use([Ruled(made, Telemetry(), service="spire_agent", trust_domain="example.org", host="")])
-    yield made
-    metrics.use(())
 
 
 async def test_what_the_agent_is(admin: Channel, agent: RunningAgent) -> None:

@@ -18,11 +18,14 @@ from google.protobuf.any_pb2 import Any
 from agent.broker.endpoint import serve_broker
 from agent.config.delegation import BrokerSettings
 from agent.workload_attestation import WorkloadAttestation
+from generated.grpc.reflection.v1 import reflection_pb2
 from generated.spiffe.broker import api_pb2 as api
 from generated.spire.api.types import bundle_pb2
 from identity.selectors import Selector
 from identity.spiffeid import SpiffeId, TrustDomain
-from operations.errors import InvalidArgument, Refused, SpireError, Unsupported
+from keystores.memory import MemoryKeyManager
+from operations.errors import ConfigurationError, InvalidArgument, Refused, SpireError, Unsupported
+from plugins.keymanager import Key, KeyType
 from plugins.workloadattestor import BROKER_ID, PID_REFERENCE, WorkloadAttestor
 from tests.simulators.fake_server import Authority
 from tests.simulators.in_process_agent import PATIENCE, Home, RunningAgent, until
@@ -334,6 +337,43 @@ async def test_a_port_that_is_taken(home: Home) -> None:
         settings = BrokerSettings(None, ("127.0.0.1", endpoint.port), {})
         with pytest.raises(SpireError, match="change bind_address of experimental"):
             await serve_broker(settings, endpoint.agent.managing, WorkloadAttestation([]))
+
+
+class Outside:
+    """Keys that are not in this process, as far as anybody can see."""
+
+    def __init__(self, key: Key) -> None:
+        self.id, self.key_type, self.public_key = key.id, key.key_type, key.public_key
+        self.sign, self.sign_batch = key.sign, key.sign_batch
+
+
+class OutsideKeys(MemoryKeyManager):
+    async def generate(self, key_id: str, key_type: KeyType) -> Key:
+        return Outside(await super().generate(key_id, key_type))
+
+
+async def test_an_agents_key_in_a_device_cannot_serve(home: Home) -> None:
+    home.keys = OutsideKeys()
+    with pytest.raises(ConfigurationError, match="needs an agent's key in this process"):
+        async with served(home):
+            pass
+
+
+async def test_only_those_on_the_host_are_told_what_is_served(endpoint: Endpoint, channel: Channel) -> None:
+    path = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
+    question = reflection_pb2.ServerReflectionRequest(list_services="*")
+    async with endpoint.tcp(endpoint.broker()) as remote:
+        stream = remote.bidi(path, reflection_pb2.ServerReflectionResponse, metadata=HEADER)
+        async with stream as asked:
+            assert await refusal(asked.recv()) == (
+                Code.PERMISSION_DENIED,
+                "server reflection is only available over Unix sockets",
+            )
+    async with channel.bidi(path, reflection_pb2.ServerReflectionResponse, metadata=HEADER) as asked:
+        await asked.send(question)
+        answer = await asked.recv()
+        assert answer
+        assert "spiffe.broker.API" in [each.name for each in answer.list_services_response.service]
 
 
 # Which references count

@@ -15,13 +15,14 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_der_private_key
 
+from agent.caller_limits import CallerLimits
 from agent.delegated_identity import MOST_SELECTORS, DelegatedIdentity
-from agent.stream_limits import StreamLimits
 from agent.workload_attestation import WorkloadAttestation
 from generated.spire.api.agent.delegatedidentity.v1 import delegatedidentity_pb2 as api
 from generated.spire.api.types import bundle_pb2, selector_pb2
 from identity.selectors import Selector
 from operations.errors import Refused
+from operations.prometheus import Prometheus
 from tests.simulators.in_process_agent import PATIENCE, Home, RunningAgent, until
 from transport.client import Channel
 from transport.peer import Process
@@ -90,7 +91,7 @@ def ids(response: api.SubscribeToX509SVIDsResponse) -> list[str]:
 
 
 @asynccontextmanager
-async def served(home: Home, limits: StreamLimits | None = None) -> AsyncGenerator[Delegate, None]:
+async def served(home: Home, limits: CallerLimits | None = None) -> AsyncGenerator[Delegate, None]:
     async with home.running() as agent:
         attestor, router = ByPid(), Router()
         managing = agent.managing
@@ -311,7 +312,7 @@ async def test_who_cannot_be_attested(delegate: Delegate) -> None:
 
 async def test_a_delegate_has_so_many_streams_and_may_close_some(home: Home) -> None:
     home.server.add_entry("delegate", "/delegate", [ME])
-    async with served(home, StreamLimits(3)) as delegate:
+    async with served(home, CallerLimits(3)) as delegate:
         streams = [delegate.svids("test:a"), delegate.x509_bundles(), delegate.jwt_bundles()]
         for stream in streams:
             await anext(stream)
@@ -329,6 +330,15 @@ async def test_selectors_of_all_streams_together_have_a_limit(delegate: Delegate
     assert ids(await anext(delegate.svids("test:a"))) == ["/workload"], "small ones go on"
     for stream in streams:
         await stream.aclose()
+
+
+async def test_calls_are_counted_and_the_first_svids_timed(sink: Prometheus, delegate: Delegate) -> None:
+    await anext(delegate.svids("test:none"))
+    assert not any("first_update" in line for line in sink.text().splitlines())
+    await anext(delegate.svids("test:a"))
+    await delegate.tokens("test:a")
+    lines = sink.text().splitlines()
+    assert "spire_agent_delegated_identity_api_subscribe_x509_svids_first_update_elapsed_time_count 1" in lines
 
 
 async def test_who_reads_nothing_costs_the_others_nothing(delegate: Delegate, home: Home) -> None:

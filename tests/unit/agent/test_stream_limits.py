@@ -46,25 +46,3 @@ async def test_large_responses_wait_for_those_that_are_not_read_and_small_ones_d
     for each in tasks:
         each.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def test_callers_are_told_apart_by_what_they_are() -> None:
-    one, other = "spiffe://example.org/one", "spiffe://example.org/other"
-    limits = StreamLimits(1)
-    with ExitStack() as streams:
-        streams.enter_context(limits.stream_of(one))
-        streams.enter_context(limits.stream_of(other))
-        with pytest.raises(RpcError, match="this caller has 1 streams open"), limits.stream_of(one):
-            pass
-
-
-def test_what_a_callers_streams_keep_has_a_limit_and_is_given_back() -> None:
-    allowance = Allowance()
-    with ExitStack() as kept:
-        kept.enter_context(allowance.keeping(20 << 20))
-        with pytest.raises(RpcError) as caught, allowance.keeping(20 << 20):
-            pass
-        assert caught.value.code is Code.RESOURCE_EXHAUSTED
-        kept.enter_context(allowance.keeping(1 << 20))
-    with allowance.keeping(32 << 20):
-        pass

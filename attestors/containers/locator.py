@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,7 +16,7 @@ from operations.errors import NotFound
 from operations.logs import Logger
 from transport.peer import Process
 
-__all__ = ["NOWHERE", "Container", "Locator", "Workers", "cgroups", "container_of", "locate"]
+__all__ = ["NOWHERE", "Container", "Workers", "cgroups", "container_of", "locate"]
 
 T = TypeVar("T")
 
@@ -31,7 +30,7 @@ _MOUNTINFO_LIMIT = 8 << 20
 
 # The first cgroup namespace's inode, the same on every Linux (CGROUP_NS_INIT_INO in its linux/nsfs.h).
 _HOSTS_CGROUP_NAMESPACE = 0xEFFFFFFB
-_OUTSIDE = b"/.."
+_OWN = b"/"
 
 
 class Workers:
@@ -51,19 +50,6 @@ class Workers:
         # A pid that is still the same process's has been so all the time.
         processes.require_running(process)
         return answer
-
-
-class Locator:
-    """Locates processes on threads of its own."""
-
-    def __init__(self, *, pods: bool = True, log: Logger | None = None) -> None:
-        """With `log`, it is told what was looked at, at level debug. Without `pods`, none is looked for."""
-        self._locate = partial(locate, pods=pods, log=log)
-        self._workers = Workers()
-
-    async def locate(self, process: Process) -> Container:
-        """Raises as `locate` and `Workers.ask` do."""
-        return await self._workers.ask(process, self._locate)
 
 
 def locate(pid: int, *, pods: bool = True, log: Logger | None = None) -> Container:
@@ -99,10 +85,10 @@ def _may_hide(groups: Sequence[bytes]) -> bool:
     """Whether the process's mounts may name a container that its cgroups do not.
 
     A process makes its mounts itself, without any rights in a user namespace of its own, and may mount the cgroup of
-    another's container. They are asked only where its cgroups cannot tell: when it runs in the agent's own container
-    (ADR 0014).
+    another's container. They are asked only where its cgroups cannot tell: when they are those of the agent's own
+    container (ADR 0014).
     """
-    return _in_container() and not any(path.startswith(_OUTSIDE) for path in groups)
+    return _in_container() and all(path == _OWN for path in groups)
 
 
 def _in_container() -> bool:

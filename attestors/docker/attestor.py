@@ -11,6 +11,7 @@ from attestors.containers import identifiers, locator
 from attestors.docker import cgroup_matchers, endpoints, podman
 from attestors.docker.configuration import Configuration
 from attestors.docker.engine import ContainerAnswer, Engine, ImageAnswer, State
+from attestors.turns import Turns
 from identity.selectors import Selector
 from operations.errors import InvalidArgument, NotFound, Refused, SpireError, TemporarilyUnavailable
 from operations.logs import Logger
@@ -26,9 +27,13 @@ NAME = "docker"
 T = TypeVar("T")
 
 _WAITS = (0.1, 0.2, 0.4)
-"""Seconds between the tries to ask about a container."""
-_CONTAINER_TIME = 7.0
+"""Seconds between the tries to ask an engine."""
+_WAITING_TIME = 3.0
+_CONTAINER_TIME = 5.0
 _IMAGE_TIME = 2.0
+_VERIFYING_TIME = 60.0
+_OF_A_CONTAINER = 8
+_OF_AN_ENGINE = 16
 _MOST_SELECTORS = 10_000
 _IDLE = frozenset(("created", "configured", "exited", "stopped", "dead"))
 """What Docker and Podman call a container in which nothing runs."""
@@ -51,7 +56,8 @@ class _Found:
 class DockerAttestor:
     """Selectors `label`, `env`, `image_id` and `image_config_digest`, and those of signatures where they are verified.
 
-    A process outside of containers has none.
+    A process outside of containers has none. Bounds its callers by itself: those in one container wait for each other,
+    and those whose engine is slow for each other, and nobody else for them.
     """
 
     name = NAME
@@ -61,19 +67,38 @@ class DockerAttestor:
         self._log = log
         self._verifier = verifier
         self._matchers = configuration.matchers
-        self._docker = Engine(endpoints.parse(configuration.docker_socket), configuration.api_version)
+        docker = endpoints.parse(configuration.docker_socket)
+        self._docker = Engine(docker, "docker_socket_path", configuration.api_version)
         self._workers = locator.Workers()
+        self._containers = Turns(_OF_A_CONTAINER)
+        self._engines = Turns(_OF_AN_ENGINE)
+
+    @property
+    def patience(self) -> float:
+        """Seconds that a workload may take, with its turn to wait for."""
+        asking = _CONTAINER_TIME + 2 * _IMAGE_TIME
+        return _WAITING_TIME + asking + (_VERIFYING_TIME if self._verifier is not None else 0.0)
 
     async def attest(self, process: Process) -> Sequence[Selector]:
         """Raises SpireError when the container cannot be told, its engine not asked, or its image not trusted."""
         found = await self._workers.ask(process, self._find)
         if not found.container_id:
             return ()
-        engine = self._engine(found.paths)
-        container = await self._inspect(engine, process, found)
-        values = _values(container)
-        values += await self._image_values(engine, container.config.image)
+        async with self._containers.of(found.container_id):
+            values = await self._values(process, found)
         return [Selector(NAME, value) for value in values]
+
+    async def _values(self, process: Process, found: _Found) -> Sequence[str]:
+        engine = self._engine(found.paths)
+        async with self._engines.of(engine.name):
+            container = await self._inspect(engine, process, found)
+            values = _container_values(container)
+            image = await self._image(engine, container)
+        if image.id:
+            values.append(f"image_config_digest:{image.id}")
+        if self._verifier is not None:
+            values += await self._verified(self._verifier, container.config.image, image.repo_digests or ())
+        return values
 
     def _find(self, pid: int) -> _Found:
         log = self._log if self._configuration.verbose_container_locator_logs else None
@@ -88,8 +113,9 @@ class DockerAttestor:
         socket = podman.socket(paths, configuration.podman_socket, configuration.rootless_podman_socket)
         if not socket:
             return self._docker
+        setting = "podman_socket_path" if socket == configuration.podman_socket else "podman_socket_path_template"
         try:
-            return Engine(endpoints.parse(socket))
+            return Engine(endpoints.parse(socket), setting)
         except InvalidArgument as error:
             raise InvalidArgument(f"unable to create Podman client for socket {quote(socket)}: {error}") from error
 
@@ -118,18 +144,21 @@ class DockerAttestor:
             first = await self._workers.ask(process, lambda _: locator.cgroups(state.pid))
             _require_place(process, found, first)
 
-    async def _image_values(self, engine: Engine, reference: str) -> Sequence[str]:
+    async def _image(self, engine: Engine, container: ContainerAnswer) -> ImageAnswer:
+        """What the engine knows of a container's image; nothing where it tells nothing, unless signatures matter."""
+        name = container.config.image
         try:
-            image = await _image(engine, reference)
+            if not name:
+                raise InvalidArgument("the container names no image")
+            image = await _ask_image(engine, name)
+            if image.id and container.image not in ("", image.id):
+                # The name has been given to another image since.
+                image = await _ask_image(engine, container.image)
         except SpireError as error:
             if self._verifier is None:
-                # The container's own selectors do not depend on it.
-                return ()
-            raise TemporarilyUnavailable(f"failed to inspect image {quote(reference)}: {error}") from error
-        values = [f"image_config_digest:{image.id}"] if image.id else []
-        if self._verifier is not None:
-            values += await self._verified(self._verifier, reference, image.repo_digests or ())
-        return values
+                return ImageAnswer()
+            raise TemporarilyUnavailable(f"failed to inspect image {quote(name)}: {error}") from error
+        return image
 
     async def _verified(self, verifier: ImageVerifier, reference: str, digests: Sequence[str]) -> Sequence[str]:
         """Of the first of the image's manifests whose signatures count. Raises Refused."""
@@ -153,9 +182,7 @@ def _require_place(process: Process, found: _Found, first: Sequence[bytes]) -> N
         raise Refused(f"process {process.pid} is in a cgroup named like container {found.container_id}, but outside it")
 
 
-async def _image(engine: Engine, reference: str) -> ImageAnswer:
-    if not reference:
-        raise InvalidArgument("the container names no image")
+async def _ask_image(engine: Engine, reference: str) -> ImageAnswer:
     return await _retried(lambda left: engine.image(reference, within=left), _IMAGE_TIME, lasting=NotFound)
 
 
@@ -180,7 +207,7 @@ async def _retried(
     return await ask(ends - loop.time())
 
 
-def _values(container: ContainerAnswer) -> list[str]:
+def _container_values(container: ContainerAnswer) -> list[str]:
     config = container.config
     labels, env = config.labels or {}, config.env or ()
     if len(labels) + len(env) > _MOST_SELECTORS:
@@ -206,8 +233,8 @@ async def load(configuration: Configuration, context: PluginContext) -> Workload
 async def _verifier(configuration: Configuration) -> ImageVerifier | None:
     if configuration.sigstore is None:
         return None
-    from attestors.sigstore.verifier import ImageVerifier as SigstoreVerifier  # for those who verify images
+    from attestors.sigstore import verifier as sigstore  # few agents verify images
 
-    verifier = SigstoreVerifier(configuration.sigstore)
+    verifier = sigstore.ImageVerifier(configuration.sigstore)
     await verifier.prepare()
     return verifier

@@ -18,9 +18,10 @@ T = TypeVar("T")
 _NEWEST = (1, 55)
 """The API's version up to which its answers are known to have what is read here."""
 
-_LARGEST_ANSWER = 4 * MIB
+_LARGEST_ANSWER = MIB
 _LARGEST_MESSAGE = 1024
 _NOT_FOUND = 404
+_NOBODY_THERE = (FileNotFoundError, ConnectionRefusedError, PermissionError)
 
 
 class ContainerConfig(msgspec.Struct, frozen=True, rename="pascal"):
@@ -39,7 +40,10 @@ class State(msgspec.Struct, frozen=True, rename="pascal"):
 
 
 class ContainerAnswer(msgspec.Struct, frozen=True, rename="pascal"):
+    """`image` is the id of the image that it runs, whatever bears the image's name by now."""
+
     config: ContainerConfig
+    image: str = ""
     state: State | None = None
 
 
@@ -53,9 +57,13 @@ class ImageAnswer(msgspec.Struct, frozen=True, rename="pascal"):
 class Engine:
     """One daemon. It is asked over a new connection each time, so a daemon that restarts is no matter."""
 
-    def __init__(self, endpoint: Endpoint, version: str = "") -> None:
-        """Without a version of the API, such as 1.41, the daemon is asked for its own, once."""
+    def __init__(self, endpoint: Endpoint, setting: str, version: str = "") -> None:
+        """`setting` is where the endpoint comes from, for who has to change it.
+
+        Without a version of the API, such as 1.41, the daemon is asked for its own, once.
+        """
         self._endpoint = endpoint
+        self._setting = setting
         self._given = self._version = version
 
     @property
@@ -84,6 +92,10 @@ class Engine:
                     return self._decode(await response.body(_LARGEST_ANSWER), kind)
         except TimeoutError as error:
             raise TemporarilyUnavailable(f"{self.name}: no answer within {within:.1f} s") from error
+        except TemporarilyUnavailable as error:
+            if isinstance(error.__cause__, _NOBODY_THERE):
+                raise TemporarilyUnavailable(f"{error}; check that the engine runs, and {self._setting}") from error
+            raise
 
     def _decode(self, body: bytes, kind: type[T]) -> T:
         try:

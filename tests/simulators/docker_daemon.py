@@ -24,7 +24,9 @@ IMAGE_ID = "sha256:0e49ccac9ae7ac5eafe3146dae3675a04641be67da65ca2bcb78623b23b34
 MANIFEST = "sha256:b98924415f956c6d13d09b3e8abfda31c7a44a4e7cf881976d0a1ccf0ce44bae"
 
 
-def container_answer(container_id: str, *, pid: int = 0, status: str = "running", **config: Any) -> dict[str, Any]:
+def container_answer(
+    container_id: str, *, pid: int = 0, status: str = "running", image: str = IMAGE_ID, **config: Any
+) -> dict[str, Any]:
     """Of `GET /containers/{id}/json`; `config` are parts of its Config by their names, such as Labels."""
     running = status == "running"
     return {
@@ -45,7 +47,7 @@ def container_answer(container_id: str, *, pid: int = 0, status: str = "running"
             "StartedAt": "2026-11-26T19:37:50.170232468Z",
             "FinishedAt": "0001-01-01T00:00:00Z",
         },
-        "Image": IMAGE_ID,
+        "Image": image,
         "Name": "/web",
         "RestartCount": 0,
         "HostConfig": {"NetworkMode": "none", "PidMode": "", "Privileged": False, "Ulimits": None},
@@ -107,8 +109,9 @@ class Daemon:
     def socket(self) -> str:
         return f"unix://{self.path}"
 
-    def run(self, container_id: str, *, pid: int = 0, status: str = "running", **config: Any) -> None:
-        self.containers[container_id] = container_answer(container_id, pid=pid, status=status, **config)
+    def run(self, container_id: str, **more: Any) -> None:
+        """`more` is as of `container_answer`."""
+        self.containers[container_id] = container_answer(container_id, **more)
 
     def answer(self, path: str) -> tuple[int, object]:
         """Status and JSON, or text."""

@@ -1,7 +1,7 @@
 """The real Podman, with storage, settings and a cgroup of its own. Root only.
 
 Its service runs in a mount namespace where /sys/fs/cgroup is of version 2, whatever it is on the machine: crun takes no
-mixture. Containers have this machine's /usr and programs, and no network; nothing is pulled from anywhere.
+mixture. Containers have this machine's /usr and programs, and its network; nothing is pulled from anywhere.
 """
 
 from __future__ import annotations
@@ -34,8 +34,20 @@ events_logger = "none"
 lock_type = "file"
 """
 _SERVICE = """
+[ -z "$1" ] || echo $$ > "$1/cgroup.procs"
 [ "$(stat -f -c %T /sys/fs/cgroup)" = cgroup2fs ] || mount -t cgroup2 cgroup2 /sys/fs/cgroup
+shift
+cd /
 exec "$@"
+"""
+# A user without a range of users of their own can give files to nobody else.
+_STORAGE = """
+[storage]
+driver = "vfs"
+graphroot = "{0}/storage"
+runroot = "{0}/run"
+[storage.options]
+ignore_chown_errors = "true"
 """
 _LINKS = ("bin", "lib", "lib64", "sbin")
 _FOLDERS = ("dev", "etc", "proc", "run", "sys", "tmp", "usr")
@@ -61,8 +73,12 @@ class Engine:
     def run(
         self, *command: str, labels: Mapping[str, str], environment: Mapping[str, str], volumes: Mapping[str, str]
     ) -> str:
-        """What the command prints in a container of its own. `volumes` has this machine's paths by the container's."""
-        words = self._words(labels, environment, volumes)
+        """What the command prints in a container of its own. `volumes` has this machine's paths by the container's.
+
+        Commands of the programs under test are there.
+        """
+        programs = {each: each for each in (sys.prefix, sys.base_prefix, str(spire.ROOT)) if each != "/usr"}
+        words = self._words(labels, environment, {**programs, **volumes})
         return self.ask("run", "--rm", *words, IMAGE, *command, timeout=2 * spire.PATIENCE, check=False)
 
     def start(self, *command: str, labels: Mapping[str, str]) -> str:
@@ -75,54 +91,81 @@ class Engine:
     def _words(
         self, labels: Mapping[str, str], environment: Mapping[str, str], volumes: Mapping[str, str]
     ) -> list[str]:
-        # Without `privileged`, crun raises a limit for the sake of the program that guards devices.
-        words = ["--privileged", "--network", "none", "--cgroup-parent", self.parent]
+        # Without `privileged`, crun raises a limit for the sake of the program that guards devices; in a network of the
+        # container's own, it would have to bring up the loopback.
+        words = ["--privileged", "--network", "host", "--cgroup-parent", self.parent]
         words += [f"--label={name}={value}" for name, value in labels.items()]
         words += [f"--env={name}={value}" for name, value in environment.items()]
         words += [f"--volume={theirs}:{ours}" for ours, theirs in volumes.items()]
-        programs = {"/usr", sys.prefix, sys.base_prefix, str(spire.ROOT)}
-        return words + [f"--volume={each}:{each}:ro" for each in sorted(programs)]
+        return [*words, "--volume=/usr:/usr:ro"]
 
 
 @contextmanager
-def podman() -> Generator[Engine, None, None]:
-    """Fails, with what Podman says, where there is none or it cannot run."""
+def podman(user: int | None = None) -> Generator[Engine, None, None]:
+    """Root's, or that of a user who has a part of the cgroups, as systemd gives users theirs.
+
+    Fails, with what Podman says, where there is none or it cannot run.
+    """
     # A short path: sockets of containers lie below it.
-    with tempfile.TemporaryDirectory(prefix="pod-", ignore_cleanup_errors=True) as name, _parent() as parent:
-        folder = Path(name)
-        (folder / "containers.conf").write_text(_SETTINGS)
-        (folder / "storage.conf").write_text(
-            f'[storage]\ndriver = "vfs"\ngraphroot = "{folder}/storage"\nrunroot = "{folder}/run"\n'
-        )
-        engine = Engine(f"{folder}/podman.sock", parent)
+    with tempfile.TemporaryDirectory(prefix="pod-", ignore_cleanup_errors=True) as name, _parent(user) as parent:
+        home = Path(name) / str(user or 0)
+        home.mkdir()
+        (home / "containers.conf").write_text(_SETTINGS)
+        (home / "storage.conf").write_text(_STORAGE.format(home))
+        if user is not None:
+            Path(name).chmod(0o755)
+            os.chown(home, user, user)
+        engine = Engine(f"{home}/podman.sock", parent.path)
         service = spire.Program(
             [
                 *("unshare", "--mount", "--propagation", "private", "sh", "-ec", _SERVICE, "sh"),
-                *("podman", "--tmpdir", f"{folder}/tmp", "system", "service", "--time", "0", engine.socket),
+                *_as(user, parent),
+                *("podman", "--tmpdir", f"{home}/tmp", "system", "service", "--time", "0", engine.socket),
             ],
-            folder / "log",
-            {name: str(folder / file) for name, file in _FILES.items()},
+            Path(name) / "log",
+            {
+                "CONTAINERS_CONF": f"{home}/containers.conf",
+                "CONTAINERS_STORAGE_CONF": f"{home}/storage.conf",
+                "HOME": str(home),
+                "XDG_RUNTIME_DIR": str(home),
+            },
         )
         service.start()
         try:
             spire.eventually(lambda: _serves(service, engine), "Podman's service")
-            _import_image(engine, folder)
+            _import_image(engine, Path(name))
             yield engine
             engine.ask("rm", "--all", "--force", "--time", "0")
         finally:
             service.end()
 
 
-_FILES = {"CONTAINERS_CONF": "containers.conf", "CONTAINERS_STORAGE_CONF": "storage.conf"}
+def _as(user: int | None, parent: cgroups.Cgroup) -> list[str]:
+    """The cgroup that the service enters, if any, and what makes it the user's."""
+    if user is None:
+        return [""]
+    # Who moves processes needs the right to do so where they come from.
+    below = parent.folder / "podman.service"
+    below.mkdir()
+    for each in (parent.folder, below):
+        for owned in (each, *each.glob("cgroup.*")):
+            os.chown(owned, user, user)
+    return [str(below), "setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"]
 
 
 @contextmanager
-def _parent() -> Generator[str, None, None]:
-    with cgroups.cgroup(f"spire-test-{uuid.uuid4().hex[:8]}") as group:
-        yield group.path
-        # conmon has made itself one.
-        for each in group.folder.glob("*/"):
-            cgroups.remove(each)
+def _parent(user: int | None) -> Generator[cgroups.Cgroup, None, None]:
+    name = f"spire-test-{uuid.uuid4().hex[:8]}"
+    users = "" if user is None else f"/user.slice/user-{user}.slice/user@{user}.service"
+    with cgroups.cgroup(name + users) as group:
+        try:
+            yield group
+        finally:
+            # Podman and conmon stay, with cgroups of their own.
+            (group.folder / "cgroup.kill").write_text("1")
+            for each in sorted(group.folder.glob("**/"), reverse=True):
+                if each != group.folder:
+                    cgroups.remove(each)
 
 
 def _serves(service: spire.Program, engine: Engine) -> bool:

@@ -13,9 +13,16 @@ from pathlib import Path
 
 import pytest
 
+from attestors import processes
+from attestors.docker.attestor import DockerAttestor
+from attestors.docker.configuration import Configuration
+from operations import logs
 from tests.simulators import podman, spire
 from tests.simulators.cgroups import Cgroup, cgroup
-from tests.simulators.docker_daemon import IMAGE, IMAGE_ID, Daemon, answers, docker
+from tests.simulators.docker_daemon import IMAGE, IMAGE_ID, Daemon, answers, docker, image_answer
+from tests.simulators.registry import Registry, WebServer
+from tests.simulators.sigstore import ISSUER, SUBJECT, Sigstore
+from transport.peer import Process
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may make cgroups and run containers of its own")
 
@@ -41,12 +48,19 @@ MakeAgent = Callable[..., spire.Agent]
 def make_agent(tmp_path: Path, server: spire.Server) -> Iterator[MakeAgent]:
     made: list[spire.Agent] = []
 
-    def make(settings: str, entries: int) -> spire.Agent:
+    def make(settings: str, entries: int, environment: dict[str, str] | None = None) -> spire.Agent:
         """Once it knows as many entries."""
         attestor = f'WorkloadAttestor "docker" {{ plugin_data {{ {settings} }} }}'
         folder = tmp_path / "agent"
         keys = f'KeyManager "disk" {{ plugin_data {{ directory = "{folder}" }} }}'
-        agent = spire.Agent(folder, server, token=server.join_token(NODE), key_manager=keys + attestor, program=AGENT)
+        agent = spire.Agent(
+            folder,
+            server,
+            token=server.join_token(NODE),
+            key_manager=keys + attestor,
+            program=AGENT,
+            environment=environment or {},
+        )
         made.append(agent)
         agent.start()
         spire.eventually(lambda: agent.run.output().count("Entry created") >= entries or None, "the entries")
@@ -102,6 +116,25 @@ def test_a_cgroup_with_a_containers_name_is_no_container(
     assert f"is in a cgroup named like container {container}, but outside it" in agent.run.output()
 
 
+USER = 61250
+
+
+async def test_a_users_own_podman() -> None:
+    """Containers of a user have labels that this user's Podman tells, at a socket that goes by the user's id."""
+    with podman.podman(USER) as engine:
+        container = engine.start("sleep", "600", labels={"org.example.tier": "web"})
+        pid = int(engine.ask("inspect", "--format", "{{.State.Pid}}", container))
+        owner = processes.owner(pid)
+        process = Process(pid, owner.uid, owner.gid, processes.started(pid))
+        assert owner.uid == USER
+        template = engine.socket.replace(str(USER), "%d")
+        attestor = DockerAttestor(Configuration(podman_socket_path_template=template), logs.get("docker"))
+        found = [str(each) for each in await attestor.attest(process)]
+    assert "docker:label:org.example.tier:web" in found
+    assert f"docker:image_id:{podman.IMAGE}" in found
+    assert any(each.startswith("docker:image_config_digest:sha256:") for each in found)
+
+
 def fetch(agent: spire.Agent, place: Cgroup, seconds: int = 60) -> str:
     """What a workload in a cgroup is given."""
     join = 'echo $$ > "$0" && exec "$@"'
@@ -130,6 +163,32 @@ def test_workloads_in_dockers_containers(server: spire.Server, make_agent: MakeA
         daemon.run(container)
         given = fetch(agent, place)
         assert WEB in given, f"{given}{agent.run.output()[-4000:]}"
+
+
+def test_signed_images(server: spire.Server, make_agent: MakeAgent, daemon: Daemon, tmp_path: Path) -> None:
+    server.create_entry(NODE, WEB, selectors=["docker:image-signature:verified", "docker:label:org.example.tier:web"])
+    server.create_entry(NODE, ANY, selectors=["docker:label:org.example.tier:web"])
+    sigstore, registry = Sigstore(), Registry()
+    container = uuid.uuid4().hex * 2
+    with WebServer() as web, cgroup(f"spire-test-{uuid.uuid4()}.slice/docker-{container}.scope") as place:
+        web.routes.append(registry.route)
+        signed, unsigned = registry.push_image(), registry.push_image("another")
+        registry.attach(signed, sigstore.signature(signed))
+        block = f"""
+            docker_socket_path = "{daemon.socket}"
+            sigstore {{
+              ignore_attestations = true
+              allowed_identities = {{ "{ISSUER}" = ["{SUBJECT}"] }}
+            }}"""
+        agent = make_agent(block, 2, sigstore.environment(tmp_path / "trust"))
+        daemon.run(container)
+        daemon.images[IMAGE] = image_answer(digests=[f"{web.host}/app@{signed}"])
+        given = fetch(agent, place)
+        assert WEB in given, f"{given}{agent.run.output()[-4000:]}"
+        # Of an image that nobody has signed not even labels count.
+        daemon.images[IMAGE] = image_answer(digests=[f"{web.host}/app@{unsigned}"])
+        assert "no identity issued" in fetch(agent, place, 20)
+        assert f"sigstore signature verification failed for image {IMAGE}" in agent.run.output()
 
 
 def test_a_configuration_that_cannot_be_used(server: spire.Server, tmp_path: Path) -> None:

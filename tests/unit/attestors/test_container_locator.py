@@ -13,7 +13,7 @@ import pytest
 
 from attestors import processes
 from attestors.containers import locator
-from attestors.containers.locator import NOWHERE, Container, Locator
+from attestors.containers.locator import NOWHERE, Container, Workers, locate
 from operations import logs
 from operations.errors import NotFound, Refused
 from tests.simulators.cgroups import cgroup
@@ -38,9 +38,8 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may make cgrou
 )
 async def test_processes_in_cgroups(path: str, expected: Container) -> None:
     with cgroup(path) as group, group.running() as process:
-        assert await Locator().locate(process) == expected
-        assert await Locator(pods=False).locate(process) == Container(expected.container_id)
-        assert locator.locate(process.pid) == expected
+        assert await Workers().ask(process, locate) == expected
+        assert locate(process.pid, pods=False) == Container(expected.container_id)
         assert os.fsencode(group.path) in locator.cgroups(process.pid)
 
 
@@ -53,27 +52,27 @@ def child() -> Iterator[subprocess.Popen[bytes]]:
 
 async def test_a_process_outside_of_containers(child: subprocess.Popen[bytes]) -> None:
     process = Process(child.pid, os.getuid(), os.getgid(), processes.started(child.pid))
-    assert await Locator().locate(process) == NOWHERE
+    assert await Workers().ask(process, locate) == NOWHERE
     child.kill()
     child.wait()
-    assert locator.locate(child.pid) == NOWHERE
+    assert locate(child.pid) == NOWHERE
     with pytest.raises(NotFound):
-        await Locator().locate(process)
+        await Workers().ask(process, locate)
 
 
 async def test_a_reused_pid_is_refused() -> None:
     process = Process(os.getpid(), os.getuid(), os.getgid(), processes.started(os.getpid()) - 1)
     with pytest.raises(Refused, match="another process"):
-        await Locator().locate(process)
+        await Workers().ask(process, locate)
 
 
 @as_root
-async def test_what_was_looked_at_is_logged_when_wanted(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_was_looked_at_is_logged_when_wanted(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "spire")
     with cgroup(f"spire-test/{ID}") as group, group.running() as process:
-        await Locator().locate(process)
+        locate(process.pid)
         assert not caplog.records
-        await Locator(log=logs.get("docker")).locate(process)
+        locate(process.pid, log=logs.get("docker"))
     fields = [vars(record)["fields"] for record in caplog.records if record.message == "PID cgroup enumerated"]
     assert [each["index"] for each in fields] == list(range(1, len(fields) + 1))
     assert {each["total"] for each in fields} == {len(fields)}
@@ -88,17 +87,17 @@ mount --bind "$1" /mnt && echo mounted && exec sleep 600
 @as_root
 def test_a_process_cannot_borrow_a_containers_cgroup_by_mounting_it() -> None:
     """Any user can do this in a user namespace: mountinfo then shows the container's cgroup as one of its own."""
+    unshare = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", MOUNT_ANOTHERS_CGROUP, "sh"]
     with (
         cgroup(f"spire-test/docker-{ID}.scope") as group,
-        subprocess.Popen(
-            ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", MOUNT_ANOTHERS_CGROUP, "sh", group.folder],
-            stdout=subprocess.PIPE,
-        ) as child,
+        cgroup("spire-test/plain.service") as plain,
+        subprocess.Popen([*unshare, group.folder], stdout=subprocess.PIPE) as child,
     ):
         assert child.stdout is not None
         assert child.stdout.readline() == b"mounted\n"
+        plain.add(child.pid)
         assert f"{group.path} /mnt" in Path(f"/proc/{child.pid}/mountinfo").read_text()
-        assert locator.locate(child.pid) == NOWHERE
+        assert locate(child.pid) == NOWHERE
         child.kill()
 
 
@@ -147,6 +146,6 @@ def test_an_agent_in_a_container_asks_mounts_only_of_those_in_its_own() -> None:
             forging.kill()
 
 
-async def test_huge_files_are_refused() -> None:
+def test_huge_files_are_refused() -> None:
     with pytest.raises(Refused, match=r"^/proc/\d+/environ is larger than 10 bytes$"):
         processes.read(os.getpid(), "environ", limit=10)

@@ -252,7 +252,22 @@ async def test_a_container_that_is_about_to_run(daemon: Daemon, process: Process
 
 async def test_no_daemon(process: Process, no_waits: None) -> None:
     attesting = DockerAttestor(Configuration(docker_socket_path="unix:///nowhere/docker.sock"), logs.get())
-    with pytest.raises(TemporarilyUnavailable, match=r"^unix:///nowhere/docker\.sock.*: no such file or directory$"):
+    advice = "no such file or directory; check that the engine runs, and docker_socket_path"
+    with pytest.raises(TemporarilyUnavailable, match=rf"^unix:///nowhere/docker\.sock.*: {advice}$"):
+        await selectors(attesting, process)
+
+
+@pytest.mark.parametrize(
+    ("path", "setting"),
+    [
+        (f"spire-test/libpod-{ID}.scope", "podman_socket_path"),
+        (f"spire-test/user-61234.slice/libpod-{ID}.scope", "podman_socket_path_template"),
+    ],
+)
+async def test_no_podman(daemon: Daemon, no_waits: None, path: str, setting: str) -> None:
+    sockets = {"podman_socket_path": "unix:///nowhere/p", "podman_socket_path_template": "unix:///nowhere/%d"}
+    attesting = attestor_of(daemon, **sockets)
+    with process_in(path) as process, pytest.raises(TemporarilyUnavailable, match=rf"and {setting}$"):
         await selectors(attesting, process)
 
 
@@ -294,7 +309,7 @@ MANY = {"Config": {"Env": [f"V{number}=1" for number in range(20_000)]}}
         (writes(b"\x00\xff" * 1000), "unix:///"),
         (writes(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nx"), "unix:///"),
         (writes(b"HTTP/1.1 200 OK\r\nX: " + b"y" * 1_000_000), "unix:///"),
-        (writes(ENDLESS), "the answer is larger than 4194304 bytes"),
+        (writes(ENDLESS), "the answer is larger than 1048576 bytes"),
     ],
 )  # fmt: skip
 async def test_wrong_answers(
@@ -333,9 +348,21 @@ async def test_an_image_that_is_not_told_costs_its_selector_only(
     assert await selectors(attesting, process) == SELECTORS[:-1]
 
 
+async def test_a_name_that_another_image_bears_by_now(daemon: Daemon, process: Process) -> None:
+    daemon.run(ID, pid=process.pid, image="sha256:old")
+    attesting = attestor_of(daemon)
+    assert await selectors(attesting, process) == SELECTORS[:-1]
+    daemon.images["sha256:old"] = docker_daemon.image_answer("sha256:old", ["shop/web@sha256:older"])
+    assert await selectors(attesting, process) == [*SELECTORS[:-1], "docker:image_config_digest:sha256:old"]
+    verifier = Verifier()
+    with pytest.raises(Refused):
+        await verified(daemon, verifier, process)
+    assert verifier.asked == ["shop/web@sha256:older"]
+
+
 async def test_names_of_images_stay_in_their_place(daemon: Daemon, process: Process) -> None:
     name = "../containers/x?size=1#/ü %2e"
-    daemon.run(ID, pid=process.pid, Image=name)
+    daemon.run(ID, pid=process.pid, image="sha256:1", Image=name)
     daemon.images[name] = docker_daemon.image_answer("sha256:1")
     found = await selectors(attestor_of(daemon), process)
     assert found[-2:] == [f"docker:image_id:{name}", "docker:image_config_digest:sha256:1"]
@@ -390,6 +417,28 @@ async def test_a_process_that_has_ended(daemon: Daemon) -> None:
         daemon.run(ID, pid=process.pid)
     with pytest.raises(NotFound):
         await selectors(attestor_of(daemon), process)
+
+
+async def test_a_container_of_a_slow_engine_keeps_no_other_waiting(daemon: Daemon, process: Process) -> None:
+    daemon.run(ID, pid=process.pid)
+    with podman() as engine, process_in(f"spire-test/libpod-{OTHER_ID}.scope") as slow:
+        engine.fault = lambda handler: bool(handler.rfile.read(1)) or True
+        attesting = attestor_of(daemon, podman_socket_path=engine.socket)
+        hanging = [asyncio.ensure_future(selectors(attesting, slow)) for _ in range(200)]
+        await asyncio.sleep(0.1)
+        async with asyncio.timeout(3):
+            assert await selectors(attesting, process) == SELECTORS
+        assert len(engine.requests) <= 8
+        for each in hanging:
+            each.cancel()
+        await asyncio.gather(*hanging, return_exceptions=True)
+
+
+async def test_patience(daemon: Daemon) -> None:
+    """Longer than what it asks may take, so that what failed is told."""
+    assert attestor_of(daemon).patience == 12.0
+    configuration = Configuration(docker_socket_path=daemon.socket)
+    assert DockerAttestor(configuration, logs.get(), Verifier()).patience == 72.0
 
 
 async def test_many_at_once(daemon: Daemon, process: Process) -> None:

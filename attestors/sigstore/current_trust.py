@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, InvalidStateError
 from typing import Final
 
 from attestors.sigstore.trust import TrustRoot
@@ -18,15 +20,15 @@ _RETRY = 600.0
 
 
 class CurrentTrust:
-    """`load` blocks, and has a thread of its own."""
+    """`load` blocks, and has a thread of its own, which no exit of the program waits for."""
 
     def __init__(self, load: Callable[[], TrustRoot], log: Logger, *, life: float = _LIFE) -> None:
         """`life` is in seconds."""
         self._blocking = load
         self._log = log
         self._life = life
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="sigstore-trust")
         self._lock = asyncio.Lock()
+        self._thread: threading.Thread | None = None
         self._trusted: TrustRoot | None = None
         self._due = 0.0
         self._renewing: asyncio.Task[None] | None = None
@@ -45,7 +47,6 @@ class CurrentTrust:
         if self._renewing is not None:
             self._renewing.cancel()
             await asyncio.gather(self._renewing, return_exceptions=True)
-        self._worker.shutdown(wait=False, cancel_futures=True)
 
     async def _renew(self) -> None:
         try:
@@ -57,11 +58,24 @@ class CurrentTrust:
             self._renewing = None
 
     async def _load(self) -> TrustRoot:
-        loop = asyncio.get_running_loop()
+        if self._thread is not None and self._thread.is_alive():
+            raise TemporarilyUnavailable("the TUF repository still gives no answer")
+        future: Future[TrustRoot] = Future()
+        self._thread = threading.Thread(target=_run, args=(self._blocking, future), name="sigstore", daemon=True)
+        self._thread.start()
         try:
             async with asyncio.timeout(LOAD_SECONDS):
-                trusted = await loop.run_in_executor(self._worker, self._blocking)
+                trusted = await asyncio.wrap_future(future)
         except TimeoutError as error:
             raise TemporarilyUnavailable(f"the TUF repository gave no answer within {LOAD_SECONDS:g} s") from error
-        self._due = loop.time() + self._life
+        self._due = asyncio.get_running_loop().time() + self._life
         return trusted
+
+
+def _run(load: Callable[[], TrustRoot], future: Future[TrustRoot]) -> None:
+    # Whoever waited may have given up.
+    with contextlib.suppress(InvalidStateError):
+        try:
+            future.set_result(load())
+        except Exception as error:  # noqa: BLE001 - it is raised where it is awaited
+            future.set_exception(error)

@@ -20,6 +20,7 @@ from typing import Final
 from urllib.parse import unquote, urlsplit
 
 import msgspec
+import urllib3
 from tuf.api.exceptions import DownloadError, DownloadHTTPError, RepositoryError
 from tuf.ngclient.fetcher import FetcherInterface
 from tuf.ngclient.updater import Updater
@@ -105,7 +106,7 @@ def load(environment: Mapping[str, str]) -> TufTrust:
 def _refreshed(mirror: str, kept: Path, first_root: bytes) -> TufTrust:
     try:
         return _read(_updater(mirror, kept, _fetcher(mirror), first_root), kept)
-    except DownloadError as error:
+    except (DownloadError, urllib3.exceptions.HTTPError) as error:  # a body that is cut off is none of TUF's
         if not (kept / "timestamp.json").is_file():
             raise TemporarilyUnavailable(f"error updating to TUF remote mirror {mirror}: {error}") from error
         _log.warning("The TUF repository cannot be reached; going on with what is kept", mirror=mirror, error=error)

@@ -12,6 +12,7 @@ from operations.quoting import quote
 
 _PORTS = {"http": 80, "https": 443}
 _TARGET = re.compile(r"[!-~]*")
+_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _LONGEST = 8 * 1024
 
 
@@ -36,6 +37,9 @@ class Url:
             raise InvalidArgument(f"{quote(text[:100])} is no URL: use https://HOST")
         if "@" in parts.netloc:
             raise InvalidArgument("a URL with a user's name is not taken")  # and not shown: there may be a password
+        if address(parts.hostname) is None and _NUMBER.fullmatch(parts.hostname.rstrip(".").rpartition(".")[2]):
+            # Resolvers take 2852039166 and 0xa9fea9fe for addresses, which no check here would know.
+            raise InvalidArgument(f"{quote(text[:100])} is no URL: its host is neither a name nor an address")
         target = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
         if len(text) > _LONGEST or not _TARGET.fullmatch(target) or not _TARGET.fullmatch(parts.hostname):
             raise InvalidArgument("a URL is too long, or has characters that none may have")
@@ -78,4 +82,4 @@ def is_loopback(host: str) -> bool:
 def is_internal(host: str) -> bool:
     """An address of a private network, of this host, or of its link, where clouds have their metadata services."""
     ip = address(host)
-    return ip is not None and (ip.is_private or ip.is_loopback or ip.is_link_local or ip.is_unspecified)
+    return ip is not None and not ip.is_global

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from attestors.sigstore import attached, trust_files, verifier
+from attestors.sigstore import attached, current_trust, trust_files, verifier
 from attestors.sigstore.current_trust import CurrentTrust
 from attestors.sigstore.registry import MANIFEST_BYTES
 from attestors.sigstore.remembered import REFUSED_SECONDS, Remembered
@@ -259,4 +259,32 @@ async def test_trust_that_never_was_is_asked_for_again(sigstore: Sigstore, tmp_p
         await trust.get()
     away.clear()
     assert await trust.get() is await trust.get()
+    await trust.close()
+
+
+async def test_trust_that_hangs_is_given_up(
+    sigstore: Sigstore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(current_trust, "LOAD_SECONDS", 0.2)
+    environment = sigstore.environment(tmp_path / "trust")
+    go_on = threading.Event()
+
+    def load() -> TrustRoot:
+        go_on.wait(60)
+        return trust_files.load(environment, Need(rekor=True, ct=True))
+
+    trust = CurrentTrust(load, get())
+    with pytest.raises(TemporarilyUnavailable, match="gave no answer within"):
+        await trust.get()
+    with pytest.raises(TemporarilyUnavailable, match="still gives no answer"):
+        await trust.get()
+    go_on.set()
+    monkeypatch.setattr(current_trust, "LOAD_SECONDS", 60.0)
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                assert await trust.get()
+                break
+            except TemporarilyUnavailable:
+                await asyncio.sleep(0.01)
     await trust.close()

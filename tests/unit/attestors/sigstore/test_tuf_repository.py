@@ -123,6 +123,26 @@ def test_nothing_kept_and_nobody_there(server: WebServer, sigstore: Sigstore, tm
         trust_files.load({**environment, "TUF_MIRROR": "http://127.0.0.1:9"}, ALL)
 
 
+def test_a_mirror_that_cuts_off(server: WebServer, sigstore: Sigstore, tmp_path: Path) -> None:
+    repository = TufRepository(tmp_path / "r", targets_of(sigstore))
+    server.routes.append(lambda asked: Answer(headers={"Content-Length": "9"}, body=(b"x",)))
+    environment = {**repository.environment(tmp_path / "t"), "TUF_MIRROR": server.url}
+    with pytest.raises(TemporarilyUnavailable, match="error updating to TUF remote mirror"):
+        trust_files.load(environment, ALL)
+
+
+@pytest.mark.parametrize("garbage", [b"", b"{}", b"[", b"\xff", b"x" * 600_000])
+def test_a_mirror_that_sends_garbage(garbage: bytes, server: WebServer, sigstore: Sigstore, tmp_path: Path) -> None:
+    repository = TufRepository(tmp_path / "r", targets_of(sigstore))
+    environment = {**repository.environment(tmp_path / "t"), "TUF_MIRROR": server.url}
+    server.routes.append(lambda asked: Answer(body=garbage) if "root" not in asked.path else None)
+    with pytest.raises((ConfigurationError, TemporarilyUnavailable), match=server.url):
+        trust_files.load(environment, ALL)
+    server.routes.append(lambda _: Answer(body=garbage))
+    with pytest.raises((ConfigurationError, TemporarilyUnavailable), match=server.url):
+        trust_files.load(environment, ALL)
+
+
 def test_an_expired_repository_is_not_trusted(sigstore: Sigstore, tmp_path: Path) -> None:
     repository = TufRepository(tmp_path / "r", targets_of(sigstore), lifetime=-timedelta(days=1))
     with pytest.raises(ConfigurationError, match="cannot be trusted"):

@@ -58,7 +58,7 @@ class Broker(_Block, frozen=True, kw_only=True):
     access_policy: str = ""
     brokers: tuple[BrokerEntry, ...] = ()
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         """Raises InvalidArgument."""
         choice = f"one of [{PERMISSIVE}, {ENFORCED}]"
         if not self.access_policy:
@@ -108,6 +108,8 @@ class Configuration(_Block, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         """Raises InvalidArgument."""
+        if self.experimental.broker is not None:
+            self.experimental.broker.check()
         self._check_disabled()
         _seconds(self.poll_retry_interval, 0.0, "poll retry")
         _seconds(self.reload_interval, 0.0, "reload")

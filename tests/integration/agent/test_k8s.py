@@ -5,6 +5,7 @@ Another agent may stand in for ours: SPIRE_AGENT_BIN names it. Root only, as age
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import uuid
@@ -12,11 +13,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 
+from generated.spiffe.broker import api_pb2
 from tests.simulators import spire
 from tests.simulators.cgroups import Cgroup, cgroup
 from tests.simulators.kubelet import Answer, ClusterService, Pods, container, kubelet, pod
 from tests.simulators.web_pki import WebAuthority
+from transport.client import Channel
+from transport.status import Code, RpcError
+from transport.tls import InProcessIdentity, client_context
 
 AGENT = os.environ.get("SPIRE_AGENT_BIN") or spire.AGENT
 NODE = "spiffe://example.org/node"
@@ -78,7 +85,7 @@ MakeAgent = Callable[..., spire.Agent]
 def make_agent(tmp_path: Path, server: spire.Server, node_kubelet: ClusterService) -> Iterator[MakeAgent]:
     made: list[spire.Agent] = []
 
-    def make(settings: str = "") -> spire.Agent:
+    def make(settings: str = "", agent_settings: str = "") -> spire.Agent:
         attestor = f"""
             WorkloadAttestor "k8s" {{ plugin_data {{
               kubelet_secure_port = {node_kubelet.port}
@@ -88,7 +95,14 @@ def make_agent(tmp_path: Path, server: spire.Server, node_kubelet: ClusterServic
             }} }}"""
         folder = tmp_path / "agent"
         keys = f'KeyManager "disk" {{ plugin_data {{ directory = "{folder}" }} }}'
-        agent = spire.Agent(folder, server, token=server.join_token(NODE), key_manager=keys + attestor, program=AGENT)
+        agent = spire.Agent(
+            folder,
+            server,
+            token=server.join_token(NODE),
+            key_manager=keys + attestor,
+            settings=agent_settings,
+            program=AGENT,
+        )
         made.append(agent)
         agent.start()
         spire.eventually(lambda: agent.run.output().count("Entry created") >= 2 or None, "the entries")
@@ -170,3 +184,55 @@ def test_cgroups_below_a_container_do_not_make_it_another(make_agent: MakeAgent,
             done = fetch(agent, place, 5)
         assert WORKLOAD not in done.stdout
         assert "named in one cgroup path" in agent.run.output()
+
+
+def minted(server: spire.Server, folder: Path, spiffe_id: str) -> InProcessIdentity:
+    """An X509-SVID and its key."""
+    folder.mkdir()
+    server.ask("x509", "mint", "-spiffeID", spiffe_id, "-write", str(folder))
+    chain = x509.load_pem_x509_certificates((folder / "svid.pem").read_bytes())
+    key = serialization.load_pem_private_key((folder / "key.pem").read_bytes(), None)
+    private = key.private_bytes(
+        serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    return InProcessIdentity(tuple(each.public_bytes(serialization.Encoding.DER) for each in chain), private)
+
+
+async def referred(port: int, identity: InProcessIdentity, namespace: str, name: str) -> list[str]:
+    """The SPIFFE IDs that a broker is given for a pod."""
+    reference = api_pb2.KubernetesObjectReference(
+        type=api_pb2.KubernetesObjectType(plural="pods", group="core"),
+        key=api_pb2.KubernetesObjectKey(namespace=namespace, name=name),
+    )
+    request = api_pb2.SubscribeToX509SVIDRequest()
+    request.reference.reference.Pack(reference)
+    channel = Channel.tcp("127.0.0.1", port, lambda: client_context(identity), lambda _: None)
+    try:
+        async for response in channel.server_stream(
+            "/spiffe.broker.API/SubscribeToX509SVID",
+            request,
+            api_pb2.SubscribeToX509SVIDResponse,
+            timeout=spire.PATIENCE,
+            metadata={"broker.spiffe.io": "true"},
+        ):
+            return [each.spiffe_id for each in response.svids]
+    finally:
+        await channel.close()
+    raise AssertionError("the stream has ended")
+
+
+def test_a_broker_that_names_a_pod(make_agent: MakeAgent, server: spire.Server, tmp_path: Path) -> None:
+    broker, port = "spiffe://example.org/broker", spire.free_port()
+    server.create_entry(NODE, "spiffe://example.org/pod", selectors=["k8s:pod-name:web-0", "k8s:ns:shop"])
+    kind = "type.googleapis.com/spiffe.broker.KubernetesObjectReference"
+    make_agent(
+        f'experimental {{ broker {{ access_policy = "permissive" brokers = [{{ id = "{broker}" }}] }} }}',
+        f"""experimental {{ broker {{ bind_address = "127.0.0.1:{port}" brokers = [{{
+            id = "{broker}" allowed_reference_types = [{{ type_url = "{kind}" allow_over_tcp = true }}]
+        }}] }} }}""",
+    )
+    identity = minted(server, tmp_path / "broker", broker)
+    assert "spiffe://example.org/pod" in asyncio.run(referred(port, identity, "shop", "web-0"))
+    with pytest.raises(RpcError, match="pod shop/web-1 not found on agent node") as refusal:
+        asyncio.run(referred(port, identity, "shop", "web-1"))
+    assert refusal.value.code is Code.NOT_FOUND

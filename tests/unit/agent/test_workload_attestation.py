@@ -202,3 +202,23 @@ async def test_those_who_wait_take_no_places() -> None:
     assert not any(each.done() for each in waiting), "they wait for as long as the attestor says"
     attestor.released.set()
     assert set(await asyncio.gather(*waiting)) == {frozenset([Selector("waiting", "done")])}
+
+
+async def test_one_that_hangs_takes_the_places_of_no_other() -> None:
+    asked: list[int] = []
+    all_asked = asyncio.Event()
+
+    class Counting(Good):
+        async def attest(self, process: Process) -> Sequence[Selector]:
+            asked.append(process.pid)
+            if len(asked) == 200:
+                all_asked.set()
+            return await super().attest(process)
+
+    attestation = WorkloadAttestation([Hanging(), Counting("a")], timeout=60)
+    calls = [asyncio.ensure_future(attestation.attest(peer())) for _ in range(200)]
+    async with asyncio.timeout(30):
+        await all_asked.wait()
+    for each in calls:
+        each.cancel()
+    await asyncio.gather(*calls, return_exceptions=True)

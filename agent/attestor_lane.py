@@ -9,48 +9,82 @@ from typing import Final
 from attestors.turns import Turns
 from identity.selectors import Selector
 from operations import metrics
-from operations.errors import TemporarilyUnavailable
+from operations.errors import SpireError, TemporarilyUnavailable
 from plugins.workloadattestor import Patient, WorkloadAttestor
 
 PATIENCE: Final = 10.0
 """Seconds that an answer may take, time in the line included."""
 
+BRIEFLY: Final = 2.0
+"""Seconds that it may take while the attestor is silent."""
+
 _AT_ONCE: Final = 256
 _OF_A_CALLER: Final = 64
+
+
+Question = Callable[[], Awaitable[Sequence[Selector]]]
+
+
+class NoAnswer(TemporarilyUnavailable):
+    """In time."""
 
 
 class Lane:
     """One attestor's own line of those who wait for it: another attestor's hold up nobody here.
 
-    One that is patient bounds its callers and the time by itself.
+    Once an answer was waited for in vain, only one caller at a time waits that long, and the others briefly, until
+    there is one again. An attestor that is patient bounds its callers and the time by itself.
     """
 
     def __init__(self, attestor: WorkloadAttestor, patience: float = PATIENCE) -> None:
         self.attestor = attestor
-        self._patience = patience
+        self.patience = patience
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._turns = Turns(_OF_A_CALLER)
+        self._silent = False  # since an answer was waited for in vain
+        self._tried = False  # by somebody who waits as long for the next one
 
     @property
     def name(self) -> str:
         return self.attestor.name
 
-    async def ask(self, caller: Hashable, question: Callable[[], Awaitable[Sequence[Selector]]]) -> Sequence[Selector]:
+    async def ask(self, caller: Hashable, question: Question) -> Sequence[Selector]:
         """The attestor's answer to a question of the caller's, who has not all places.
 
         Raises TemporarilyUnavailable when there is none in time, and what the attestor raises.
         """
-        attestor = self.attestor
-        patience = attestor.patience if isinstance(attestor, Patient) else self._patience
+        if isinstance(self.attestor, Patient):
+            return await self._within(self.attestor.patience, question)
+        if not self._silent:
+            return await self._in_line(caller, self.patience, question)
+        if self._tried:
+            return await self._in_line(caller, min(BRIEFLY, self.patience), question)
+        self._tried = True
+        try:
+            return await self._in_line(caller, self.patience, question)
+        finally:
+            self._tried = False
+
+    async def _in_line(self, caller: Hashable, patience: float, question: Question) -> Sequence[Selector]:
+        async def ask_in_turn() -> Sequence[Selector]:
+            async with self._turns.of(caller), self._slots:
+                return await question()
+
+        try:
+            answer = await self._within(patience, ask_in_turn)
+        except NoAnswer:
+            self._silent = True
+            raise
+        except SpireError:
+            self._silent = False
+            raise
+        self._silent = False
+        return answer
+
+    async def _within(self, patience: float, question: Question) -> Sequence[Selector]:
         try:
             async with asyncio.timeout(patience):
-                if isinstance(attestor, Patient):
-                    return await self._timed(question)
-                async with self._turns.of(caller), self._slots:
-                    return await self._timed(question)
+                with metrics.call("workload_api", "workload_attestor", attestor=self.name):
+                    return await question()
         except TimeoutError as error:
-            raise TemporarilyUnavailable(f"no answer within {patience:g} s") from error
-
-    async def _timed(self, question: Callable[[], Awaitable[Sequence[Selector]]]) -> Sequence[Selector]:
-        with metrics.call("workload_api", "workload_attestor", attestor=self.name):
-            return await question()
+            raise NoAnswer(f"no answer within {patience:g} s") from error

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
+from agent import attestor_lane
+from agent.attestor_lane import Lane, NoAnswer
 from agent.workload_attestation import WorkloadAttestation
 from attestors import processes
 from identity.selectors import Selector
@@ -131,6 +133,52 @@ async def test_one_that_hangs_keeps_nobody_from_the_others() -> None:
     assert set(answers) == {frozenset((Selector("good", "a"),))}
     assert 0 < hanging.asked < 1000
     assert set(hanging.before) == {1000}
+
+
+class Faltering:
+    """Answers, or hangs."""
+
+    name = "faltering"
+
+    def __init__(self) -> None:
+        self.hangs = True
+
+    async def attest(self, process: Process) -> Sequence[Selector]:
+        del process
+        if self.hangs:
+            await asyncio.sleep(3600)
+        return [Selector("faltering", "a")]
+
+
+async def test_one_that_has_hung_is_waited_for_by_one_caller_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attestor_lane, "BRIEFLY", 0.01)
+    faltering = Faltering()
+    lane = Lane(faltering, 0.1)
+    process = peer().process
+    assert process
+
+    async def ask() -> Sequence[Selector]:
+        return await lane.ask(0, lambda: faltering.attest(process))
+
+    with pytest.raises(NoAnswer):
+        await ask()
+    lane.patience = 3600
+    one = asyncio.ensure_future(ask())
+    await asyncio.sleep(0)
+    for _ in range(100):
+        with pytest.raises(NoAnswer):
+            await ask()
+    assert not one.done()
+    faltering.hangs = False
+    monkeypatch.setattr(attestor_lane, "BRIEFLY", 60.0)
+    assert await ask() == [Selector("faltering", "a")]
+    faltering.hangs = True  # now all wait again
+    other = asyncio.ensure_future(ask())
+    await asyncio.sleep(0.2)
+    assert not other.done()
+    for each in (one, other):
+        each.cancel()
+    await asyncio.gather(one, other, return_exceptions=True)
 
 
 async def test_a_caller_that_is_gone_is_asked_nobody_about() -> None:

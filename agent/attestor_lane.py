@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Final
 
@@ -32,17 +33,17 @@ class NoAnswer(TemporarilyUnavailable):
 class Lane:
     """One attestor's own line of those who wait for it: another attestor's hold up nobody here.
 
-    Once an answer was waited for in vain, only one caller at a time waits that long, and the others briefly, until
-    there is one again. An attestor that is patient bounds its callers and the time by itself.
+    Once an answer was waited for in vain, all wait briefly until there is one again; one question at a time is left
+    with the attestor for longer, though its caller has gone on. An attestor that is patient bounds all that by itself.
     """
 
     def __init__(self, attestor: WorkloadAttestor, patience: float = PATIENCE) -> None:
         self.attestor = attestor
-        self.patience = patience
+        self._patience = patience
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._turns = Turns(_OF_A_CALLER)
         self._silent = False  # since an answer was waited for in vain
-        self._tried = False  # by somebody who waits as long for the next one
+        self._left: asyncio.Task[Sequence[Selector]] | None = None
 
     @property
     def name(self) -> str:
@@ -56,24 +57,27 @@ class Lane:
         if isinstance(self.attestor, Patient):
             return await self._within(self.attestor.patience, question)
         if not self._silent:
-            return await self._in_line(caller, self.patience, question)
-        if self._tried:
-            return await self._in_line(caller, min(BRIEFLY, self.patience), question)
-        self._tried = True
-        try:
-            return await self._in_line(caller, self.patience, question)
-        finally:
-            self._tried = False
+            return await self._in_line(caller, self._patience, question)
+        if self._left is not None and not self._left.done():
+            return await self._in_line(caller, BRIEFLY, question)
+        self._left = left = asyncio.create_task(self._in_line(caller, self._patience, question))
+        left.add_done_callback(_look_at)
+        return await self._within(BRIEFLY, lambda: asyncio.shield(left))
 
     async def _in_line(self, caller: Hashable, patience: float, question: Question) -> Sequence[Selector]:
         async def ask_in_turn() -> Sequence[Selector]:
             async with self._turns.of(caller), self._slots:
                 return await question()
 
+        begun = time.monotonic()
         try:
             answer = await self._within(patience, ask_in_turn)
         except NoAnswer:
             self._silent = True
+            raise
+        except asyncio.CancelledError:
+            # A caller with less patience than that tells nothing about the attestor.
+            self._silent |= time.monotonic() - begun >= BRIEFLY
             raise
         except SpireError:
             self._silent = False
@@ -88,3 +92,9 @@ class Lane:
                     return await question()
         except TimeoutError as error:
             raise NoAnswer(f"no answer within {patience:g} s") from error
+
+
+def _look_at(task: asyncio.Task[Sequence[Selector]]) -> None:
+    """Its caller, who may have gone on, is the one to tell."""
+    if not task.cancelled():
+        task.exception()

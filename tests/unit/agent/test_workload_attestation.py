@@ -136,49 +136,73 @@ async def test_one_that_hangs_keeps_nobody_from_the_others() -> None:
 
 
 class Faltering:
-    """Answers, or hangs."""
+    """Answers, or hangs until it does."""
 
     name = "faltering"
 
     def __init__(self) -> None:
-        self.hangs = True
+        self.answers = asyncio.Event()
+        self.asked = 0
+        self.asking = 0
 
     async def attest(self, process: Process) -> Sequence[Selector]:
         del process
-        if self.hangs:
-            await asyncio.sleep(3600)
+        self.asked += 1
+        self.asking += 1
+        try:
+            await self.answers.wait()
+        finally:
+            self.asking -= 1
         return [Selector("faltering", "a")]
 
 
-async def test_one_that_has_hung_is_waited_for_by_one_caller_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_one_that_has_hung_is_waited_for_briefly_until_it_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attestor_lane, "BRIEFLY", 0.01)
     faltering = Faltering()
-    lane = Lane(faltering, 0.1)
+    lane = Lane(faltering, 3600)
     process = peer().process
     assert process
 
     async def ask() -> Sequence[Selector]:
         return await lane.ask(0, lambda: faltering.attest(process))
 
-    with pytest.raises(NoAnswer):
-        await ask()
-    lane.patience = 3600
-    one = asyncio.ensure_future(ask())
-    await asyncio.sleep(0)
-    for _ in range(100):
-        with pytest.raises(NoAnswer):
+    with pytest.raises(TimeoutError):  # a caller's own deadline
+        async with asyncio.timeout(0.1):
             await ask()
-    assert not one.done()
-    faltering.hangs = False
+    for _ in range(100):
+        with pytest.raises(NoAnswer, match=r"within 0\.01 s"):
+            await ask()
+    assert faltering.asked == 101
+    assert faltering.asking == 1, "one question is left with it"
+    faltering.answers.set()
     monkeypatch.setattr(attestor_lane, "BRIEFLY", 60.0)
     assert await ask() == [Selector("faltering", "a")]
-    faltering.hangs = True  # now all wait again
-    other = asyncio.ensure_future(ask())
+    faltering.answers.clear()
+    monkeypatch.setattr(attestor_lane, "BRIEFLY", 0.01)
+    waiting = asyncio.ensure_future(ask())
     await asyncio.sleep(0.2)
-    assert not other.done()
-    for each in (one, other):
-        each.cancel()
-    await asyncio.gather(one, other, return_exceptions=True)
+    assert not waiting.done(), "all wait again"
+    faltering.answers.set()
+    assert await waiting == [Selector("faltering", "a")]
+
+
+async def test_the_answer_to_a_question_that_was_left_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attestor_lane, "BRIEFLY", 0.01)
+    faltering = Faltering()
+    lane = Lane(faltering, 0.05)
+    process = peer().process
+    assert process
+
+    async def ask() -> Sequence[Selector]:
+        return await lane.ask(0, lambda: faltering.attest(process))
+
+    for _ in range(2):
+        with pytest.raises(NoAnswer):
+            await ask()
+    faltering.answers.set()
+    await asyncio.sleep(0.1)
+    monkeypatch.setattr(attestor_lane, "BRIEFLY", 60.0)
+    assert await ask() == [Selector("faltering", "a")]
 
 
 async def test_a_caller_that_is_gone_is_asked_nobody_about() -> None:

@@ -19,12 +19,6 @@ from transport.peer import PidFd, Process
 if TYPE_CHECKING:
     from plugins.catalog import PluginContext
 
-DEADLINE: Final = 8.0
-"""Seconds for all that is asked about a process, less than the agent waits for an attestor.
-
-systemd answers nobody while it reads its units anew.
-"""
-
 # A connection to dbus-daemon may wait for 128 answers (max_replies_per_connection, dbus-daemon(1)).
 _AT_ONCE: Final = 32
 
@@ -58,8 +52,11 @@ class SystemdAttestor:
         self._without_pidfds: Connection | None = None
 
     async def attest(self, process: Process) -> Sequence[Selector]:
-        """Raises NotFound when the process is gone or in no unit, other SpireError classes when that is not told."""
-        async with self._slots, self._bus.connection(DEADLINE) as connection:
+        """Raises NotFound when the process is gone or in no unit, other SpireError classes when that is not told.
+
+        systemd answers nobody while it reads its units anew, and a bus may hang: who waits sets the deadline.
+        """
+        async with self._slots, self._bus.connection() as connection:
             found = await _describe(connection, await self._unit_of(connection, process))
         # Last: a pid that is still the same process's has been so all the time.
         processes.require_running(process)

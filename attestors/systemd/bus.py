@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator, Awaitable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ from operations.errors import Refused, SpireError, TemporarilyUnavailable
 
 BUS: Final = ("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus")
 """The bus's own name, object and interface."""
+
+SLOW: Final = 1.0
+"""Seconds after which a connection is left to those who use it."""
 
 # What it has to say comes as errors, too.
 logging.getLogger("dbus_fast").addHandler(logging.NullHandler())
@@ -96,26 +100,24 @@ class SystemBus:
         self._connecting = asyncio.Lock()
 
     @asynccontextmanager
-    async def connection(self, deadline: float) -> AsyncGenerator[Connection, None]:
-        """For calls that take at most `deadline` seconds together; after some that took longer, others get another one.
+    async def connection(self) -> AsyncGenerator[Connection, None]:
+        """For some calls. When they are given up after a while, others get another connection.
 
-        Raises TemporarilyUnavailable when the bus cannot be reached, or that time is over.
+        Raises TemporarilyUnavailable when the bus cannot be reached. Who waits sets the deadline.
         """
-        connection: Connection | None = None
+        connection = await self._usable()
+        connection.calls += 1
+        begun = time.monotonic()
         try:
-            async with asyncio.timeout(deadline):
-                connection = await self._usable()
-                connection.calls += 1
-                yield connection
-        except TimeoutError as error:
-            if connection is not None:
-                connection.retired = True
-            raise TemporarilyUnavailable(f"no answer came over the system bus within {deadline:g} s") from error
+            yield connection
+        except asyncio.CancelledError:
+            # The library remembers each question until it is answered.
+            connection.retired |= time.monotonic() - begun >= SLOW
+            raise
         finally:
-            if connection is not None:
-                connection.calls -= 1
-                if connection.retired and not connection.calls:
-                    connection.close()
+            connection.calls -= 1
+            if connection.retired and not connection.calls:
+                connection.close()
 
     async def close(self) -> None:
         if self._current is not None:

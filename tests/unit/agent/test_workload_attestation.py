@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
+from agent import attestor_lane
+from agent.attestor_lane import Lane, NoAnswer
 from agent.workload_attestation import WorkloadAttestation
 from attestors import processes
 from identity.selectors import Selector
@@ -149,6 +151,76 @@ async def test_one_that_hangs_keeps_nobody_from_the_others() -> None:
     assert set(answers) == {frozenset((Selector("good", "a"),))}
     assert 0 < hanging.asked < 1000
     assert set(hanging.before) == {1000}
+
+
+class Faltering:
+    """Answers, or hangs until it does."""
+
+    name = "faltering"
+
+    def __init__(self) -> None:
+        self.answers = asyncio.Event()
+        self.asked = 0
+        self.asking = 0
+
+    async def attest(self, process: Process) -> Sequence[Selector]:
+        del process
+        self.asked += 1
+        self.asking += 1
+        try:
+            await self.answers.wait()
+        finally:
+            self.asking -= 1
+        return [Selector("faltering", "a")]
+
+
+async def test_one_that_has_hung_is_waited_for_briefly_until_it_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attestor_lane, "BRIEFLY", 0.01)
+    faltering = Faltering()
+    lane = Lane(faltering, 3600)
+    process = peer().process
+    assert process
+
+    async def ask() -> Sequence[Selector]:
+        return await lane.ask(0, lambda: faltering.attest(process))
+
+    with pytest.raises(TimeoutError):  # a caller's own deadline
+        async with asyncio.timeout(0.1):
+            await ask()
+    for _ in range(100):
+        with pytest.raises(NoAnswer, match=r"within 0\.01 s"):
+            await ask()
+    assert faltering.asked == 101
+    assert faltering.asking == 1, "one question is left with it"
+    faltering.answers.set()
+    monkeypatch.setattr(attestor_lane, "BRIEFLY", 60.0)
+    assert await ask() == [Selector("faltering", "a")]
+    faltering.answers.clear()
+    monkeypatch.setattr(attestor_lane, "BRIEFLY", 0.01)
+    waiting = asyncio.ensure_future(ask())
+    await asyncio.sleep(0.2)
+    assert not waiting.done(), "all wait again"
+    faltering.answers.set()
+    assert await waiting == [Selector("faltering", "a")]
+
+
+async def test_the_answer_to_a_question_that_was_left_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attestor_lane, "BRIEFLY", 0.01)
+    faltering = Faltering()
+    lane = Lane(faltering, 0.05)
+    process = peer().process
+    assert process
+
+    async def ask() -> Sequence[Selector]:
+        return await lane.ask(0, lambda: faltering.attest(process))
+
+    for _ in range(2):
+        with pytest.raises(NoAnswer):
+            await ask()
+    faltering.answers.set()
+    await asyncio.sleep(0.1)
+    monkeypatch.setattr(attestor_lane, "BRIEFLY", 60.0)
+    assert await ask() == [Selector("faltering", "a")]
 
 
 async def test_a_caller_that_is_gone_is_asked_nobody_about() -> None:

@@ -17,8 +17,11 @@ _log = logs.get("health")
 
 
 class HealthService:
-    def __init__(self, socket_path: str) -> None:
+    """Where the Workload API is switched off, an answer is all there is to ask for."""
+
+    def __init__(self, socket_path: str, *, workload_api: bool = True) -> None:
         self._socket_path = socket_path
+        self._workload_api = workload_api
 
     def add_to(self, router: Router) -> None:
         router.add(health_pb2.DESCRIPTOR.services_by_name["Health"], {"Check": self.check})
@@ -29,13 +32,16 @@ class HealthService:
         del peer, context
         if request.service:
             raise RpcError(Code.INVALID_ARGUMENT, "per-service health is not supported")
-        healthy = await workload_api_answers(self._socket_path)
+        healthy = not self._workload_api or await workload_api_answers(self._socket_path)
         states = health_pb2.HealthCheckResponse
         return states(status=states.SERVING if healthy else states.NOT_SERVING)
 
 
 async def workload_api_answers(socket_path: str) -> bool:
-    """Ask as a workload would; to be told that the agent itself has no identity is a good answer."""
+    """Ask as a workload would.
+
+    To be told that the agent itself has no identity is a good answer, and so is that the API is switched off.
+    """
     channel = Channel.unix(socket_path)
     responses = channel.server_stream(
         "/SpiffeWorkloadAPI/FetchX509SVID",
@@ -48,7 +54,7 @@ async def workload_api_answers(socket_path: str) -> bool:
         async for _ in responses:
             return True
     except RpcError as error:
-        if error.code is Code.PERMISSION_DENIED:
+        if error.code in (Code.PERMISSION_DENIED, Code.UNIMPLEMENTED):
             return True
         _log.warning("Health check failed", reason="unable to fetch X.509 context from Workload API", error=error)
     finally:

@@ -23,9 +23,11 @@ _log = logs.get("manager")
 
 
 class JwtSvids:
-    def __init__(self, client: ServerClient, cache: JwtCache) -> None:
+    def __init__(self, client: ServerClient, cache: JwtCache, *, hit_timeout: float = TIMEOUT) -> None:
+        """`hit_timeout` is how many seconds the server has while there is a token that could be given instead."""
         self._client = client
         self._cache = cache
+        self._hit_timeout = hit_timeout
 
     async def fetch(self, entry: Entry, audience: Sequence[str]) -> JwtSvid:
         """A token with more than half of its life left, or a shorter one while the server gives none.
@@ -36,8 +38,9 @@ class JwtSvids:
         cached = None if entry.include_jti else self._cache.get(of)
         if cached is not None and not cached.expires_soon(time.time()):
             return cached
+        in_hand = cached is not None and not cached.is_expired(time.time())
         try:
-            fresh = await self._ask(entry, audience)
+            fresh = await self._ask(entry, audience, self._hit_timeout if in_hand else TIMEOUT)
         except SpireError as error:
             if cached is None or cached.is_expired(time.time()):
                 raise
@@ -47,8 +50,8 @@ class JwtSvids:
             self._cache.put(of, fresh)
         return fresh
 
-    async def _ask(self, entry: Entry, audience: Sequence[str]) -> JwtSvid:
-        deadline = time.monotonic() + TIMEOUT
+    async def _ask(self, entry: Entry, audience: Sequence[str], patience: float) -> JwtSvid:
+        deadline = time.monotonic() + patience
         backoff = Backoff(_RETRY_INTERVAL)
         while True:
             left = deadline - time.monotonic()

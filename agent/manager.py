@@ -17,7 +17,7 @@ from agent.jwt_cache import JwtCache
 from agent.jwt_svids import JwtSvids
 from agent.own_svid import OwnSvid
 from agent.rotation import RotationStrategy
-from agent.server_client import ServerClient
+from agent.server_client import TIMEOUT, ServerClient
 from agent.startup import Start
 from agent.svid_stores import SIZE, SvidStores
 from agent.sync import DEFAULT_INTERVAL, Synchroniser
@@ -45,6 +45,7 @@ class Settings:
     strategy: RotationStrategy = field(default_factory=RotationStrategy)
     x509_cache_size: int = 0
     jwt_cache_size: int = 0
+    jwt_hit_timeout: float = TIMEOUT
 
 
 class Manager:
@@ -76,7 +77,7 @@ class Manager:
             interval=settings.sync_interval,
             by_revision=settings.sync_by_revision,
         )
-        self.jwt_svids = JwtSvids(self._client, self._jwt_cache)
+        self.jwt_svids = JwtSvids(self._client, self._jwt_cache, hit_timeout=settings.jwt_hit_timeout)
 
     async def initialise(self, version: str) -> None:
         """Store what the attestation gave and synchronise once, trying for a minute.

@@ -18,8 +18,9 @@ from agent.health import HealthService
 from agent.manager import Manager
 from agent.metrics import hooks, time_key_manager
 from agent.observing import observed
+from agent.rate_limits import Admission, RateLimits
 from agent.rotation import RotationStrategy
-from agent.server_client import ServerAddress
+from agent.server_client import TIMEOUT, ServerAddress
 from agent.startup import Start, attested
 from agent.storage import Storage
 from agent.sync import DEFAULT_INTERVAL
@@ -80,7 +81,8 @@ async def serve(config: AgentConfig) -> None:
         await stack.enter_async_context(_endpoints(config, managing, plugins))
         watched.serves()
         startup.finished()
-        sdnotify.serving(f"Serving the Workload API as {managing.svid.spiffe_id}")
+        what = "Running" if config.disable_workload_api else "Serving the Workload API"
+        sdnotify.serving(f"{what} as {managing.svid.spiffe_id}")
         stack.callback(sdnotify.stopping)
         await managing.run()
 
@@ -122,6 +124,7 @@ def _settings(config: AgentConfig) -> manager.Settings:
         strategy=RotationStrategy(target.total_seconds() if target else 0.0),
         x509_cache_size=config.x509_svid_cache_max_size,
         jwt_cache_size=config.jwt_svid_cache_max_size,
+        jwt_hit_timeout=hit.total_seconds() if (hit := config.jwt_svid_cache_hit_timeout) else TIMEOUT,
     )
 
 
@@ -163,22 +166,11 @@ def _context(config: AgentConfig, block: PluginBlock, external: ExternalPlugins)
 
 @asynccontextmanager
 async def _endpoints(config: AgentConfig, managing: Manager, plugins: _Plugins) -> AsyncGenerator[None, None]:
-    """The Unix socket with the Workload API and health."""
+    """The Unix socket with the Workload API and health, as far as there is one, and the admin socket."""
     log = logs.get("endpoints")
-    settings = workload_api.Settings(
-        trust_domain=config.trust_domain,
-        allow_unauthenticated_verifiers=config.allow_unauthenticated_verifiers,
-        allowed_foreign_jwt_claims=frozenset(config.allowed_foreign_jwt_claims),
-    )
-    router = Router()
-    router.before, router.after = hooks(workload_api.require_security_header)
-    attestation = WorkloadAttestation(plugins.workload_attestors)
-    WorkloadApi(settings, attestation, managing.cache, managing.jwt_svids).add_to(router)
-    HealthService(config.socket_path).add_to(router)
-    server = Server(router)
-    await server.listen_unix(config.socket_path, mode=SOCKET_MODE)
-    log.info("Starting agent APIs", network="unix", address=config.socket_path)
-    servers = [server]
+    servers: list[Server] = []
+    if config.serves_workloads:
+        servers.append(await _serve_workloads(config, managing, plugins))
     try:
         if config.admin_socket_path is not None:
             # Few agents have one.
@@ -189,3 +181,22 @@ async def _endpoints(config: AgentConfig, managing: Manager, plugins: _Plugins) 
     finally:
         log.info("Stopping agent APIs")
         await asyncio.gather(*(each.drain(GRACE) for each in servers))
+
+
+async def _serve_workloads(config: AgentConfig, managing: Manager, plugins: _Plugins) -> Server:
+    """Raises what transport.unix.bind does."""
+    settings = workload_api.Settings(
+        trust_domain=config.trust_domain,
+        allow_unauthenticated_verifiers=config.allow_unauthenticated_verifiers,
+        allowed_foreign_jwt_claims=frozenset(config.allowed_foreign_jwt_claims),
+    )
+    router = Router()
+    router.before, router.after = hooks(workload_api.require_security_header)
+    admission = Admission(WorkloadAttestation(plugins.workload_attestors), RateLimits(config.ratelimit))
+    if not config.disable_workload_api:
+        WorkloadApi(settings, admission, managing.cache, managing.jwt_svids).add_to(router)
+    HealthService(config.socket_path, workload_api=not config.disable_workload_api).add_to(router)
+    server = Server(router)
+    await server.listen_unix(config.socket_path, mode=SOCKET_MODE)
+    logs.get("endpoints").info("Starting agent APIs", network="unix", address=config.socket_path)
+    return server

@@ -13,8 +13,10 @@ from google.protobuf.message import Message
 
 from agent import manager, workload_api
 from agent.bootstrap import TrustBundleSource
+from agent.config.file import RateLimit
 from agent.health import HealthService
 from agent.manager import Manager
+from agent.rate_limits import Admission, RateLimits
 from agent.server_client import ServerAddress
 from agent.startup import Start, attested
 from agent.storage import Storage
@@ -79,6 +81,7 @@ class Home:
     token: str = "token"
     settings: manager.Settings = field(default_factory=lambda: manager.Settings(sync_interval=0.2))
     allow_unauthenticated_verifiers: bool = False
+    ratelimit: RateLimit = field(default_factory=RateLimit)
     stores: Mapping[str, SvidStore] = field(default_factory=dict[str, SvidStore])
 
     def start(self) -> Start:
@@ -107,7 +110,8 @@ class Home:
             allow_unauthenticated_verifiers=self.allow_unauthenticated_verifiers,
             allowed_foreign_jwt_claims=frozenset(("extra",)),
         )
-        WorkloadApi(api, WorkloadAttestation([attestor]), managing.cache, managing.jwt_svids).add_to(router)
+        admission = Admission(WorkloadAttestation([attestor]), RateLimits(self.ratelimit))
+        WorkloadApi(api, admission, managing.cache, managing.jwt_svids).add_to(router)
         HealthService(path).add_to(router)
         server = Server(router)
         channel = Channel.unix(path)

@@ -283,7 +283,8 @@ class Channel:
             if not made.done():
                 made.set_exception(error)
 
-        stream = SocketStream(sock, link, ready, failed, self._limits.handshake)
+        limits = self._limits
+        stream = SocketStream(sock, link, ready, failed, limits.handshake, limits.write_buffer)
         try:
             connection = await made
             await connection.greeted()

@@ -159,7 +159,8 @@ class Listener:
             _log.debug("the handshake with %s failed: %s", arrival.address, error)
             self._note()
 
-        stream = SocketStream(sock, arrival.link, ready, failed, self._limits.handshake)
+        limits = self._limits
+        stream = SocketStream(sock, arrival.link, ready, failed, limits.handshake, limits.write_buffer)
         self._shaking.add(stream)
 
     def _ended(self, connection: Served) -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import resource
 import socket
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from transport import unix
+from operations.errors import TemporarilyUnavailable
+from transport import engine, unix
 from transport.limits import SERVER_LIMITS, Limits
-from transport.listener import Arrival, Listener, Opener, Served, bind_tcp, tcp_opener
+from transport.listener import Arrival, Listener, Opener, Serve, Served, bind_tcp, tcp_opener
 from transport.peer import Peer
 from transport.router import Router
 from transport.server_connection import ServerConnection
+from transport.shares import Callers
 from transport.sockets import PlainLink, SocketStream
 
 if TYPE_CHECKING:
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
     from transport.tls import TlsContext
 
 _OTHER_DESCRIPTORS: Final = 1000  # for files, /proc, the datastore and connections of our own
+_FEWEST: Final = 16
 
 
 class Server:
@@ -41,7 +46,8 @@ class Server:
         the address is taken, ConfigurationError for one that cannot be used.
         """
         listener = await bind_tcp(host, port)
-        self._add(listener, tcp_opener(tls, proxies))
+        limits = self._allowed()
+        self._add(listener, tcp_opener(tls, proxies), functools.partial(self._serve, limits), limits)
         bound: int = listener.getsockname()[1]
         return bound
 
@@ -59,7 +65,8 @@ class Server:
             peer = Peer(f"{path} (pid {process.pid})", process=process)
             return Arrival(PlainLink(sock), peer.address, lambda: peer)
 
-        self._add(listener, open_link)
+        limits = self._allowed()
+        self._add(listener, open_link, functools.partial(self._serve_caller, limits, Callers(limits)), limits)
 
     async def drain(self, grace: float) -> None:
         """Stops listening, lets running calls end for `grace` seconds, then cuts them off."""
@@ -69,20 +76,48 @@ class Server:
         listeners, self._listeners = self._listeners, []
         await asyncio.gather(*(listener.drain(grace) for listener in listeners))
 
-    def _add(self, sock: socket.socket, open_link: Opener) -> None:
-        _allow_descriptors(self._limits.connections + _OTHER_DESCRIPTORS)
-        self._listeners.append(Listener(sock, open_link, self._serve, self._limits))
+    def _add(self, sock: socket.socket, open_link: Opener, serve: Serve, limits: Limits) -> None:
+        self._listeners.append(Listener(sock, open_link, serve, limits))
 
-    def _serve(self, stream: SocketStream, peer: Peer, ended: Callable[[Served], None]) -> ServerConnection:
-        return ServerConnection(stream, self._limits, self._router, peer, ended)
+    def _serve(
+        self, limits: Limits, stream: SocketStream, peer: Peer, ended: Callable[[Served], None]
+    ) -> ServerConnection:
+        return ServerConnection(stream, limits, self._router, peer, ended)
+
+    def _serve_caller(
+        self, limits: Limits, callers: Callers, stream: SocketStream, peer: Peer, ended: Callable[[Served], None]
+    ) -> ServerConnection:
+        """A process over a Unix socket. Raises TemporarilyUnavailable when it has its share of the connections."""
+        held = None if peer.process is None else callers.of(peer.process)
+        if held is None:
+            return ServerConnection(stream, limits, self._router, peer, ended)
+        if not held.connections.fits():
+            reason = f"too many connections are open: {held.connections}"
+            stream.write(engine.farewell(engine.ENHANCE_YOUR_CALM, reason.encode()))
+            raise TemporarilyUnavailable(reason)
+        held.connections.take()
+
+        def gone(connection: Served) -> None:
+            held.connections.take(-1)
+            ended(connection)
+
+        return ServerConnection(stream, limits, self._router, peer, gone, held)
+
+    def _allowed(self) -> Limits:
+        """The limits, with no more connections than there are descriptors for."""
+        allowed = _allow_descriptors(self._limits.connections + _OTHER_DESCRIPTORS)
+        spare = max(allowed - _OTHER_DESCRIPTORS, allowed // 2, _FEWEST)
+        return replace(self._limits, connections=min(self._limits.connections, spare))
 
 
-def _allow_descriptors(count: int) -> None:
+def _allow_descriptors(count: int) -> int:
     """Raises the process's soft limit on open files to `count`, as far as the hard limit lets (getrlimit(2)).
 
-    Programs in Go do so at their start, and their operators never had to.
+    Returns the limit. Programs in Go raise it at their start, and their operators never had to.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        return wanted
+    return wanted if soft == resource.RLIM_INFINITY else soft

@@ -13,8 +13,6 @@ from typing import Final, Protocol
 
 READ_SIZE: Final = 64 * 1024
 WRITE_SIZE: Final = 16 * 1024
-HIGH_WATER: Final = 256 * 1024
-LOW_WATER: Final = HIGH_WATER // 4
 LINGER: Final = 5.0
 
 
@@ -107,8 +105,8 @@ class SocketStream:
     """
 
     __slots__ = (
-        "_buffer", "_closing", "_failed", "_fd", "_link", "_loop", "_paused", "_ready", "_socket", "_timer", "_user",
-        "_writing",
+        "_buffer", "_closing", "_failed", "_fd", "_link", "_loop", "_most", "_paused", "_ready", "_socket", "_timer",
+        "_user", "_writing",
     )  # fmt: skip
 
     def __init__(
@@ -118,7 +116,10 @@ class SocketStream:
         ready: Callable[[SocketStream], StreamUser],
         failed: Callable[[Exception], None],
         timeout: float,
+        write_buffer: int,
     ) -> None:
+        """`timeout` is of the handshake, in seconds; more bytes than `write_buffer` pause the user's writing."""
+        self._most = write_buffer
         self._loop = asyncio.get_running_loop()
         self._socket: socket.socket | None = sock
         self._fd = sock.fileno()
@@ -148,7 +149,7 @@ class SocketStream:
             if sent < len(data):
                 self._buffer += memoryview(data)[sent:]
                 self._want_write(wanted=True)
-        if len(self._buffer) > HIGH_WATER and not self._paused and self._user is not None:
+        if len(self._buffer) > self._most and not self._paused and self._user is not None:
             self._paused = True
             self._user.pause_writing()
 
@@ -244,7 +245,7 @@ class SocketStream:
         del self._buffer[:sent]
         if not self._buffer:
             self._want_write(wanted=False)
-        if self._paused and len(self._buffer) < LOW_WATER:
+        if self._paused and len(self._buffer) <= self._most // 4:
             self._paused = False
             self._user.resume_writing()
         if self._closing and not self._buffer:

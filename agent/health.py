@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from agent.workload_api import SECURITY_HEADER
 from generated.grpc.health.v1 import health_pb2
 from generated.spiffe.workload import workload_pb2
@@ -22,6 +24,7 @@ class HealthService:
     def __init__(self, socket_path: str, *, workload_api: bool = True) -> None:
         self._socket_path = socket_path
         self._workload_api = workload_api
+        self._probe: asyncio.Task[bool] | None = None
 
     def add_to(self, router: Router) -> None:
         router.add(health_pb2.DESCRIPTOR.services_by_name["Health"], {"Check": self.check})
@@ -32,9 +35,19 @@ class HealthService:
         del peer, context
         if request.service:
             raise RpcError(Code.INVALID_ARGUMENT, "per-service health is not supported")
-        healthy = not self._workload_api or await workload_api_answers(self._socket_path)
+        healthy = not self._workload_api or await self._answers()
         states = health_pb2.HealthCheckResponse
         return states(status=states.SERVING if healthy else states.NOT_SERVING)
+
+    async def _answers(self) -> bool:
+        """All who ask meanwhile share one look: a thousand of them must not make a thousand connections."""
+        if self._probe is None:
+            self._probe = asyncio.create_task(workload_api_answers(self._socket_path))
+            self._probe.add_done_callback(self._looked)
+        return await asyncio.shield(self._probe)
+
+    def _looked(self, _: asyncio.Task[bool]) -> None:
+        self._probe = None
 
 
 async def workload_api_answers(socket_path: str) -> bool:

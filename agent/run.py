@@ -23,6 +23,7 @@ from agent.rotation import RotationStrategy
 from agent.server_client import TIMEOUT, ServerAddress
 from agent.startup import Start, attested
 from agent.storage import Storage
+from agent.stream_limits import SOCKET
 from agent.sync import DEFAULT_INTERVAL
 from agent.workload_api import WorkloadApi
 from agent.workload_attestation import WorkloadAttestation
@@ -196,7 +197,7 @@ async def _serve_workloads(config: AgentConfig, managing: Manager, plugins: _Plu
     if not config.disable_workload_api:
         WorkloadApi(settings, admission, managing.cache, managing.jwt_svids).add_to(router)
     HealthService(config.socket_path, workload_api=not config.disable_workload_api).add_to(router)
-    server = Server(router)
+    server = Server(router, limits=SOCKET)
     await server.listen_unix(config.socket_path, mode=SOCKET_MODE)
     logs.get("endpoints").info("Starting agent APIs", network="unix", address=config.socket_path)
     return server

@@ -15,7 +15,7 @@ from agent.cache import X509Cache
 from agent.entries import without_duplicate_hints
 from agent.jwt_svids import JwtSvids
 from agent.rate_limits import Admission
-from agent.stream_limits import MOST_STREAMS, StreamLimits
+from agent.stream_limits import StreamLimits
 from agent.workload_update import WorkloadUpdate
 from generated.spiffe.workload import workload_pb2
 from identity.spiffeid import SpiffeId, TrustDomain
@@ -39,7 +39,6 @@ class Settings:
     trust_domain: TrustDomain
     allow_unauthenticated_verifiers: bool = False
     allowed_foreign_jwt_claims: frozenset[str] = frozenset()
-    streams_of_a_process: int = MOST_STREAMS
 
 
 async def require_security_header(method: Method, peer: Peer, context: Context) -> None:
@@ -55,7 +54,7 @@ class WorkloadApi:
         self._admission = admission
         self._cache = cache
         self._jwt_svids = jwt_svids
-        self._limits = StreamLimits(settings.streams_of_a_process)
+        self._limits = StreamLimits()
 
     def add_to(self, router: Router) -> None:
         router.add(

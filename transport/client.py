@@ -283,8 +283,7 @@ class Channel:
             if not made.done():
                 made.set_exception(error)
 
-        limits = self._limits
-        stream = SocketStream(sock, link, ready, failed, limits.handshake, limits.write_buffer)
+        stream = SocketStream(sock, link, ready, failed, self._limits)
         try:
             connection = await made
             await connection.greeted()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from transport.tls import TlsContext
 
 _TIMEOUT: Final = 20.0  # as grpc-go's least time for a connection
+_CROWDED: Final = 0.01
 
 
 class Dialer(Protocol):
@@ -78,7 +80,10 @@ async def _connected(family: int, address: tuple[Any, ...] | str, name: str) -> 
     try:
         sock.setblocking(False)
         async with asyncio.timeout(_TIMEOUT):
-            await asyncio.get_running_loop().sock_connect(sock, address)
+            if family == socket.AF_UNIX:
+                await _connect_unix(sock, address)
+            else:
+                await asyncio.get_running_loop().sock_connect(sock, address)
     except OSError as error:  # TimeoutError is one
         sock.close()
         reason = "i/o timeout" if isinstance(error, TimeoutError) else f"connect: {_reason(error)}"
@@ -87,6 +92,17 @@ async def _connected(family: int, address: tuple[Any, ...] | str, name: str) -> 
         sock.close()
         raise
     return sock
+
+
+async def _connect_unix(sock: socket.socket, address: tuple[Any, ...] | str) -> None:
+    """EAGAIN does not mean, as with TCP, that it will come about: so many wait that the attempt has to be made anew."""
+    while True:
+        try:
+            sock.connect(address)
+        except BlockingIOError:
+            await asyncio.sleep(_CROWDED * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
+        else:
+            return
 
 
 def connection_error(text: str) -> RpcError:

@@ -20,7 +20,7 @@ class Limits:
     before no more is framed. `keepalive` is the silence after which a connection is pinged and `keepalive_timeout` how
     long the answer may take; None turns pings off. A client pings only while it has calls, and not more often than
     every five minutes: grpc-go's servers end connections that ping more. `control_frames` may wait for a peer that
-    does not read.
+    does not read. `read` is how much is read of a connection before others have their turn.
 
     `connections` is of a whole listener. Processes that call over a Unix socket share it out among them, and with it
     `calls` and `received`, the bytes of requests that are being received or wait to be read (transport.shares).
@@ -33,6 +33,7 @@ class Limits:
     connection_window: int = 4 * MIB
     send_buffer: int = 64 * KIB
     write_buffer: int = 256 * KIB
+    read: int = 64 * KIB
     unread: int = 64 * MIB
     connections: int = 10_000
     handshake: float = 10.0

@@ -17,7 +17,7 @@ from transport.listener import Arrival, Listener, Opener, Serve, Served, bind_tc
 from transport.peer import Peer
 from transport.router import Router
 from transport.server_connection import ServerConnection
-from transport.shares import Callers
+from transport.shares import Callers, Share
 from transport.sockets import PlainLink, SocketStream
 
 if TYPE_CHECKING:
@@ -60,13 +60,18 @@ class Server:
         listener = unix.bind(path, mode)
         self._paths.append((path, unix.inode(path)))
 
+        limits = self._allowed()
+        callers = Callers(limits)
+
         def open_link(sock: socket.socket) -> Arrival:
+            if (share := callers.full(unix.credentials(sock)[0])) is not None:
+                sock.send(_no_more(share))
+                raise ConnectionRefusedError("its process has its share of the connections")
             process = unix.caller(sock, strangers=strangers)
             peer = Peer(f"{path} (pid {process.pid})", process=process)
-            return Arrival(PlainLink(sock), peer.address, lambda: peer)
+            return Arrival(PlainLink(sock), peer.address, lambda: peer, callers.turn(process))
 
-        limits = self._allowed()
-        self._add(listener, open_link, functools.partial(self._serve_caller, limits, Callers(limits)), limits)
+        self._add(listener, open_link, functools.partial(self._serve_caller, limits, callers), limits)
 
     async def drain(self, grace: float) -> None:
         """Stops listening, lets running calls end for `grace` seconds, then cuts them off."""
@@ -92,9 +97,8 @@ class Server:
         if held is None:
             return ServerConnection(stream, limits, self._router, peer, ended)
         if not held.connections.fits():
-            reason = f"too many connections are open: {held.connections}"
-            stream.write(engine.farewell(engine.ENHANCE_YOUR_CALM, reason.encode()))
-            raise TemporarilyUnavailable(reason)
+            stream.write(_no_more(held.connections))
+            raise TemporarilyUnavailable("its process has its share of the connections")
         held.connections.take()
 
         def gone(connection: Served) -> None:
@@ -108,6 +112,10 @@ class Server:
         allowed = _allow_descriptors(self._limits.connections + _OTHER_DESCRIPTORS)
         spare = max(allowed - _OTHER_DESCRIPTORS, allowed // 2, _FEWEST)
         return replace(self._limits, connections=min(self._limits.connections, spare))
+
+
+def _no_more(share: Share) -> bytes:
+    return engine.farewell(engine.ENHANCE_YOUR_CALM, f"too many connections are open: {share}".encode())
 
 
 def _allow_descriptors(count: int) -> int:

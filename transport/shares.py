@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 from weakref import WeakValueDictionary
 
 from transport.limits import Limits
 from transport.peer import Process
+
+_READS: Final = 8
 
 
 class _Account:
@@ -75,6 +80,41 @@ class Shares:
         return self._all.held
 
 
+class Turn:
+    """A process's reads in one turn of the event loop: a few, after which the others have theirs.
+
+    Else a process with thousands of connections that always have something to read would have nearly all the time.
+    """
+
+    __slots__ = ("__weakref__", "_began", "_left", "_loop", "_waiting")
+
+    def __init__(self) -> None:
+        self._loop: Final = asyncio.get_running_loop()
+        self._left = _READS
+        self._began = False
+        self._waiting: Final[deque[Callable[[], None]]] = deque()
+
+    def take(self, again: Callable[[], None]) -> bool:
+        """Whether to read now; otherwise `again` is called when it may be."""
+        if not self._began:
+            self._began = True
+            self._loop.call_soon(self._next)
+        if not self._left:
+            self._waiting.append(again)
+            return False
+        self._left -= 1
+        return True
+
+    def _next(self) -> None:
+        self._left = _READS
+        self._began = False
+        for _ in range(min(_READS, len(self._waiting))):
+            self._waiting.popleft()()
+        if self._waiting and not self._began:  # those that had their turn are closed
+            self._began = True
+            self._loop.call_soon(self._next)
+
+
 @dataclass(frozen=True, slots=True)
 class Held:
     """What one process has of a listener: connections, calls, and bytes of requests that wait to be read."""
@@ -91,9 +131,26 @@ class Callers:
         self._connections = Shares(limits.connections)
         self._calls = Shares(limits.calls)
         self._received = Shares(limits.received)
+        self._turns = WeakValueDictionary[Process, Turn]()
+        self._by_pid = WeakValueDictionary[int, Share]()
 
     def of(self, process: Process) -> Held | None:
         """None for our own process: nobody keeps it from looking after itself."""
         if process.pid == os.getpid():
             return None
-        return Held(self._connections.of(process), self._calls.of(process), self._received.of(process))
+        connections = self._by_pid[process.pid] = self._connections.of(process)
+        return Held(connections, self._calls.of(process), self._received.of(process))
+
+    def turn(self, process: Process) -> Turn | None:
+        """The process's; None for our own."""
+        if process.pid == os.getpid():
+            return None
+        turn = self._turns.get(process)
+        if turn is None:
+            turn = self._turns[process] = Turn()
+        return turn
+
+    def full(self, pid: int) -> Share | None:
+        """The process's share of the connections if it has all of it: cheap to ask before anything else is done."""
+        share = self._by_pid.get(pid)
+        return None if share is None or share.fits() else share

@@ -29,7 +29,7 @@ def caller(sock: socket.socket, *, strangers: bool = False) -> Process:
     Raises ConnectionError when it is gone already or cannot be told, and other OSErrors when we lack the means, file
     descriptors say.
     """
-    pid, uid, gid = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    pid, uid, gid = credentials(sock)
     if not pid:
         if strangers:
             return Process(pid=0, uid=uid, gid=gid, started=0)
@@ -45,6 +45,12 @@ def caller(sock: socket.socket, *, strangers: bool = False) -> Process:
         if process is not None:
             os.close(process)
     return Process(pid=pid, uid=uid, gid=gid, started=int(status.rpartition(b")")[2].split()[_STARTED]))
+
+
+def credentials(sock: socket.socket) -> tuple[int, int, int]:
+    """The pid, uid and gid that the process at the other end had when it connected."""
+    pid, uid, gid = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    return pid, uid, gid
 
 
 def bind(path: str, mode: int) -> socket.socket:

@@ -20,6 +20,7 @@ from agent.rate_limits import Admission, RateLimits
 from agent.server_client import ServerAddress
 from agent.startup import Start, attested
 from agent.storage import Storage
+from agent.stream_limits import SOCKET
 from agent.workload_api import SECURITY_HEADER, WorkloadApi
 from agent.workload_attestation import WorkloadAttestation
 from attestors.join_token.agent import JoinTokenAttestor
@@ -113,7 +114,7 @@ class Home:
         admission = Admission(WorkloadAttestation([attestor]), RateLimits(self.ratelimit))
         WorkloadApi(api, admission, managing.cache, managing.jwt_svids).add_to(router)
         HealthService(path).add_to(router)
-        server = Server(router)
+        server = Server(router, limits=SOCKET)
         channel = Channel.unix(path)
         try:
             await managing.initialise("1.2.3")

@@ -41,9 +41,13 @@ VALIDATE: Final = request(_API + b"ValidateJWTSVID", _SECURITY)
 BARE: Final = request(_API + b"FetchX509SVID")
 HEALTH: Final = request(b"/grpc.health.v1.Health/Check")
 _EMPTY: Final = b"\0" + struct.pack(">I", 0)
-_WIDE: Final = frame(SETTINGS, 0, 0, struct.pack(">HI", 4, 0x7FFFFFFF)) + frame(
-    WINDOW_UPDATE, 0, 0, struct.pack(">I", 0x7FFF0000 - 65_535)
+OPENING: Final = (
+    PREFACE
+    + frame(SETTINGS, 0, 0, struct.pack(">HI", 4, 0x7FFFFFFF))
+    + frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", 0x7FFF0000 - 65_535))
 )
+"""With the windows wide open."""
+
 _BUSY: Final = 5.0  # seconds that what goes round and round takes
 
 
@@ -122,19 +126,19 @@ def drain(sock: socket.socket) -> int:
 def hoard(made: Connections) -> None:
     """Ten thousand streams on a few connections, of which nothing is read."""
     for _ in range(40):
-        made.say(PREFACE + _WIDE + calls(FETCH, 250))
+        made.say(OPENING + calls(FETCH, 250))
 
 
 def crowd(made: Connections) -> None:
     """Ten thousand connections with a stream on each, of which nothing is read."""
     for _ in range(10_000):
-        made.say(PREFACE + _WIDE + calls(FETCH, 1))
+        made.say(OPENING + calls(FETCH, 1))
 
 
 def churn(made: Connections) -> None:
     """Streams that are opened and given up at once, and the answers left lying."""
     for _ in range(20):
-        made.say(PREFACE + _WIDE)
+        made.say(OPENING)
     end = time.monotonic() + _BUSY
     stream = 1
     while time.monotonic() < end:
@@ -189,7 +193,7 @@ def half_requests(made: Connections) -> None:
 def flood(made: Connections) -> None:
     """Calls as fast as they are answered, on many connections."""
     for _ in range(50):
-        made.say(PREFACE + _WIDE)
+        made.say(OPENING)
     token = b"\0" + struct.pack(">I", 8) + b"\x0a\x01x\x12\x03a.b"
     stream = 1
     end = time.monotonic() + _BUSY
@@ -204,7 +208,7 @@ def flood(made: Connections) -> None:
 def crowded_flood(made: Connections) -> None:
     """The same on as many connections as are to be had, and without waiting for answers."""
     for _ in range(4000):
-        made.say(PREFACE + _WIDE)
+        made.say(OPENING)
     stream = 1
     end = time.monotonic() + _BUSY
     while time.monotonic() < end:

@@ -30,12 +30,11 @@ def agent(tmp_path: Path, programs: list[spire.Program]) -> spire.Agent:
     return started(tmp_path, programs)
 
 
-def started(folder: Path, programs: list[spire.Program], environment: dict[str, str] | None = None) -> spire.Agent:
+def started(folder: Path, programs: list[spire.Program]) -> spire.Agent:
     server = spire.Server(folder / "server")
     programs.append(server.run)
     server.start()
-    made = spire.Agent(folder / "agent", server, token=server.join_token(NODE), environment=environment or {})
-    made.config.write_text(made.config.read_text().replace('log_level = "DEBUG"', 'log_level = "INFO"'))
+    made = spire.Agent(folder / "agent", server, token=server.join_token(NODE), log_level="INFO")
     programs.append(made.run)
     for uid in HOSTILE:
         server.create_entry(NODE, f"spiffe://example.org/{uid}", selectors=[f"unix:uid:{uid}"])

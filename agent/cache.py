@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import itertools
 import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
@@ -377,14 +378,10 @@ class X509Cache:
         room = self._size - len(self._due)
         if room <= 0 or len(self._due) == len(self._entries):
             return
-        fetched = False
-        for entry in self._entries.values():
-            if room <= 0:
-                break
-            if entry.prefetch and entry.id not in self._due:
-                self._schedule(entry.id, 0)
-                room -= 1
-                fetched = True
+        missing = (each.id for each in self._entries.values() if each.prefetch and each.id not in self._due)
+        fetched = list(itertools.islice(missing, room))
+        for entry_id in fetched:
+            self._schedule(entry_id, 0)
         if fetched:
             self._wanted()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import itertools
 import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
@@ -249,8 +250,10 @@ class X509Cache:
         known = (self._entries[entry_id] for entry_id in svids if entry_id in self._entries)
         stored = [entry for entry in known if entry.spiffe_id == svids[entry.id].spiffe_id]
         for entry in stored:
-            svid = svids[entry.id]
+            svid, is_new = svids[entry.id], entry.id not in self._svids
             self._svids[entry.id] = svid
+            if is_new and not self._is_used(entry):  # nobody has asked for it as yet
+                self._svids.move_to_end(entry.id, last=False)
             self._schedule(entry.id, 0 if entry.id in self._outdated else svid.rotate_at)
         self._evict()
         self._changed(stored)
@@ -381,14 +384,10 @@ class X509Cache:
         room = self._size - len(self._due)
         if room <= 0 or len(self._due) == len(self._entries):
             return
-        fetched = False
-        for entry in self._entries.values():
-            if room <= 0:
-                break
-            if entry.prefetch and entry.id not in self._due:
-                self._schedule(entry.id, 0)
-                room -= 1
-                fetched = True
+        missing = (each.id for each in self._entries.values() if each.prefetch and each.id not in self._due)
+        fetched = list(itertools.islice(missing, room))
+        for entry_id in fetched:
+            self._schedule(entry_id, 0)
         if fetched:
             self._wanted()
 

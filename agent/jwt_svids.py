@@ -23,11 +23,22 @@ _log = logs.get("manager")
 
 
 class JwtSvids:
-    def __init__(self, client: ServerClient, cache: JwtCache, is_away: Callable[[], bool] = lambda: False) -> None:
-        """`is_away` says whether it is known that the server does not answer: who has a token need not wait then."""
+    def __init__(
+        self,
+        client: ServerClient,
+        cache: JwtCache,
+        is_away: Callable[[], bool] = lambda: False,
+        *,
+        hit_timeout: float = TIMEOUT,
+    ) -> None:
+        """`is_away` says whether it is known that the server does not answer: who has a token need not wait then.
+
+        Otherwise the server has `hit_timeout` seconds while there is a token that could be given instead.
+        """
         self._client = client
         self._cache = cache
         self._is_away = is_away
+        self._hit_timeout = hit_timeout
 
     async def fetch(self, entry: Entry, audience: Sequence[str]) -> JwtSvid:
         """A token with more than half of its life left, or a shorter one while the server gives none.
@@ -38,10 +49,11 @@ class JwtSvids:
         cached = None if entry.include_jti else self._cache.get(of)
         if cached is not None and not cached.expires_soon(time.time()):
             return cached
-        if cached is not None and self._is_away() and not cached.is_expired(time.time()):
+        in_hand = cached is not None and not cached.is_expired(time.time())
+        if cached is not None and in_hand and self._is_away():
             return cached
         try:
-            fresh = await self._ask(entry, audience)
+            fresh = await self._ask(entry, audience, self._hit_timeout if in_hand else TIMEOUT)
         except SpireError as error:
             if cached is None or cached.is_expired(time.time()):
                 raise
@@ -55,8 +67,8 @@ class JwtSvids:
             self._cache.put(of, fresh)
         return fresh
 
-    async def _ask(self, entry: Entry, audience: Sequence[str]) -> JwtSvid:
-        deadline = time.monotonic() + TIMEOUT
+    async def _ask(self, entry: Entry, audience: Sequence[str], patience: float) -> JwtSvid:
+        deadline = time.monotonic() + patience
         backoff = Backoff(_RETRY_INTERVAL)
         while True:
             left = deadline - time.monotonic()

@@ -18,7 +18,7 @@ from agent.jwt_svids import JwtSvids
 from agent.outage import Outage
 from agent.own_svid import Expired, OwnSvid
 from agent.rotation import RotationStrategy
-from agent.server_client import ServerClient
+from agent.server_client import TIMEOUT, ServerClient
 from agent.startup import Begun, Start
 from agent.store.content import Held
 from agent.store.keeper import Keeper
@@ -52,6 +52,7 @@ class Settings:
     strategy: RotationStrategy = field(default_factory=RotationStrategy)
     x509_cache_size: int = 0
     jwt_cache_size: int = 0
+    jwt_hit_timeout: float = TIMEOUT
 
 
 class Manager:
@@ -92,7 +93,9 @@ class Manager:
             tolerates_stranger=start.trust.tolerates_stranger,
             outage=self.outage,
         )
-        self.jwt_svids = JwtSvids(self._client, self.jwt_cache, lambda: self.outage.now)
+        self.jwt_svids = JwtSvids(
+            self._client, self.jwt_cache, lambda: self.outage.now, hit_timeout=settings.jwt_hit_timeout
+        )
         self._keeper = Keeper(start.store, lambda: self.svid.spiffe_id, self._to_keep)
 
     async def initialise(self, version: str) -> None:

@@ -31,9 +31,12 @@ HEALTH_PATIENCE = 90.0
 
 
 class Observed:
-    """What is known of the agent so far. `manager` is there once it is attested."""
+    """What is known of the agent so far. `manager` is there once it is attested.
 
-    def __init__(self, socket_path: str) -> None:
+    `socket_path` is None where the agent serves no workloads: it is well once it runs.
+    """
+
+    def __init__(self, socket_path: str | None) -> None:
         self._socket_path = socket_path
         self._identity: tuple[AgentSvid, InProcessIdentity] | None = None
         self._serving = asyncio.Event()
@@ -54,7 +57,7 @@ class Observed:
                 await self._serving.wait()
 
     async def check(self) -> State:
-        well = self.started and await workload_api_answers(self._socket_path)
+        well = self.started and (self._socket_path is None or await workload_api_answers(self._socket_path))
         details = {} if well else {"make_new_x509_err": "workload api is unavailable"}
         return State(
             live=well or not self.started,
@@ -88,7 +91,7 @@ class Observed:
 async def observed(config: AgentConfig) -> AsyncGenerator[Observed, None]:
     """Listen for what is configured. Raises ConfigurationError."""
     sinks = telemetry.open_sinks(config.telemetry, service="spire_agent", trust_domain=config.trust_domain.name)
-    subject = Observed(config.socket_path)
+    subject = Observed(config.socket_path if config.serves_workloads else None)
     async with AsyncExitStack() as stack:
         running: list[Coroutine[None, None, None]] = [_watch_health(config, subject)]
         if sinks:

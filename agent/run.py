@@ -9,26 +9,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agent import manager, workload_api
+from agent import manager
 from agent.attest import Attestation
 from agent.bootstrap import TrustBundleSource
 from agent.catalog import BUILTINS, FACADES, host_services
 from agent.config import AgentConfig
-from agent.health import HealthService
+from agent.endpoints import endpoints
 from agent.manager import Manager
-from agent.metrics import hooks, time_key_manager
+from agent.metrics import time_key_manager
 from agent.observing import observed
-from agent.reflection import Reflection
 from agent.rotation import RotationStrategy
-from agent.server_client import ServerAddress
+from agent.server_client import TIMEOUT, ServerAddress
 from agent.startup import Start, begin
 from agent.storage import Storage
 from agent.store.store import Store
-from agent.stream_limits import StreamLimits
 from agent.sync import DEFAULT_INTERVAL
 from agent.trust import Mode, Rebootstrap, Trust
-from agent.workload_api import WorkloadApi
-from agent.workload_attestation import WorkloadAttestation
 from attestors.join_token.agent import JoinTokenAttestor
 from operations import logs, program, sdnotify, startup
 from operations.errors import ConfigurationError
@@ -41,15 +37,9 @@ from plugins.keymanager import KeyManager
 from plugins.nodeattestor import AgentNodeAttestor
 from plugins.svidstore import SvidStore
 from plugins.workloadattestor import HoldsConnections, WorkloadAttestor
-from transport.router import Router
-from transport.server import Server
 
-SOCKET_MODE = 0o777
 SOCKET_FOLDER_MODE = 0o755
 DATA_DIR_MODE = 0o755
-
-GRACE = 0.5
-"""Seconds that calls may still take once the agent is told to stop. Streams would go on for ever."""
 
 _log = logs.get()
 
@@ -86,7 +76,7 @@ async def serve(config: AgentConfig) -> None:
         stack.push_async_callback(managing.close)
         watched.manager = managing
         await managing.initialise(VERSION)
-        await stack.enter_async_context(_endpoints(config, managing, plugins))
+        await stack.enter_async_context(endpoints(config, managing, plugins.workload_attestors))
         watched.serves()
         startup.finished()
         sdnotify.serving(managing.status)
@@ -136,6 +126,7 @@ def _settings(config: AgentConfig) -> manager.Settings:
         strategy=RotationStrategy(target.total_seconds() if target else 0.0),
         x509_cache_size=config.x509_svid_cache_max_size,
         jwt_cache_size=config.jwt_svid_cache_max_size,
+        jwt_hit_timeout=hit.total_seconds() if (hit := config.jwt_svid_cache_hit_timeout) else TIMEOUT,
     )
 
 
@@ -176,48 +167,3 @@ async def _load(config: AgentConfig, kind: str, external: ExternalPlugins) -> li
 def _context(config: AgentConfig, block: PluginBlock, external: ExternalPlugins) -> PluginContext:
     log = logs.get("catalog").bind(plugin_name=block.name, plugin_type=block.type)
     return PluginContext(config.trust_domain.name, config.data_dir, log, external=external)
-
-
-@asynccontextmanager
-async def _endpoints(config: AgentConfig, managing: Manager, plugins: _Plugins) -> AsyncGenerator[None, None]:
-    """The Unix socket with the Workload API, Envoy's and health."""
-    log = logs.get("endpoints")
-    settings = workload_api.Settings(
-        trust_domain=config.trust_domain,
-        allow_unauthenticated_verifiers=config.allow_unauthenticated_verifiers,
-        allowed_foreign_jwt_claims=frozenset(config.allowed_foreign_jwt_claims),
-        log_selectors=config.log_selectors,
-    )
-    router = Router()
-    router.before, router.after = hooks(workload_api.require_security_header)
-    attestation = WorkloadAttestation(plugins.workload_attestors)
-    limits = StreamLimits()
-    WorkloadApi(settings, attestation, managing.cache, managing.jwt_svids, limits).add_to(router)
-    if not config.disable_sds_api:
-        # What Envoy's messages take to load, the others need not.
-        from agent.sds.service import SecretDiscovery
-
-        SecretDiscovery(config.sds, attestation, managing.cache, limits).add_to(router)
-    HealthService(config.socket_path).add_to(router)
-    Reflection(router).add_to(router)
-    server = Server(router)
-    await server.listen_unix(config.socket_path, mode=SOCKET_MODE)
-    apis = "Workload API" if config.disable_sds_api else "Workload and SDS APIs"
-    log.info("Starting agent APIs", network="unix", address=config.socket_path, apis=apis)
-    servers = [server]
-    try:
-        if config.admin_socket_path is not None:
-            # Few agents have one.
-            from agent.admin import serve_admin
-
-            delegates = config.authorized_delegates
-            servers.append(await serve_admin(config.admin_socket_path, managing, attestation, delegates))
-        if config.broker is not None:
-            from agent.broker.endpoint import serve_broker
-
-            pq = config.require_pq_kem
-            servers.append(await serve_broker(config.broker, managing, attestation, require_pq_kem=pq))
-        yield
-    finally:
-        log.info("Stopping agent APIs", apis=apis)
-        await asyncio.gather(*(each.drain(GRACE) for each in servers))

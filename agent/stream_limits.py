@@ -1,54 +1,111 @@
-"""What one process may have open and unread on the Workload API, so that none takes the agent's memory for itself."""
+"""What workloads may have open and unread, so that none takes the agent's memory, or the others' turn, for itself.
+
+How many connections and calls a process may have is shared out by the transport (transport.shares); here it is what of
+the responses waits for it to read.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager, contextmanager
+from collections import deque
+from typing import Final
+from weakref import WeakValueDictionary
 
+from transport.limits import KIB, MIB, Limits
 from transport.peer import Process
-from transport.status import Code, RpcError
+from transport.shares import Share, Shares
 
-MOST_STREAMS = 1024
-_LARGE = 64 << 10  # what the transport buffers of a stream in any case
-_LARGE_AT_ONCE = 16
+SOCKET: Final = Limits(
+    keepalive=7200.0,
+    send_buffer=0,  # one response at a time on a stream: only the latest matters to who is slow
+    write_buffer=0,
+    read=8 * KIB,
+    unread=8 * MIB,
+    control_frames=500,
+    calls=20_000,
+    received=64 * MIB,
+)
+"""Of the socket that workloads reach."""
+
+_UNREAD: Final = 64 * MIB
+_NOBODY: Final = Process(0, 0, 0, 0)
 
 
 class Allowance:
-    """One process's streams."""
+    """One process's responses that are on their way."""
 
-    def __init__(self) -> None:
-        self.streams = 0
-        self._large = asyncio.Semaphore(_LARGE_AT_ONCE)
+    def __init__(self, share: Share) -> None:
+        self._share = share
+        self._waiting: deque[asyncio.Future[None]] = deque()
 
-    @asynccontextmanager
-    async def sending(self, size: int) -> AsyncGenerator[None, None]:
-        """While a response of `size` bytes is on its way. Large ones wait until the process has read others."""
-        if size <= _LARGE:
-            yield
-            return
-        async with self._large:
-            yield
+    def __enter__(self) -> Allowance:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def sending(self, size: int) -> Sending:
+        """Around a response of `size` bytes while it is on its way: `async with allowance.sending(size): …`.
+
+        It waits while the process leaves too much unread. One response is always let through.
+        """
+        return Sending(self, size)
+
+    def fits(self, size: int) -> bool:
+        return not self._share.held or self._share.fits(size)
+
+    async def room(self, size: int) -> None:
+        """Wait until it fits. Whoever waited first goes first."""
+        again = False
+        while not self.fits(size):
+            turn = asyncio.get_running_loop().create_future()
+            (self._waiting.appendleft if again else self._waiting.append)(turn)
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if turn.cancelled():
+                    self._waiting.remove(turn)
+                else:
+                    self._wake()  # it had its turn and makes nothing of it
+                raise
+            again = True
+
+    def take(self, size: int) -> None:
+        self._share.take(size)
+        if size < 0 or self._waiting:
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._waiting:
+            self._waiting.popleft().set_result(None)
+
+
+class Sending:
+    __slots__ = ("_allowance", "_size")
+
+    def __init__(self, allowance: Allowance, size: int) -> None:
+        self._allowance = allowance
+        self._size = size
+
+    async def __aenter__(self) -> None:
+        if not self._allowance.fits(self._size):
+            await self._allowance.room(self._size)
+        self._allowance.take(self._size)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._allowance.take(-self._size)
 
 
 class StreamLimits:
-    def __init__(self, most: int = MOST_STREAMS) -> None:
-        """`most` is how many streams a process may have."""
-        self._most = most
-        self._allowances: dict[Process | None, Allowance] = {}
+    def __init__(self, unread: int = _UNREAD) -> None:
+        """`unread` bytes of responses may wait to be read by all processes together, besides one of each."""
+        self._shares = Shares(unread)
+        self._allowances: WeakValueDictionary[Process, Allowance] = WeakValueDictionary()
 
-    @contextmanager
-    def stream_of(self, process: Process | None) -> Generator[Allowance, None, None]:
-        """While one of the process's streams is open. Raises RpcError when it has too many."""
-        allowance = self._allowances.setdefault(process, Allowance())
-        if allowance.streams >= self._most:
-            raise RpcError(
-                Code.RESOURCE_EXHAUSTED, f"this process has {self._most} streams open: close those that are not needed"
-            )
-        allowance.streams += 1
-        try:
-            yield allowance
-        finally:
-            allowance.streams -= 1
-            if not allowance.streams:
-                del self._allowances[process]
+    def stream_of(self, process: Process | None) -> Allowance:
+        """Around one of the process's streams: `with limits.stream_of(process) as allowance: …`."""
+        process = process or _NOBODY
+        allowance = self._allowances.get(process)
+        if allowance is None:
+            allowance = self._allowances[process] = Allowance(self._shares.of(process))
+        return allowance

@@ -15,8 +15,8 @@ from agent.cache import X509Cache
 from agent.entries import without_duplicate_hints
 from agent.jwt_svids import JwtSvids
 from agent.logged_selectors import loggable
-from agent.stream_limits import MOST_STREAMS, StreamLimits
-from agent.workload_attestation import WorkloadAttestation
+from agent.rate_limits import Admission
+from agent.stream_limits import StreamLimits
 from agent.workload_update import WorkloadUpdate
 from generated.spiffe.workload import workload_pb2
 from identity.selectors import Selector
@@ -42,7 +42,6 @@ class Settings:
     allow_unauthenticated_verifiers: bool = False
     allowed_foreign_jwt_claims: frozenset[str] = frozenset()
     log_selectors: tuple[str, ...] = ()
-    streams_of_a_process: int = MOST_STREAMS
 
 
 async def require_security_header(method: Method, peer: Peer, context: Context) -> None:
@@ -56,17 +55,17 @@ class WorkloadApi:
     def __init__(
         self,
         settings: Settings,
-        attestation: WorkloadAttestation,
+        admission: Admission,
         cache: X509Cache,
         jwt_svids: JwtSvids,
         limits: StreamLimits | None = None,
     ) -> None:
         """`limits` are shared with other APIs on the socket."""
         self._settings = settings
-        self._attestation = attestation
+        self._admission = admission
         self._cache = cache
         self._jwt_svids = jwt_svids
-        self._limits = limits or StreamLimits(settings.streams_of_a_process)
+        self._limits = limits or StreamLimits()
 
     def add_to(self, router: Router) -> None:
         router.add(
@@ -83,7 +82,7 @@ class WorkloadApi:
     def fetch_x509_svid(
         self, request: workload_pb2.X509SVIDRequest, peer: Peer, context: Context
     ) -> AsyncIterator[bytes]:
-        del request, context
+        del request
 
         def response_of(update: WorkloadUpdate) -> bytes:
             for identity in update.identities if _log.enabled("debug") else ():
@@ -91,31 +90,30 @@ class WorkloadApi:
                 _tell("Fetched X.509 SVID", "FetchX509SVID", peer, spiffe_id, expires_at)
             return update.x509_svid_response
 
-        return self._stream(peer, response_of, identity_needed=True, svids=True)
+        return self._stream(peer, context, response_of, identity_needed=True, svids=True)
 
     def fetch_x509_bundles(
         self, request: workload_pb2.X509BundlesRequest, peer: Peer, context: Context
     ) -> AsyncIterator[bytes]:
-        del request, context
+        del request
         needed = not self._settings.allow_unauthenticated_verifiers
-        return self._stream(peer, lambda update: update.x509_bundles_response, identity_needed=needed)
+        return self._stream(peer, context, lambda update: update.x509_bundles_response, identity_needed=needed)
 
     def fetch_jwt_bundles(
         self, request: workload_pb2.JWTBundlesRequest, peer: Peer, context: Context
     ) -> AsyncIterator[bytes]:
-        del request, context
+        del request
         needed = not self._settings.allow_unauthenticated_verifiers
-        return self._stream(peer, lambda update: update.jwt_bundles_response, identity_needed=needed)
+        return self._stream(peer, context, lambda update: update.jwt_bundles_response, identity_needed=needed)
 
     async def fetch_jwt_svid(
         self, request: workload_pb2.JWTSVIDRequest, peer: Peer, context: Context
     ) -> workload_pb2.JWTSVIDResponse:
-        del context
         if not request.audience:
             raise RpcError(Code.INVALID_ARGUMENT, "audience must be specified")
         if request.spiffe_id:
             _check_requested(request.spiffe_id)
-        selectors = await self._attestation.attest(peer)
+        selectors = await self._admission.attest(peer, context)
         entries = without_duplicate_hints(self._cache.matching(selectors))
         if request.spiffe_id:
             entries = [entry for entry in entries if entry.spiffe_id == request.spiffe_id]
@@ -136,7 +134,6 @@ class WorkloadApi:
         self, request: workload_pb2.ValidateJWTSVIDRequest, peer: Peer, context: Context
     ) -> workload_pb2.ValidateJWTSVIDResponse:
         """A caller without any identity may ask too; it knows the trust domain's own bundle."""
-        del context
         if not request.audience:
             raise RpcError(Code.INVALID_ARGUMENT, "audience must be specified")
         if not request.svid:
@@ -144,7 +141,7 @@ class WorkloadApi:
         # Only this call needs the libraries for tokens.
         from identity import jwtsvid
 
-        update = self._cache.peek(await self._attestation.attest(peer))
+        update = self._cache.peek(await self._admission.attest(peer, context))
         authorities = {bundle.trust_domain: bundle.jwt_authorities for bundle in update.bundles}
         try:
             svid = jwtsvid.verify(request.svid, authorities, request.audience, datetime.now(UTC))
@@ -165,12 +162,18 @@ class WorkloadApi:
         return {name: value for name, value in claims.items() if name in allowed}
 
     async def _stream(
-        self, peer: Peer, response_of: Callable[[WorkloadUpdate], bytes], *, identity_needed: bool, svids: bool = False
+        self,
+        peer: Peer,
+        context: Context,
+        response_of: Callable[[WorkloadUpdate], bytes],
+        *,
+        identity_needed: bool,
+        svids: bool = False,
     ) -> AsyncIterator[bytes]:
         """The response now and after each change of it, until the workload has no identity any more."""
         sent: bytes | None = None
         with self._limits.stream_of(peer.process) as allowance:
-            selectors = await self._attestation.attest(peer)
+            selectors = await self._admission.attest(peer, context)
             with self._cache.subscribe(selectors) as subscription:
                 subscription.bundles_will_do = not svids
                 async for update in subscription:

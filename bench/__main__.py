@@ -1,7 +1,7 @@
 """Figures for this server and agent; beside others' when SPIRE_SERVER_BIN and SPIRE_AGENT_BIN name their binaries.
 
     make bench                        everything
-    make bench ARGS='svid startup'    some of: svid, fetch, startup
+    make bench ARGS='svid startup'    some of: svid, fetch, stream, startup
     make bench ARGS='--seconds 5'     how long each row is measured
 
 CPU is that of the server or agent with its descendants, user and system. It is the figure to compare: rates share the
@@ -16,11 +16,12 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench import clients, sign_rate
+from bench import clients, sign_rate, streams
 from bench.measure import Meter, cpu_seconds, rss_mib
 from generated.spire.api.server.svid.v1 import svid_pb2
 from keystores.pkcs11.configuration import Configuration
@@ -133,19 +134,30 @@ def many_entries(server: spire.Server, folder: Path) -> list[str]:
     return [result["entry"]["id"] for result in results]
 
 
-async def fetch(target: Target, folder: Path, seconds: float) -> list[Row]:
-    """Workload API: FetchX509SVID on a new connection, one workload after another."""
+@asynccontextmanager
+async def pair(target: Target, folder: Path) -> AsyncGenerator[tuple[spire.Server, spire.Agent], None]:
+    """A server and an agent, and an entry for workloads of this user that the agent has an SVID of."""
     server = target.make_server(folder)
     await asyncio.to_thread(server.start)
     agent: spire.Agent | None = None
     try:
         token = await asyncio.to_thread(server.join_token, NODE)
         agent = await asyncio.to_thread(
-            lambda: spire.Agent(folder / "agent", server, token=token, program=target.agent)
+            lambda: spire.Agent(folder / "agent", server, token=token, program=target.agent, log_level="INFO")
         )
         await asyncio.to_thread(agent.start)
         await asyncio.to_thread(server.create_entry, NODE, "spiffe://example.org/workload")
         await asyncio.to_thread(agent.fetch)
+        yield server, agent
+    finally:
+        for program in (agent, server):
+            if program is not None and program.run.process is not None:
+                program.run.end()
+
+
+async def fetch(target: Target, folder: Path, seconds: float) -> list[Row]:
+    """Workload API: FetchX509SVID on a new connection, one workload after another."""
+    async with pair(target, folder) as (_, agent):
         assert agent.run.process is not None
         pid = agent.run.process.pid
         times: list[float] = []
@@ -162,10 +174,22 @@ async def fetch(target: Target, folder: Path, seconds: float) -> list[Row]:
             Row(target.name, name, middle, meter.cost.cpu_ms),
             Row(target.name, "agent memory after load", f"{rss_mib(pid):.0f} MiB"),
         ]
-    finally:
-        for program in (agent, server):
-            if program is not None and program.run.process is not None:
-                program.run.end()
+
+
+async def stream(target: Target, folder: Path, seconds: float) -> list[Row]:
+    """A thousand processes with a stream each: what holding them and updating them takes."""
+    async with pair(target, folder) as (server, agent):
+        found = await streams.measure(server, agent, NODE, max(3, int(seconds)))
+    delays = (("p50", found.percentile(50)), ("p99", found.percentile(99)), ("max", found.percentile(100)))
+    many = f"{streams.PROCESSES} streams"
+    return [
+        Row(target.name, f"{many}, to take them on", "", found.gathering * 1000),
+        *(Row(target.name, f"{many}, entry to update, {name}", f"{delay * 1000:,.0f} ms") for name, delay in delays),
+        Row(target.name, f"{many}, first to last update", f"{found.spread * 1000:,.0f} ms", found.cpu * 1000),
+        Row(target.name, f"{many}, agent memory before", f"{found.idle:.0f} MiB"),
+        Row(target.name, f"{many}, agent memory with all", f"{found.held:.0f} MiB"),
+        Row(target.name, f"{many}, agent memory after", f"{found.after:.0f} MiB"),
+    ]
 
 
 async def startup(target: Target, folder: Path, seconds: float) -> list[Row]:
@@ -240,6 +264,7 @@ async def healthy(socket: str) -> None:
 SCENARIOS: dict[str, Callable[[Target, Path, float], Awaitable[list[Row]]]] = {
     "svid": svid,
     "fetch": fetch,
+    "stream": stream,
     "startup": startup,
 }
 
@@ -258,7 +283,7 @@ def table(rows: list[Row]) -> str:
 
 async def main() -> None:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("scenario", nargs="*", choices=[*SCENARIOS, []], help="svid, fetch, startup; all by default")
+    parser.add_argument("scenario", nargs="*", choices=[*SCENARIOS, []], help="some of these; all by default")
     parser.add_argument("--seconds", type=float, default=5.0, help="how long each row is measured")
     chosen = parser.parse_args()
     rows: list[Row] = []

@@ -288,7 +288,7 @@ class Channel:
             if not made.done():
                 made.set_exception(error)
 
-        stream = SocketStream(sock, link, ready, failed, self._limits.handshake)
+        stream = SocketStream(sock, link, ready, failed, self._limits)
         try:
             connection = await made
             await connection.greeted()

@@ -56,9 +56,7 @@ class Stream:
         self._messages.extend(self._deframer.feed(data))
         size = len(data) + _OVERHEAD * (len(self._messages) - before)
         self._held += size
-        connection.unread += size
-        if connection.unread > connection.limits.unread:
-            raise RpcError(Code.RESOURCE_EXHAUSTED, "too much unread data on the connection")
+        connection.hold(size)
         if self._messages:
             self.wake()
         else:
@@ -81,7 +79,7 @@ class Stream:
         if not self.closed:
             size = len(message) + 5 + _OVERHEAD
             self._held -= size
-            self.connection.unread -= size
+            self.connection.release(size)
             if not self._messages:
                 self._credit()
         return message
@@ -131,7 +129,9 @@ class Stream:
     @property
     def crowded(self) -> bool:
         """Whether the peer is slower than what is sent; then `drained` is to be awaited."""
-        return self._queued > self.connection.limits.send_buffer and not self.closed
+        if self.closed:
+            return False
+        return self._queued > self.connection.limits.send_buffer or (self.connection.paused and not self.finished)
 
     async def drained(self) -> None:
         while self.crowded:
@@ -147,6 +147,10 @@ class Stream:
 
     def on_sent(self) -> None:
         self._queued = 0
+        self.look_again()
+
+    def look_again(self) -> None:
+        """There may be room for who awaits `drained`."""
         if self._room is not None and not self._room.done():
             self._room.set_result(None)
 
@@ -160,7 +164,7 @@ class Stream:
     def on_closed(self, error: int) -> None:
         """The stream is gone. Overridden to end the call."""
         self.closed = self.ended = True
-        self.connection.unread -= self._held
+        self.connection.release(self._held)
         self._held = 0
         self.on_sent()
         self.wake()
@@ -177,9 +181,9 @@ class Connection:
         self.engine: Final = Engine(server=self.server, limits=limits)
         self.streams: dict[int, Stream] = {}
         self.unread = 0
+        self.paused = False
         self.closed = False
         self._socket = stream
-        self._paused = False
         self._flush_due = False
         self._heard = self.loop.time()
         self._pinged_at: float | None = None
@@ -204,6 +208,17 @@ class Connection:
         """A message of the peer was refused."""
         raise NotImplementedError
 
+    # -- called by streams
+
+    def hold(self, size: int) -> None:
+        """So many bytes wait to be read. Raises RpcError when they are too many; they count even so."""
+        self.unread += size
+        if self.unread > self.limits.unread:
+            raise RpcError(Code.RESOURCE_EXHAUSTED, "too much unread data on the connection")
+
+    def release(self, size: int) -> None:
+        self.unread -= size
+
     # -- called by SocketStream
 
     def data_received(self, data: bytes) -> None:
@@ -213,7 +228,7 @@ class Connection:
         try:
             for events in self.engine.receive(data):
                 self._dispatch(events)
-                if self._paused and self.engine.queued_frames > self.limits.control_frames:
+                if self.paused and self.engine.queued_frames > self.limits.control_frames:
                     self.abort("the peer does not read")
                     return
         except ProtocolError as error:
@@ -222,10 +237,12 @@ class Connection:
         self.kick()
 
     def pause_writing(self) -> None:
-        self._paused = True
+        self.paused = True
 
     def resume_writing(self) -> None:
-        self._paused = False
+        self.paused = False
+        for stream in self.streams.values():
+            stream.look_again()
         self.kick()
 
     def connection_lost(self, error: OSError | None) -> None:
@@ -255,7 +272,7 @@ class Connection:
         if self.closed:
             return
         try:
-            while not self._paused:
+            while not self.paused:
                 data, events = self.engine.send()
                 if data:
                     self._socket.write(data)
@@ -266,7 +283,7 @@ class Connection:
         except ProtocolError as error:
             self._fail(error)
             return
-        if not self._paused and not self.engine.alive:
+        if not self.paused and not self.engine.alive:
             self.close()
 
     def close(self) -> None:

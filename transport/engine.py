@@ -37,6 +37,8 @@ _LENGTHS: Final = struct.Struct("=II")
 _unpack_event: Final = _EVENT.unpack_from
 _NO_HEADERS: Final = b""
 
+_LONG: Final = struct.Struct(">I")
+_SETTINGS_FRAME, _GOAWAY_FRAME = 4, 7
 _ENABLE_PUSH, _MAX_STREAMS, _INITIAL_WINDOW, _MAX_HEADER_LIST = 2, 3, 4, 6
 
 
@@ -57,6 +59,17 @@ def unpack(block: bytes) -> Iterator[tuple[bytes, bytes]]:
         value_at = at + _LENGTHS.size + name_length
         yield block[at + _LENGTHS.size : value_at], block[value_at : value_at + value_length]
         at = value_at + value_length
+
+
+def farewell(error: int, debug: bytes) -> bytes:
+    """All that a server says on a connection that it does not take on: SETTINGS and GOAWAY (RFC 9113, 6.5 and 6.8)."""
+    reason = _LONG.pack(0) + _LONG.pack(error) + debug
+    return _frame(_SETTINGS_FRAME, b"") + _frame(_GOAWAY_FRAME, reason)
+
+
+def _frame(kind: int, payload: bytes) -> bytes:
+    """Of the connection, without flags (RFC 9113, section 4.1)."""
+    return len(payload).to_bytes(3, "big") + bytes((kind, 0)) + _LONG.pack(0) + payload
 
 
 class Engine:

@@ -16,10 +16,14 @@ class Limits:
     it (section 6.5.2). `stream_window` is what may wait unread on a stream beyond one unfinished message,
     `send_buffer` what a handler may be ahead of the peer, beyond one message. `unread` is what all streams of one
     connection may hold together. `handshake` covers TLS and the HTTP/2 preface. A server ends a connection gracefully
-    after `connection_age`. `keepalive` is the silence after which a connection is pinged and `keepalive_timeout` how
+    after `connection_age`. `write_buffer` is how much of what was framed may wait for the peer to read, beyond 128 KiB,
+    before no more is framed. `keepalive` is the silence after which a connection is pinged and `keepalive_timeout` how
     long the answer may take; None turns pings off. A client pings only while it has calls, and not more often than
     every five minutes: grpc-go's servers end connections that ping more. `control_frames` may wait for a peer that
-    does not read.
+    does not read. `read` is how much is read of a connection before others have their turn.
+
+    `connections` is of a whole listener. Processes that call over a Unix socket share it out among them, and with it
+    `calls` and `received`, the bytes of requests that are being received or wait to be read (transport.shares).
     """
 
     message: int = 4 * MIB
@@ -28,6 +32,8 @@ class Limits:
     stream_window: int = 256 * KIB
     connection_window: int = 4 * MIB
     send_buffer: int = 64 * KIB
+    write_buffer: int = 256 * KIB
+    read: int = 64 * KIB
     unread: int = 64 * MIB
     connections: int = 10_000
     handshake: float = 10.0
@@ -35,6 +41,8 @@ class Limits:
     keepalive: float | None = None
     keepalive_timeout: float = 20.0
     control_frames: int = 10_000
+    calls: int = 20_000
+    received: int = 256 * MIB
 
 
 SERVER_LIMITS = Limits(keepalive=7200.0)

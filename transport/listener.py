@@ -18,10 +18,12 @@ from transport.sockets import Link, PlainLink, SocketStream, StreamUser
 
 if TYPE_CHECKING:
     from transport.proxy_protocol import Network
+    from transport.shares import Turn
     from transport.tls import TlsContext
 
 _log: Final = logging.getLogger("transport")
-_ACCEPT_BURST: Final = 64
+_ACCEPT_BURST: Final = 1024  # in one turn of the loop, refusals
+_ACCEPT_COST: Final = 16  # of a connection, in refusals
 _ACCEPT_PAUSE: Final = 0.5
 _SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
@@ -42,11 +44,15 @@ Serve = Callable[[SocketStream, Peer, Callable[[Served], None]], Served]
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A socket just accepted: the link over it, and who is there. `peer` is asked after the handshake."""
+    """A socket just accepted: the link over it, and who is there. `peer` is asked after the handshake.
+
+    `turn` is where the connection queues for being read.
+    """
 
     link: Link
     address: str
     peer: Callable[[], Peer]
+    turn: Turn | None = None
 
 
 Opener = Callable[[socket.socket], Arrival]
@@ -125,7 +131,8 @@ class Listener:
             self._loop.remove_reader(self._socket.fileno())
 
     def _accept(self) -> None:
-        for _ in range(_ACCEPT_BURST):
+        left = _ACCEPT_BURST
+        while left > 0:
             if len(self._shaking) + len(self.connections) >= self._limits.connections:
                 self._complain(f"{self._limits.connections} connections are open")
                 self._pause()  # until one of them ends
@@ -138,8 +145,10 @@ class Listener:
             except OSError as error:
                 self._wait(error)
                 return
+            left -= 1
             try:
                 self._start(sock)
+                left -= _ACCEPT_COST
             except OSError as error:
                 sock.close()
                 if error.errno in _SHORTAGES:
@@ -178,7 +187,7 @@ class Listener:
             _log.debug("the handshake with %s failed: %s", arrival.address, error)
             self._note()
 
-        stream = SocketStream(sock, arrival.link, ready, failed, self._limits.handshake)
+        stream = SocketStream(sock, arrival.link, ready, failed, self._limits, arrival.turn)
         self._shaking.add(stream)
 
     def _ended(self, connection: Served) -> None:

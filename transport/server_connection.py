@@ -18,6 +18,7 @@ from transport.limits import Limits
 from transport.listener import Served
 from transport.peer import Peer
 from transport.router import Context, Response, Router
+from transport.shares import Held
 from transport.sockets import SocketStream
 from transport.status import Code, RpcError
 from transport.wire import (
@@ -92,6 +93,7 @@ class ServerCall(Stream):
     """One call at the server. Its task starts when a unary request is complete, and with the headers otherwise."""
 
     __slots__ = (
+        "_counted",
         "_expiry",
         "_foreign",
         "_handler",
@@ -113,10 +115,16 @@ class ServerCall(Stream):
         self._task: asyncio.Task[None] | None = None
         self._expiry: asyncio.TimerHandle | None = None
         self._refusal: RpcError | None = None
+        self._counted = False  # among the calls of its process
         self._foreign: RequestHead | None = None  # no gRPC: read to its end, so that HTTP's errors come before ours
 
     def begin(self, head: RequestHead, *, end: bool) -> None:
         self.ended = end
+        refusal = self.connection.count(1)
+        self._counted = refusal is None
+        if refusal is not None:
+            self.fail(refusal)
+            return
         if head.refusal is not None:
             if head.http_status == 200 or end:
                 self.fail(head.refusal, http_status=head.http_status)
@@ -153,6 +161,9 @@ class ServerCall(Stream):
 
     def on_closed(self, error: int) -> None:
         super().on_closed(error)
+        if self._counted:
+            self._counted = False
+            self.connection.count(-1)
         self._stop()
 
     def refuse(self, error: RpcError) -> None:
@@ -274,8 +285,11 @@ class ServerConnection(Connection):
         router: Router,
         peer: Peer,
         on_gone: Callable[[Served], None],
+        held: Held | None = None,
     ) -> None:
+        """`held` is what the caller's process has of what there is for all, where that is shared out."""
         super().__init__(stream, limits)
+        self._shares: Final = held
         self.router: Final = router
         self.peer: Final = peer
         self._on_gone = on_gone
@@ -305,6 +319,27 @@ class ServerConnection(Connection):
         self.engine.announce_shutdown()
         self.kick()
         self.loop.call_later(0.1, self._go_away)
+
+    def count(self, calls: int) -> RpcError | None:
+        """Calls begin, or end when negative. The error for one that is one too many, which then does not count."""
+        if self._shares is not None:
+            if calls > 0 and not self._shares.calls.fits(calls):
+                return RpcError(Code.RESOURCE_EXHAUSTED, f"too many calls are open: {self._shares.calls}")
+            self._shares.calls.take(calls)
+        return None
+
+    def hold(self, size: int) -> None:
+        super().hold(size)
+        if self._shares is not None:
+            received = self._shares.received
+            received.take(size)
+            if not received.fits(0):
+                raise RpcError(Code.RESOURCE_EXHAUSTED, f"too many bytes wait to be read: {received}")
+
+    def release(self, size: int) -> None:
+        super().release(size)
+        if self._shares is not None:
+            self._shares.received.take(-size)
 
     def connection_lost(self, error: OSError | None) -> None:
         super().connection_lost(error)

@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
-READ_SIZE: Final = 64 * 1024
+from transport.limits import Limits
+
+if TYPE_CHECKING:
+    from transport.shares import Turn
+
 WRITE_SIZE: Final = 16 * 1024
-HIGH_WATER: Final = 256 * 1024
-LOW_WATER: Final = HIGH_WATER // 4
 LINGER: Final = 5.0
 _QUEUE_PAUSE: Final = 0.01
 
@@ -135,8 +137,8 @@ class SocketStream:
     """
 
     __slots__ = (
-        "_buffer", "_closing", "_failed", "_fd", "_link", "_loop", "_paused", "_ready", "_socket", "_timer", "_user",
-        "_writing",
+        "_buffer", "_closing", "_deferred", "_failed", "_fd", "_limits", "_link", "_loop", "_paused", "_ready",
+        "_socket", "_timer", "_turn", "_user", "_writing",
     )  # fmt: skip
 
     def __init__(
@@ -145,8 +147,13 @@ class SocketStream:
         link: Link,
         ready: Callable[[SocketStream], StreamUser],
         failed: Callable[[Exception], None],
-        timeout: float,
+        limits: Limits,
+        turn: Turn | None = None,
     ) -> None:
+        """Before each read `turn` is asked, where there is one, whether it is this connection's."""
+        self._limits = limits
+        self._turn = turn
+        self._deferred = False
         self._loop = asyncio.get_running_loop()
         self._socket: socket.socket | None = sock
         self._fd = sock.fileno()
@@ -157,7 +164,7 @@ class SocketStream:
         self._buffer = bytearray()
         self._closing = self._paused = self._writing = False
         self._loop.add_reader(self._fd, self._on_readable)
-        self._timer = self._loop.call_later(timeout, self._time_out)
+        self._timer = self._loop.call_later(limits.handshake, self._time_out)
         self._loop.call_soon(self._handshake)
 
     @property
@@ -176,7 +183,7 @@ class SocketStream:
             if sent < len(data):
                 self._buffer += memoryview(data)[sent:]
                 self._want_write(wanted=True)
-        if len(self._buffer) > HIGH_WATER and not self._paused and self._user is not None:
+        if len(self._buffer) > self._limits.write_buffer and not self._paused and self._user is not None:
             self._paused = True
             self._user.pause_writing()
 
@@ -236,18 +243,21 @@ class SocketStream:
         if user is None:
             self._handshake()
             return
+        if not self._has_turn():
+            return
+        size = self._limits.read
         try:
             taken = 0
-            while taken < READ_SIZE:
+            while taken < size:
                 if self._link is None:
                     return
-                data = self._link.receive(READ_SIZE)
+                data = self._link.receive(size)
                 if not data:
                     self._end(None)
                     return
                 user.data_received(data)
                 taken += len(data)
-                if len(data) < READ_SIZE and not self._has_buffered():
+                if len(data) < size and not self._has_buffered():
                     return
         except (WantRead, WantWrite):
             return
@@ -257,6 +267,20 @@ class SocketStream:
         # There may be more, but what came is to be worked off first. What TLS has decrypted wakes no selector.
         if self._link is not None:
             self._loop.call_soon(self._on_readable)
+
+    def _has_turn(self) -> bool:
+        if self._turn is None or (not self._deferred and self._turn.take(self._read_after_others)):
+            return True
+        if not self._deferred:
+            self._deferred = True
+            self._loop.remove_reader(self._fd)
+        return False
+
+    def _read_after_others(self) -> None:
+        self._deferred = False
+        if self._link is not None:
+            self._loop.add_reader(self._fd, self._on_readable)
+            self._on_readable()
 
     def _has_buffered(self) -> bool:
         return self._link is not None and self._link.buffered()
@@ -272,7 +296,7 @@ class SocketStream:
         del self._buffer[:sent]
         if not self._buffer:
             self._want_write(wanted=False)
-        if self._paused and len(self._buffer) < LOW_WATER:
+        if self._paused and len(self._buffer) <= self._limits.write_buffer // 4:
             self._paused = False
             self._user.resume_writing()
         if self._closing and not self._buffer:

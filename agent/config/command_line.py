@@ -47,7 +47,10 @@ _SWITCHES = {
         "Hand X.509 bundles to processes that have no entry too",
     ),
     "disable_sds_api": ("disableSDSAPI", "Do not serve Envoy's SDS API"),
-    "disable_workload_api": ("disableWorkloadAPI", "Refused: this version always serves the Workload API"),
+    "disable_workload_api": (
+        "disableWorkloadAPI",
+        "Do not serve the SPIFFE Workload API: no X509-SVIDs, JWT-SVIDs or bundles",
+    ),
     "insecure_bootstrap": (
         "insecureBootstrap",
         "Believe whichever server answers first. For trials only: an impostor would get through",

@@ -34,7 +34,7 @@ class Broker(Section, frozen=True, kw_only=True):
 
 
 class RateLimit(Section, frozen=True, kw_only=True):
-    """Calls per second; unset or 0 means without limit."""
+    """Calls per second, and as many at once, for each set of selectors; unset or 0 means without limit."""
 
     fetch_x509_svid: int = 0
     fetch_jwt_svid: int = 0

@@ -10,7 +10,7 @@ import msgspec
 
 from agent.config.bootstrap import check_bootstrap, check_rebootstrap
 from agent.config.delegation import BrokerSettings, authorized_delegates, broker_settings
-from agent.config.file import AgentFile, AgentSection, Sds
+from agent.config.file import AgentFile, AgentSection, RateLimit, Sds
 from agent.config.sockets import apart_from_workloads
 from identity.spiffeid import TrustDomain
 from operations import duration, sections, telemetry
@@ -24,21 +24,15 @@ from plugins.keymanager import KeyType
 DEFAULT_PATH = "conf/agent/agent.conf"
 DEFAULT_SOCKET_PATH = "/tmp/spire-agent/public/api.sock"  # noqa: S108 SPIRE's default
 LEAST_AVAILABILITY_TARGET = timedelta(hours=24)
+_LEAST_HIT_TIMEOUT = timedelta(seconds=5)
+_HIT_TIMEOUT_BOUND = timedelta(seconds=30)
 _WORKLOAD_KEY_TYPES = (KeyType.RSA_2048, KeyType.EC_P256, KeyType.EC_P384)
 _NO_TRUST_DOMAIN = TrustDomain("none")
 
 UNAVAILABLE: sections.Unavailable = {
     **sections.UNAVAILABLE,
-    "agent.disable_workload_api": "remove the key",
-    "agent.experimental.jwt_svid_cache_hit_timeout": "remove the key",
     "agent.experimental.named_pipe_name": "use socket_path",
     "agent.experimental.admin_named_pipe_name": "remove the key",
-    "agent.experimental.ratelimit.fetch_x509_svid": "remove the key",
-    "agent.experimental.ratelimit.fetch_jwt_svid": "remove the key",
-    "agent.experimental.ratelimit.fetch_x509_bundles": "remove the key",
-    "agent.experimental.ratelimit.fetch_jwt_bundles": "remove the key",
-    "agent.experimental.ratelimit.stream_secrets": "remove the key",
-    "agent.experimental.ratelimit.fetch_secrets": "remove the key",
     "agent.experimental.feature_flags": "remove the key",
 }
 """Known settings without effect. Profiling may stand in a file without harm."""
@@ -73,7 +67,8 @@ class Overrides(msgspec.Struct, frozen=True, kw_only=True):
 class AgentConfig:
     """An agent's settings, complete and valid. `warnings` are lines for the log.
 
-    `sync_interval` and `availability_target` are None, and cache sizes 0, where the agent's own defaults count.
+    `sync_interval`, `availability_target` and `jwt_svid_cache_hit_timeout` are None, and cache sizes 0, where the
+    agent's own defaults count.
     """
 
     file: str
@@ -82,6 +77,8 @@ class AgentConfig:
     server_address: str
     server_port: int
     socket_path: str
+    disable_workload_api: bool
+    disable_sds_api: bool
     admin_socket_path: str | None
     log_level: str
     log_format: str
@@ -109,11 +106,17 @@ class AgentConfig:
     authorized_delegates: tuple[str, ...]
     broker: BrokerSettings | None
     sds: Sds
-    disable_sds_api: bool
+    jwt_svid_cache_hit_timeout: timedelta | None
+    ratelimit: RateLimit
     telemetry: Telemetry
     health_checks: HealthChecks
     plugins: tuple[PluginBlock, ...]
     warnings: tuple[str, ...]
+
+    @property
+    def serves_workloads(self) -> bool:
+        """Whether there is a socket for them at all."""
+        return not (self.disable_workload_api and self.disable_sds_api)
 
 
 def load(path: str = "", overrides: Overrides | None = None, *, expand_env: bool = False) -> AgentConfig:
@@ -127,8 +130,6 @@ def load(path: str = "", overrides: Overrides | None = None, *, expand_env: bool
     checks.require(file.agent is not None, "agent section must be configured")
     if file.agent is not None:
         _check_section(agent, checks)
-        if agent.disable_workload_api and not file.agent.disable_workload_api:
-            checks.fault(f"-disableWorkloadAPI {sections.NOT_AVAILABLE}: leave the flag out")
     checks.note(*sections.unavailable(file, body, UNAVAILABLE))
     telemetry.check(file.telemetry, file.health_checks, checks)
     config = _checked(file, agent, checks, path or DEFAULT_PATH)
@@ -151,6 +152,10 @@ def _check_section(agent: AgentSection, checks: Checks) -> None:
     for key in ("x509_svid_cache_max_size", "jwt_svid_cache_max_size"):
         size: int = getattr(agent, key)
         checks.require(size >= 0, f"{key} must not be negative: it is {size}", key)
+    limits = agent.experimental.ratelimit
+    for key in limits.__struct_fields__:
+        path = f"experimental.ratelimit.{key}"
+        checks.require(getattr(limits, key) >= 0, f"{path} must not be negative", *path.split("."))
 
 
 def _checked(file: AgentFile, agent: AgentSection, checks: Checks, path: str) -> AgentConfig:
@@ -169,6 +174,7 @@ def _checked(file: AgentFile, agent: AgentSection, checks: Checks, path: str) ->
         server_address=agent.server_address,
         server_port=checks.port("server_port", agent.server_port) if agent.server_port else 0,
         socket_path=sections.absolute(workload_socket),
+        disable_workload_api=agent.disable_workload_api,
         admin_socket_path=apart_from_workloads(
             agent.admin_socket_path, "admin socket", workload_socket, checks, "admin_socket_path"
         ),
@@ -213,6 +219,12 @@ def _checked(file: AgentFile, agent: AgentSection, checks: Checks, path: str) ->
         broker=broker_settings(agent, workload_socket, checks),
         sds=_sds(agent.sds),
         disable_sds_api=agent.disable_sds_api,
+        jwt_svid_cache_hit_timeout=checks.attempt(
+            lambda: _hit_timeout(experimental.jwt_svid_cache_hit_timeout),
+            None,
+            "experimental.jwt_svid_cache_hit_timeout",
+        ),
+        ratelimit=experimental.ratelimit,
         telemetry=file.telemetry,
         health_checks=file.health_checks,
         plugins=read_section(file.plugins, checks),
@@ -261,6 +273,21 @@ def _availability_target(text: str) -> timedelta | None:
     return target
 
 
+def _hit_timeout(text: str) -> timedelta | None:
+    if not text:
+        return None
+    try:
+        timeout = duration.parse(text)
+    except ValueError as error:
+        raise InvalidArgument(f"could not parse jwt_svid_cache_hit_timeout: {error}") from error
+    given = f"jwt_svid_cache_hit_timeout ({duration.text(timeout)})"
+    if timeout < _LEAST_HIT_TIMEOUT:
+        raise InvalidArgument(f"{given} must be at least {duration.text(_LEAST_HIT_TIMEOUT)}")
+    if timeout >= _HIT_TIMEOUT_BOUND:
+        raise InvalidArgument(f"{given} must be less than {duration.text(_HIT_TIMEOUT_BOUND)}")
+    return timeout
+
+
 def _warnings(agent: AgentSection) -> tuple[str, ...]:
     lines: list[str] = []
     if agent.experimental.use_sync_authorized_entries is not None:
@@ -269,6 +296,8 @@ def _warnings(agent: AgentSection) -> tuple[str, ...]:
     if bundle == _sds(agent.sds).default_all_bundles_name:
         names = "sds.default_bundle_name and sds.default_all_bundles_name"
         lines.append(f"{names} are both {quote(bundle)}, which stands for the first alone: give them different values")
+    if agent.experimental.jwt_svid_cache_hit_timeout:
+        lines.append("The use of 'jwt_svid_cache_hit_timeout' is experimental")
     if agent.profiling_enabled:
         lines.append("profiling_enabled has no effect: this version has no profiler to listen for")
     if agent.authorized_delegates and not agent.admin_socket_path:

@@ -9,12 +9,12 @@ from typing import Final, Protocol, TypeVar
 
 from agent.cache import X509Cache
 from agent.config.file import Sds
+from agent.rate_limits import Admission
 from agent.sds.either import either
 from agent.sds.secrets import Secrets, SharedSecrets
 from agent.sds.stream import Conversation, fetch
 from agent.sds.telling import Telling
 from agent.stream_limits import StreamLimits
-from agent.workload_attestation import WorkloadAttestation
 from agent.workload_update import WorkloadUpdate
 from generated.envoy.service.discovery.v3 import discovery_pb2
 from generated.envoy.service.secret.v3 import sds_pb2
@@ -40,9 +40,9 @@ class _Conversation(Protocol[R_contra]):
 
 
 class SecretDiscovery:
-    def __init__(self, settings: Sds, attestation: WorkloadAttestation, cache: X509Cache, limits: StreamLimits) -> None:
+    def __init__(self, settings: Sds, admission: Admission, cache: X509Cache, limits: StreamLimits) -> None:
         self._settings = settings
-        self._attestation = attestation
+        self._admission = admission
         self._cache = cache
         self._limits = limits
         self._secrets = SharedSecrets(settings)
@@ -62,7 +62,7 @@ class SecretDiscovery:
     ) -> AsyncIterator[bytes]:
         """Until the client ends, or asks for what the workload may not have."""
         telling = Telling(context.method.name, peer)
-        return self._converse(Conversation(self._settings, telling), requests, peer, telling)
+        return self._converse(Conversation(self._settings, telling), requests, peer, context, telling)
 
     def delta_secrets(
         self, requests: AsyncIterator[discovery_pb2.DeltaDiscoveryRequest], peer: Peer, context: Context
@@ -72,13 +72,13 @@ class SecretDiscovery:
         from agent.sds.delta import DeltaConversation
 
         telling = Telling(context.method.name, peer)
-        return self._converse(DeltaConversation(self._settings, telling), requests, peer, telling)
+        return self._converse(DeltaConversation(self._settings, telling), requests, peer, context, telling)
 
     async def _converse(
-        self, conversation: _Conversation[R], requests: AsyncIterator[R], peer: Peer, telling: Telling
+        self, conversation: _Conversation[R], requests: AsyncIterator[R], peer: Peer, context: Context, telling: Telling
     ) -> AsyncIterator[bytes]:
         with self._limits.stream_of(peer.process) as allowance:
-            selectors = await self._attest(peer, telling)
+            selectors = await self._attest(peer, context, telling)
             with self._cache.subscribe(selectors) as subscription:
                 async with aclosing(either(requests, subscription)) as news:
                     async for each in news:
@@ -96,7 +96,7 @@ class SecretDiscovery:
     async def fetch_secrets(self, request: discovery_pb2.DiscoveryRequest, peer: Peer, context: Context) -> bytes:
         telling = Telling(context.method.name, peer)
         with self._limits.stream_of(peer.process):
-            update = await self._update_for(await self._attest(peer, telling))
+            update = await self._update_for(await self._attest(peer, context, telling))
         try:
             response, count = fetch(request, self._secrets.of(update), self._settings)
         except RpcError as error:
@@ -105,9 +105,9 @@ class SecretDiscovery:
         telling.sending(count)
         return response
 
-    async def _attest(self, peer: Peer, telling: Telling) -> frozenset[Selector]:
+    async def _attest(self, peer: Peer, context: Context, telling: Telling) -> frozenset[Selector]:
         try:
-            return await self._attestation.attest(peer)
+            return await self._admission.attest(peer, context)
         except TemporarilyUnavailable as error:
             telling.failed("Failed to attest the workload", error)
             raise

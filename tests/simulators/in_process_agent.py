@@ -13,15 +13,16 @@ from google.protobuf.message import Message
 
 from agent import manager, workload_api
 from agent.bootstrap import TrustBundleSource
-from agent.config.file import Sds
+from agent.config.file import RateLimit, Sds
 from agent.health import HealthService
 from agent.manager import Manager
+from agent.rate_limits import Admission, RateLimits
 from agent.sds.service import SecretDiscovery
 from agent.server_client import ServerAddress
 from agent.startup import Start, begin
 from agent.storage import Storage
 from agent.store.store import Store
-from agent.stream_limits import MOST_STREAMS, StreamLimits
+from agent.stream_limits import SOCKET, StreamLimits
 from agent.trust import Rebootstrap, Trust
 from agent.workload_api import SECURITY_HEADER, WorkloadApi
 from agent.workload_attestation import WorkloadAttestation
@@ -85,9 +86,9 @@ class Home:
     settings: manager.Settings = field(default_factory=lambda: manager.Settings(sync_interval=0.2))
     allow_unauthenticated_verifiers: bool = False
     log_selectors: tuple[str, ...] = ()
+    ratelimit: RateLimit = field(default_factory=RateLimit)
     stores: Mapping[str, SvidStore] = field(default_factory=dict[str, SvidStore])
     sds: Sds = field(default_factory=Sds)
-    streams_of_a_process: int = MOST_STREAMS
     rebootstrap: Rebootstrap = field(default_factory=Rebootstrap)
 
     def start(self) -> Start:
@@ -120,11 +121,11 @@ class Home:
             allowed_foreign_jwt_claims=frozenset(("extra",)),
             log_selectors=self.log_selectors,
         )
-        attestation, limits = WorkloadAttestation([attestor]), StreamLimits(self.streams_of_a_process)
-        WorkloadApi(api, attestation, managing.cache, managing.jwt_svids, limits).add_to(router)
-        SecretDiscovery(self.sds, attestation, managing.cache, limits).add_to(router)
+        admission, limits = Admission(WorkloadAttestation([attestor]), RateLimits(self.ratelimit)), StreamLimits()
+        WorkloadApi(api, admission, managing.cache, managing.jwt_svids, limits).add_to(router)
+        SecretDiscovery(self.sds, admission, managing.cache, limits).add_to(router)
         HealthService(path).add_to(router)
-        server = Server(router)
+        server = Server(router, limits=SOCKET)
         channel = Channel.unix(path)
         try:
             await managing.initialise("1.2.3")

@@ -191,6 +191,7 @@ class Agent:
     program: str = AGENT
     environment: dict[str, str] = field(default_factory=dict[str, str])
     node_attestor: str = JOIN_TOKEN
+    log_level: str = "DEBUG"
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -214,7 +215,7 @@ agent {{
   data_dir = "{self.folder}"
   trust_bundle_path = "{bundle}"
   join_token = "{self.token}"
-  log_level = "DEBUG"
+  log_level = "{self.log_level}"
   {self.settings}
 }}
 plugins {{

@@ -5,6 +5,7 @@ import base64
 import json
 import time
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 
 import pytest
 from cryptography import x509
@@ -13,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from google.protobuf.message import Message
 
+from agent import manager
 from generated.grpc.health.v1 import health_pb2
 from generated.spiffe.workload import workload_pb2
 from generated.spire.api.types import bundle_pb2
@@ -173,6 +175,23 @@ async def test_a_jwt_svid_is_asked_for_again_while_the_server_is_away(agent: Run
     home.server.failing = None
     assert (await asked).svids
     assert home.server.calls["NewJWTSVID"] == 2
+
+
+async def test_with_a_token_in_hand_the_server_is_waited_for_less_long(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home.settings = manager.Settings(jwt_hit_timeout=0.5)
+    home.server.svid_ttl = 60
+    home.server.add_entry("a")
+    async with home.running() as agent:
+        request = workload_pb2.JWTSVIDRequest(audience=["x"])
+        first = await agent.ask("FetchJWTSVID", request, workload_pb2.JWTSVIDResponse)
+        # It has 20 s left, and the server would be asked again and again for 30.
+        later = SimpleNamespace(time=lambda: time.time() + 40, monotonic=time.monotonic)
+        monkeypatch.setattr("agent.jwt_svids.time", later)
+        home.server.failing = RpcError(Code.UNAVAILABLE, "away")
+        assert await agent.ask("FetchJWTSVID", request, workload_pb2.JWTSVIDResponse) == first
+        assert home.server.calls["NewJWTSVID"] == 2
 
 
 @pytest.mark.parametrize(

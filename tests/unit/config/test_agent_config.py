@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from agent.config import AgentConfig, Overrides, declare_flags, load
+from agent.config.file import RateLimit
 from operations.errors import ConfigurationError, ConfigurationErrors
 from operations.flags import FlagSet
 from plugins.keymanager import KeyType
@@ -40,7 +41,7 @@ def test_defaults(tmp_path: Path) -> None:
 
 
 def test_every_supported_setting(tmp_path: Path) -> None:
-    (tmp_path / "token").write_text("secret\n")
+    (tmp_path / "token").write_text("confidential\n")
     config = loaded(
         tmp_path,
         f"""
@@ -54,8 +55,8 @@ def test_every_supported_setting(tmp_path: Path) -> None:
     )
     assert (config.trust_bundle_url, config.trust_bundle_unix_socket) == ("http://localhost/b?x=1", "/s")
     assert config.trust_bundle_format == "spiffe"
-    assert config.join_token == "secret"
-    assert "secret" not in repr(config)
+    assert config.join_token == "confidential"
+    assert "confidential" not in repr(config)
     assert config.workload_key_type is KeyType.RSA_2048
     assert config.allowed_foreign_jwt_claims == ("a",)
     assert (config.availability_target, config.sync_interval) == (timedelta(hours=24), timedelta(seconds=2))
@@ -113,8 +114,20 @@ def test_one_name_for_two_of_envoy_s_bundles_is_warned_of(tmp_path: Path) -> Non
         ),
         ('sds { default_name = "x" }', 'unknown key "default_name" in agent.sds: did you mean "default_svid_name"?'),
         (
-            "experimental { ratelimit { fetch_jwt_svid = 5 } }",
-            "agent.experimental.ratelimit.fetch_jwt_svid is not available in this version: remove the key",
+            "experimental { ratelimit { fetch_jwt_svid = -1 } }",
+            "experimental.ratelimit.fetch_jwt_svid must not be negative",
+        ),
+        (
+            'experimental { jwt_svid_cache_hit_timeout = "soon" }',
+            'could not parse jwt_svid_cache_hit_timeout: time: invalid duration "soon"',
+        ),
+        (
+            'experimental { jwt_svid_cache_hit_timeout = "4.9s" }',
+            "jwt_svid_cache_hit_timeout (4.9s) must be at least 5s",
+        ),
+        (
+            'experimental { jwt_svid_cache_hit_timeout = "30s" }',
+            "jwt_svid_cache_hit_timeout (30s) must be less than 30s",
         ),
         ('trust_bundle_unix_socket = "/s"', "trust_bundle_unix_socket needs trust_bundle_url too: set both"),
         ('trust_bundle_format = "der"', 'trust_bundle_format "der" is unknown: use pem or spiffe'),
@@ -228,11 +241,25 @@ def test_the_command_line_wins(tmp_path: Path) -> None:
     assert (config.join_token, config.server_port, config.data_dir) == ("t", 9, "/d")
 
 
-def test_a_flag_without_effect_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"-disableWorkloadAPI is not available in this version: leave the "):
-        load(configured(tmp_path), Overrides(disable_workload_api=True))
-    with pytest.raises(ConfigurationError, match=r":4: agent\.disable_workload_api is not available"):
-        load(configured(tmp_path, "disable_workload_api = true"), Overrides(disable_workload_api=True))
+def test_the_workload_api_may_be_switched_off(tmp_path: Path) -> None:
+    assert not loaded(tmp_path).disable_workload_api
+    assert loaded(tmp_path, "disable_workload_api = true").disable_workload_api
+    config = load(configured(tmp_path), Overrides(disable_workload_api=True))
+    assert config.disable_workload_api
+    assert config.serves_workloads
+    assert not loaded(tmp_path, "disable_workload_api = true  disable_sds_api = true").serves_workloads
+
+
+def test_rate_limits(tmp_path: Path) -> None:
+    assert loaded(tmp_path).ratelimit == RateLimit()
+    config = loaded(tmp_path, "experimental { ratelimit { fetch_jwt_svid = 5  stream_secrets = 0 } }")
+    assert config.ratelimit == RateLimit(fetch_jwt_svid=5)
+
+
+def test_the_patience_with_a_cached_token_in_hand(tmp_path: Path) -> None:
+    config = loaded(tmp_path, 'experimental { jwt_svid_cache_hit_timeout = "5s" }')
+    assert config.jwt_svid_cache_hit_timeout == timedelta(seconds=5)
+    assert config.warnings == ("The use of 'jwt_svid_cache_hit_timeout' is experimental",)
 
 
 def test_the_example_is_valid() -> None:

@@ -231,27 +231,6 @@ async def test_garbage_is_no_request(agent: RunningAgent) -> None:
         assert "unmarshalling request" in caught.value.message
 
 
-async def test_a_process_has_its_streams_for_both_apis_together(home: Home) -> None:
-    home.server.add_entry("a")
-    home.streams_of_a_process = 2
-    async with home.running() as agent, sds.secret_stream(agent.channel) as stream:
-        await stream.ask("default")
-        await stream.next()
-        svids = agent.stream("FetchX509SVID", workload_pb2.X509SVIDRequest(), workload_pb2.X509SVIDResponse)
-        await anext(aiter(svids))
-        for call in (ended_at_once(agent), sds.fetch(agent.channel)):
-            with pytest.raises(RpcError) as caught:
-                await call
-            assert caught.value.code is Code.RESOURCE_EXHAUSTED
-        await stream.ask("ROOTCA")
-        await stream.next()
-
-
-async def ended_at_once(agent: RunningAgent) -> None:
-    async with sds.secret_stream(agent.channel) as stream:
-        await stream.next()
-
-
 async def test_requests_without_end_about_what_is_never_read_cost_nothing_more(agent: RunningAgent) -> None:
     """A client that does not read does not know what to answer about, so it has one response on its way."""
     async with sds.secret_stream(agent.channel) as stream:

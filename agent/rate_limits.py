@@ -7,10 +7,10 @@ a bucket, and so do all that have none. The agent's own calls, by which it looks
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
+from os import getpid
 from typing import Final
 
 from agent.config.file import RateLimit
@@ -89,7 +89,7 @@ class Admission:
     async def attest(self, peer: Peer, context: Context) -> frozenset[Selector]:
         """The caller's selectors. Raises RpcError when it calls too often, and what attestation raises."""
         selectors = await self._attestation.attest(peer)
-        if peer.process is None or peer.process.pid != os.getpid():
+        if peer.process is None or peer.process.pid != getpid():
             self._limits.check(context.method.path, selectors)
         return selectors
 

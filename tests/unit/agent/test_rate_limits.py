@@ -108,7 +108,7 @@ async def test_a_workload_that_calls_too_often_is_told_and_then_served_again(
     home.server.add_entry("a")
     home.ratelimit = RateLimit(fetch_x509_svid=2)
     # The test is in the agent's own process, which is exempt.
-    monkeypatch.setattr("agent.rate_limits.os.getpid", lambda: 0)
+    monkeypatch.setattr("agent.rate_limits.getpid", lambda: 0)
     async with home.running() as agent:
         codes = [await outcome(agent) for _ in range(20)]
         assert Code.UNAVAILABLE in codes

@@ -11,7 +11,7 @@ from operations import metrics
 from plugins.keymanager import KeyManager
 from transport.peer import Peer
 from transport.router import After, Before, Context, Method
-from transport.status import RpcError
+from transport.status import Code, RpcError
 
 _KEY_MANAGER: Final = {
     "generate": ("agent_key_manager", "generate_key"),
@@ -54,6 +54,8 @@ class Calls:
         api = context.attributes.get(_COUNTED)
         if api is not None:
             self._change(api, -1)
+        if error is not None and error.code is Code.CANCELLED and api == "sds_api":
+            error = None  # Envoys end their streams so; to SPIRE too that is no failure
         if metrics.on() and (peer.process is None or peer.process.pid != os.getpid()):
             metrics.called(("rpc", *metrics.rpc_key(method.service, method.name)), seconds, error)
 

@@ -10,10 +10,11 @@ from typing import Final, Protocol, TypeVar
 from agent.cache import X509Cache
 from agent.config.file import Sds
 from agent.rate_limits import Admission
+from agent.sds.asked import checked_names, checked_type, select, validator_of
 from agent.sds.either import either
 from agent.sds.secrets import Secrets, SharedSecrets
-from agent.sds.stream import Conversation, fetch
-from agent.sds.telling import Telling
+from agent.sds.stream import Conversation, fetched
+from agent.sds.telling import Telling, listed
 from agent.stream_limits import StreamLimits
 from agent.workload_update import WorkloadUpdate
 from generated.envoy.service.discovery.v3 import discovery_pb2
@@ -94,16 +95,18 @@ class SecretDiscovery:
                                 yield response
 
     async def fetch_secrets(self, request: discovery_pb2.DiscoveryRequest, peer: Peer, context: Context) -> bytes:
-        telling = Telling(context.method.name, peer)
+        names = checked_names(request.resource_names)
+        checked_type(request.type_url)
+        telling = Telling(context.method.name, peer, resource_names=listed(names))
         with self._limits.stream_of(peer.process):
             update = await self._update_for(await self._attest(peer, context, telling))
         try:
-            response, count = fetch(request, self._secrets.of(update), self._settings)
+            resources = select(names, self._secrets.of(update), validator_of(request.node, self._settings))
         except RpcError as error:
             telling.failed("Error building fetch secrets response", error)
             raise
-        telling.sending(count)
-        return response
+        telling.sending(len(resources))
+        return fetched(request, resources)
 
     async def _attest(self, peer: Peer, context: Context, telling: Telling) -> frozenset[Selector]:
         try:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from agent.config.file import Sds
 from agent.sds.asked import checked_names, checked_type, select, validator_of
-from agent.sds.secrets import Secrets, Validator
+from agent.sds.secrets import Resource, Secrets, Validator
 from agent.sds.telling import Telling
 from generated.envoy.service.discovery.v3 import discovery_pb2
 
@@ -79,9 +80,7 @@ class Conversation:
         return b"".join((head.SerializeToString(), *(each.framed for each in resources)))
 
 
-def fetch(request: discovery_pb2.DiscoveryRequest, secrets: Secrets, settings: Sds) -> tuple[bytes, int]:
-    """The response to a single request, and how many secrets it has. Raises RpcError as `Conversation` does."""
-    head = discovery_pb2.DiscoveryResponse(type_url=checked_type(request.type_url))
-    names = checked_names(request.resource_names)
-    resources = select(names, secrets, validator_of(request.node, settings))
-    return b"".join((head.SerializeToString(), *(each.framed for each in resources))), len(resources)
+def fetched(request: discovery_pb2.DiscoveryRequest, resources: Sequence[Resource]) -> bytes:
+    """The response to a request that stands alone: it has no version and no nonce."""
+    head = discovery_pb2.DiscoveryResponse(type_url=request.type_url)
+    return b"".join((head.SerializeToString(), *(each.framed for each in resources)))

@@ -7,7 +7,6 @@ from typing import Final
 
 from generated.envoy.service.discovery.v3 import discovery_pb2
 from operations import logs
-from operations.quoting import quote
 from transport.peer import Peer
 
 SERVICE: Final = "SDS.v3"
@@ -20,8 +19,9 @@ _log = logs.get("endpoints")
 class Telling:
     """One call's lines. What its client says of a response is written once: it may go on saying it without end."""
 
-    def __init__(self, method: str, peer: Peer) -> None:
-        self._log = _log.bind(service=SERVICE, method=method, pid=peer.process.pid if peer.process else 0)
+    def __init__(self, method: str, peer: Peer, **fields: object) -> None:
+        pid = peer.process.pid if peer.process else 0
+        self._log = _log.bind(service=SERVICE, method=method, pid=pid, **fields)
         self._method = method
         self._complaints: set[str] = set()
 
@@ -61,7 +61,7 @@ class Telling:
         return first
 
 
-def listed(names: Collection[str]) -> str:
-    """Some of the names, as Go writes a slice."""
-    shown = [quote(name[:_LONGEST]) for name in sorted(names)[:_MOST_NAMES]]
-    return f"[{' '.join(shown)}{' …' if len(names) > _MOST_NAMES else ''}]"
+def listed(names: Collection[str]) -> list[str]:
+    """Some of the names, each cut short."""
+    shown = [name[:_LONGEST] for name in sorted(names)[:_MOST_NAMES]]
+    return [*shown, "…"] if len(names) > _MOST_NAMES else shown

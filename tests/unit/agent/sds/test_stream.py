@@ -96,7 +96,7 @@ async def test_a_nack_is_told_once_and_waits_for_a_change(
         await quiet(stream, agent)
         lines = [each for each in caplog.records if each.message == "Envoy reported errors applying secrets"]
         assert len(lines) == 1
-        assert vars(lines[0])["fields"]["resource_names"] == '["default"]'
+        assert vars(lines[0])["fields"]["resource_names"] == ["default"]
         assert len(vars(lines[0])["fields"]["error"]) < 1000
         assert caplog.messages.count("Client rejected expected version and rolled back") == 1
         agent.managing.cache.renew_now(["a"])

@@ -66,6 +66,7 @@ def node(tmp_path: Path) -> Iterator[Node]:
         agent = spire.Agent(tmp_path / "agent", server, token=server.join_token(NODE), settings=settings)
         agent.config.write_text(agent.config.read_text().replace(UNIX, BY_PATH))
         agent.start()
+        agent.fetch()  # servers may take their time until agents hear of an entry
         yield Node(server, agent, admin, broker, port)
     finally:
         for program in (agent, server):

@@ -148,7 +148,9 @@ class Manager:
 
     def _resume(self, held: Held) -> None:
         """Serve what the last run left. The first synchronisation takes away what the server has removed since."""
-        self.cache.set_bundles(held.bundles)
+        own = self.cache.bundle
+        bundles = {**held.bundles, own.trust_domain.name: held.bundle_with(own)}
+        self.cache.set_bundles(bundles)
         self.cache.set_entries(held.entries.values(), ())
         self.cache.store(held.x509_svids)
         for of, token in held.jwt_svids.items():

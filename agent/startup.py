@@ -125,8 +125,8 @@ async def _kept(start: Start) -> Attestation | None:
         svid = AgentSvid(state.svid, key, state.reattestable)
         if svid.spiffe_id.trust_domain != start.address.trust_domain:
             return None
-    except (InvalidArgument, Corrupt):
-        return None  # `attested` tells
+    except SpireError:
+        return None  # `attested` tells, and tries again
     return Attestation(svid, _bundle(start, state.bundle))
 
 

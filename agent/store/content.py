@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 from google.protobuf.message import DecodeError
@@ -37,6 +37,17 @@ class Held:
         }
         x509_svids = {each: svid for each, svid in x509_svids.items() if each in entries}
         return Held(entries, x509_svids, jwt_svids, self.bundles)
+
+    def bundle_with(self, own: Bundle) -> Bundle:
+        """The bundle of `own`'s trust domain, with the X.509 authorities of `own`, which are stored at each change.
+
+        What of them is tainted, and the JWT authorities, only the store knows.
+        """
+        kept = self.bundles.get(own.trust_domain.name)
+        if kept is None:
+            return own
+        known = {each.der: each for each in kept.x509_authorities}
+        return replace(kept, x509_authorities=tuple(known.get(each.der, each) for each in own.x509_authorities))
 
     @property
     def is_empty(self) -> bool:

@@ -37,7 +37,8 @@ class Keeper:
         self._held = held
         self._look = look
         self._interval = interval
-        self._kept: Held | None = None
+        self._kept: tuple[SpiffeId, Held] | None = None
+        self._told = False
         self._failed = False
         self._stopped = False
 
@@ -48,27 +49,35 @@ class Keeper:
     async def run(self) -> None:
         """Until cancelled. A disk that is full or hangs holds up nothing but this."""
         if not self._store.possible:
-            _log.info(
-                "The key manager cannot seal what is stored: nothing is kept for a restart while the server is away"
-            )
+            self._tell_once()
             await asyncio.Event().wait()
         while True:
             await asyncio.sleep(self._look)
             if await self.keep():
                 await asyncio.sleep(max(0.0, self._interval - self._look))
 
+    def _tell_once(self) -> None:
+        if not self._told:
+            self._told = True
+            _log.info(
+                "The key manager cannot seal what is stored: nothing is kept for a restart while the server is away"
+            )
+
     async def keep(self) -> bool:
         """Write if there is something new. Returns whether it tried."""
         held = self._held()
-        if held is None or self._stopped or not self._store.possible or held == self._kept:
+        if held is None or self._stopped or not self._store.possible:
+            return False
+        agent = self._agent()
+        if (agent, held) == self._kept:
             return False
         try:
-            await self._store.write(self._agent(), held)
+            await self._store.write(agent, held)
         except (OSError, SpireError) as error:
             # Once: it is tried again and again.
             if not self._failed:
                 _log.error("Could not keep the SVIDs for outages; what was kept before stays", error=error)
             self._failed = True
         else:
-            self._kept, self._failed = held, False
+            self._kept, self._failed = (agent, held), False
         return True

@@ -5,6 +5,8 @@ What cannot be used is set aside under another name with one line in the log, an
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +27,7 @@ LARGEST = 64 << 20
 
 _LABEL = "spire-agent/store/1"
 _CLOCKS_MAY_DIFFER = 60.0
+_PATIENCE = 10.0
 
 _log = logs.get("store")
 
@@ -46,6 +49,7 @@ class Store:
         self._storage = storage
         self._clock = clock
         self._secret: bytes | None = None
+        self._writing = threading.Lock()
 
     @property
     def possible(self) -> bool:
@@ -81,8 +85,9 @@ class Store:
         if not self.possible:
             return
         try:
-            await in_own_thread(self._drop)
-        except OSError as error:
+            async with asyncio.timeout(_PATIENCE):
+                await in_own_thread(self._drop)
+        except OSError as error:  # TimeoutError is one
             _log.error("Failed to remove what was kept for outages", path=str(self._path), error=error)
 
     async def _sealing_secret(self) -> bytes:
@@ -116,6 +121,10 @@ class Store:
         return held
 
     def _write(self, secret: bytes, agent: SpiffeId, held: Held) -> None:
+        with self._writing:
+            self._replace(secret, agent, held)
+
+    def _replace(self, secret: bytes, agent: SpiffeId, held: Held) -> None:
         generation = self._storage.state.generation + 1
         header = Header(
             trust_domain=self._trust_domain.name,
@@ -131,8 +140,10 @@ class Store:
         self._storage.store_generation(generation)
 
     def _drop(self) -> None:
-        self._storage.store_generation(self._storage.state.generation + 1)
-        self._path.unlink(missing_ok=True)
+        """After what is being written, so that it cannot appear again."""
+        with self._writing:
+            self._path.unlink(missing_ok=True)
+            self._storage.store_generation(self._storage.state.generation + 1)
 
     async def _set_aside(self, reason: Corrupt) -> None:
         target = self._path.with_name(SET_ASIDE)

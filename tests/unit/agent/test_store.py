@@ -112,6 +112,14 @@ def test_what_has_expired_is_left_out() -> None:
     assert many.in_force(NOW + 100).is_empty
 
 
+def test_the_authorities_that_were_stored_last_count() -> None:
+    own = Bundle(TD, (X509Authority(b"root"), X509Authority(b"newer")))
+    merged = held().bundle_with(own)
+    assert merged.x509_authorities == (X509Authority(b"root", tainted=True), X509Authority(b"newer"))
+    assert merged.jwt_authorities == held().bundles["example.org"].jwt_authorities
+    assert Held({}, {}, {}, {}).bundle_with(own) == own
+
+
 async def test_it_is_kept_for_the_owner_and_readable_by_nobody_else(place: Place) -> None:
     assert await place.store().load(AGENT) is None
     await place.store().write(AGENT, held())
@@ -266,6 +274,10 @@ async def test_nothing_new_is_not_written_again(place: Place) -> None:
     keeper = Keeper(place.store(), lambda: AGENT, held)
     assert await keeper.keep()
     assert not await keeper.keep()
+    ids = iter([AGENT, SpiffeId(TD, "/spire/agent/x509pop/b")])
+    keeper = Keeper(place.store(), lambda: next(ids), held)
+    assert await keeper.keep()
+    assert await keeper.keep()
     keeper = Keeper(place.store(), lambda: AGENT, lambda: None)
     assert not await keeper.keep()
     keeper = Keeper(place.store(), lambda: AGENT, held)

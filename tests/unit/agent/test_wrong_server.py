@@ -144,8 +144,8 @@ async def half(server: WrongServer, requests: object) -> AsyncIterator[Sync]:
 
 async def nothing(server: WrongServer, requests: object) -> AsyncIterator[Sync]:
     del server, requests
-    none: tuple[Sync, ...] = ()
-    for response in none:
+    responses: list[Sync] = []
+    for response in responses:
         yield response
 
 

@@ -9,14 +9,13 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 READ_SIZE: Final = 64 * 1024
 WRITE_SIZE: Final = 16 * 1024
 HIGH_WATER: Final = 256 * 1024
 LOW_WATER: Final = HIGH_WATER // 4
 LINGER: Final = 5.0
-_QUEUE_PAUSE: Final = 0.01
 
 
 class WantRead(Exception):
@@ -33,33 +32,6 @@ class WantTime(Exception):
     def __init__(self, done: asyncio.Future[None]) -> None:
         super().__init__()
         self.done = done
-
-
-async def connect(family: socket.AddressFamily, address: tuple[Any, ...] | str) -> socket.socket:
-    """A non-blocking stream socket, connected. The caller sets the deadline. Raises OSError."""
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setblocking(False)
-        if family is socket.AF_UNIX:
-            await _queue(sock, address)
-        else:
-            await asyncio.get_running_loop().sock_connect(sock, address)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
-async def _queue(sock: socket.socket, path: tuple[Any, ...] | str) -> None:
-    """While a listener's queue is full, connecting fails (EAGAIN in unix(7)); the loop's sock_connect takes that for a
-    connection under way.
-    """
-    while True:
-        try:
-            sock.connect(path)
-            return
-        except BlockingIOError:
-            await asyncio.sleep(_QUEUE_PAUSE)
 
 
 class Link(Protocol):

@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from transport.sockets import Link, PlainLink, connect
+from transport.sockets import Link, PlainLink
 from transport.status import Code, RpcError
 
 if TYPE_CHECKING:
@@ -74,13 +74,20 @@ class TcpDialer:
         raise failure or connection_error(f"Error while dialing: dial tcp {name}: no address")
 
 
-async def _connected(family: socket.AddressFamily, address: tuple[Any, ...] | str, name: str) -> socket.socket:
+async def _connected(family: int, address: tuple[Any, ...] | str, name: str) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
     try:
+        sock.setblocking(False)
         async with asyncio.timeout(_TIMEOUT):
-            return await connect(family, address)
+            await asyncio.get_running_loop().sock_connect(sock, address)
     except OSError as error:  # TimeoutError is one
+        sock.close()
         reason = "i/o timeout" if isinstance(error, TimeoutError) else f"connect: {_reason(error)}"
         raise connection_error(f"Error while dialing: dial {name}: {reason}") from error
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 def connection_error(text: str) -> RpcError:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import ssl
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
@@ -17,8 +16,8 @@ from typing import Final
 import h11
 
 from operations.errors import TemporarilyUnavailable
+from transport.connecting import connect_unix
 from transport.limits import KIB
-from transport.sockets import connect
 
 _HEAD: Final = 64 * KIB
 _CHUNK: Final = 64 * KIB
@@ -63,7 +62,7 @@ class UnixService:
         return f"unix://{self.path}"
 
     async def connect(self) -> Streams:
-        return await asyncio.open_unix_connection(sock=await connect(socket.AF_UNIX, self.path), limit=_CHUNK)
+        return await asyncio.open_unix_connection(sock=await connect_unix(self.path), limit=_CHUNK)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from transport.limits import Limits
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 WRITE_SIZE: Final = 16 * 1024
 LINGER: Final = 5.0
-_QUEUE_PAUSE: Final = 0.01
 
 
 class WantRead(Exception):
@@ -35,33 +34,6 @@ class WantTime(Exception):
     def __init__(self, done: asyncio.Future[None]) -> None:
         super().__init__()
         self.done = done
-
-
-async def connect(family: socket.AddressFamily, address: tuple[Any, ...] | str) -> socket.socket:
-    """A non-blocking stream socket, connected. The caller sets the deadline. Raises OSError."""
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setblocking(False)
-        if family is socket.AF_UNIX:
-            await _queue(sock, address)
-        else:
-            await asyncio.get_running_loop().sock_connect(sock, address)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
-async def _queue(sock: socket.socket, path: tuple[Any, ...] | str) -> None:
-    """While a listener's queue is full, connecting fails (EAGAIN in unix(7)); the loop's sock_connect takes that for a
-    connection under way.
-    """
-    while True:
-        try:
-            sock.connect(path)
-            return
-        except BlockingIOError:
-            await asyncio.sleep(_QUEUE_PAUSE)
 
 
 class Link(Protocol):

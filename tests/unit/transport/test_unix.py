@@ -16,7 +16,7 @@ import pytest
 
 from operations.errors import ConfigurationError
 from tests.simulators.echo import UNARY, Echo, EchoService
-from transport import sockets, unix
+from transport import unix
 from transport.client import Channel
 
 ROOT = Path(__file__).parents[3]
@@ -209,37 +209,6 @@ def test_looking_at_callers_leaves_no_descriptor_behind(tmp_path: Path) -> None:
             for _ in range(10):
                 unix.caller(accepted)
             assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208 - counts
-
-
-async def test_a_listener_whose_queue_is_full_is_waited_for(tmp_path: Path) -> None:
-    path = str(tmp_path / "socket")
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(path)
-        listener.listen(0)
-        clients = [asyncio.ensure_future(sockets.connect(socket.AF_UNIX, path)) for _ in range(4)]
-        await asyncio.sleep(0.1)
-        assert not all(client.done() for client in clients)
-        listener.setblocking(False)
-        for _ in clients:
-            accepted, _address = await asyncio.get_running_loop().sock_accept(listener)
-            accepted.close()
-        for each in await asyncio.gather(*clients):
-            assert each.getpeername() == path
-            each.close()
-
-
-async def test_who_gives_up_waiting_leaves_nothing_behind(tmp_path: Path) -> None:
-    path = str(tmp_path / "socket")
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(path)
-        listener.listen(0)
-        first = await sockets.connect(socket.AF_UNIX, path)
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.1):
-                await sockets.connect(socket.AF_UNIX, path)
-        first.close()
-    with pytest.raises(ConnectionRefusedError):
-        await sockets.connect(socket.AF_UNIX, path)
 
 
 async def test_callers_are_held_as_long_as_their_connections(socket_path: str, service: EchoService) -> None:

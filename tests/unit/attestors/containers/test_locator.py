@@ -21,7 +21,7 @@ from transport.peer import Process
 
 ID = "c0ffee00" * 8
 POD = "6d1c63a5-f6f7-4d6b-9a1b-6f3e0b2c9d10"
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may make cgroups and namespaces")
 

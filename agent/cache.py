@@ -250,9 +250,9 @@ class X509Cache:
         known = (self._entries[entry_id] for entry_id in svids if entry_id in self._entries)
         stored = [entry for entry in known if entry.spiffe_id == svids[entry.id].spiffe_id]
         for entry in stored:
-            svid, is_new = svids[entry.id], entry.id not in self._svids
+            svid, new = svids[entry.id], entry.id not in self._svids
             self._svids[entry.id] = svid
-            if is_new and not self._is_used(entry):  # nobody has asked for it as yet
+            if new and not self._is_used(entry):  # nobody has asked for it as yet
                 self._svids.move_to_end(entry.id, last=False)
             self._schedule(entry.id, 0 if entry.id in self._outdated else svid.rotate_at)
         self._evict()

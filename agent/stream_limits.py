@@ -17,6 +17,7 @@ from transport.shares import Share, Shares
 
 SOCKET: Final = Limits(
     keepalive=7200.0,
+    streams=10_000,  # SPIRE has no limit: what a process may have is bounded by its share of the calls
     send_buffer=0,  # one response at a time on a stream: only the latest matters to who is slow
     write_buffer=0,
     read=8 * KIB,

@@ -228,7 +228,8 @@ class Connection:
         try:
             for events in self.engine.receive(data):
                 self._dispatch(events)
-                if self.paused and self.engine.queued_frames > self.limits.control_frames:
+                # Each stream may have its headers and its end waiting; more than that is of the peer's own making.
+                if self.paused and self.engine.queued_frames > self.limits.control_frames + 2 * len(self.streams):
                     self.abort("the peer does not read")
                     return
         except ProtocolError as error:

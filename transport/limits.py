@@ -19,8 +19,9 @@ class Limits:
     after `connection_age`. `write_buffer` is how much of what was framed may wait for the peer to read, beyond 128 KiB,
     before no more is framed. `keepalive` is the silence after which a connection is pinged and `keepalive_timeout` how
     long the answer may take; None turns pings off. A client pings only while it has calls, and not more often than
-    every five minutes: grpc-go's servers end connections that ping more. `control_frames` may wait for a peer that
-    does not read. `read` is how much is read of a connection before others have their turn.
+    every five minutes: grpc-go's servers end connections that ping more. `control_frames`, besides two for each
+    stream, may wait for a peer that does not read. `read` is how much is read of a connection before others have
+    their turn.
 
     `connections` is of a whole listener. Processes that call over a Unix socket share it out among them, and with it
     `calls` and `received`, the bytes of requests that are being received or wait to be read (transport.shares).

@@ -20,6 +20,7 @@ class _Account:
     """How much is held: by all, by a user, or by a process."""
 
     __slots__ = ("__weakref__", "held")
+    held: int
 
     def __init__(self) -> None:
         self.held = 0

@@ -87,7 +87,7 @@ class Secrets:
     def all(self, validator: Validator) -> Sequence[Resource]:
         """Bundles by their trust domain IDs, the agent's own first, and certificates by their SPIFFE IDs."""
         bundles = [self._validation(each, each.trust_domain.id, validator) for each in self._update.bundles]
-        return bundles + [self._certificate(each) for each in self._update.identities]
+        return bundles + [self._certificate(each) for each in self._update.all_identities]
 
     def offers(self, validator: Validator) -> Mapping[str, Offer]:
         """What there is, by each name that it can be asked for.
@@ -111,7 +111,7 @@ class Secrets:
         for bundle in federated:
             name = bundle.trust_domain.id
             yield name, name, partial(self._validation, bundle, name, validator)
-        for index, identity in enumerate(self._update.identities):
+        for index, identity in enumerate(self._update.all_identities):
             yield identity.entry.spiffe_id, identity.entry.id, partial(self._certificate, identity)
             if index == 0:
                 name = settings.default_svid_name

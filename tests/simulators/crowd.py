@@ -13,7 +13,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Final, NamedTuple
 
@@ -68,7 +68,7 @@ class Crowd:
 
 
 @contextmanager
-def gathered(path: str, processes: int, each: int = 1) -> Iterator[Crowd]:
+def gathered(path: str, processes: int, each: int = 1) -> Generator[Crowd]:
     crowd = Crowd(path, processes, each)
     try:
         yield crowd

@@ -15,7 +15,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -125,8 +125,8 @@ def drain(sock: socket.socket) -> int:
 
 def hoard(made: Connections) -> None:
     """Ten thousand streams on a few connections, of which nothing is read."""
-    for _ in range(40):
-        made.say(OPENING + calls(FETCH, 250))
+    for _ in range(4):
+        made.say(OPENING + calls(FETCH, 2500))
 
 
 def crowd(made: Connections) -> None:
@@ -251,7 +251,7 @@ class Attack:
 
 
 @contextmanager
-def attacking(path: str, attack: str, uids: list[int]) -> Iterator[list[Attack]]:
+def attacking(path: str, attack: str, uids: list[int]) -> Generator[list[Attack]]:
     """One hostile process for each user; all end with the block."""
     running = [Attack(uid, path, attack) for uid in uids]
     try:

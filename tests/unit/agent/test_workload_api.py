@@ -108,6 +108,19 @@ async def test_a_stream_hears_of_new_entries_and_ends_with_the_last_one(agent: R
             await _exhaust(stream)
 
 
+async def test_a_thousand_streams_on_one_connection_hear_of_a_new_entry(agent: RunningAgent, home: Home) -> None:
+    streams = [aiter(agent.stream(*X509)) for _ in range(1000)]
+
+    async def until_it_has(stream: AsyncIterator[workload_pb2.X509SVIDResponse], count: int) -> None:
+        while len((await anext(stream)).svids) != count:
+            pass
+
+    async with asyncio.timeout(PATIENCE):
+        await asyncio.gather(*(until_it_has(stream, 1) for stream in streams))
+        home.server.add_entry("b", "/second")
+        await asyncio.gather(*(until_it_has(stream, 2) for stream in streams))
+
+
 async def _exhaust(stream: AsyncIterator[object]) -> None:
     async for _ in stream:
         pass

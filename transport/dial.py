@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from transport.connecting import connect_unix
 from transport.sockets import Link, PlainLink
 from transport.status import Code, RpcError
 
@@ -75,15 +76,19 @@ class TcpDialer:
 
 
 async def _connected(family: int, address: tuple[Any, ...] | str, name: str) -> socket.socket:
+    try:
+        async with asyncio.timeout(_TIMEOUT):
+            return await (connect_unix(address) if isinstance(address, str) else _connect_tcp(family, address))
+    except OSError as error:  # TimeoutError is one
+        reason = "i/o timeout" if isinstance(error, TimeoutError) else f"connect: {_reason(error)}"
+        raise connection_error(f"Error while dialing: dial {name}: {reason}") from error
+
+
+async def _connect_tcp(family: int, address: tuple[Any, ...]) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
-        async with asyncio.timeout(_TIMEOUT):
-            await asyncio.get_running_loop().sock_connect(sock, address)
-    except OSError as error:  # TimeoutError is one
-        sock.close()
-        reason = "i/o timeout" if isinstance(error, TimeoutError) else f"connect: {_reason(error)}"
-        raise connection_error(f"Error while dialing: dial {name}: {reason}") from error
+        await asyncio.get_running_loop().sock_connect(sock, address)
     except BaseException:
         sock.close()
         raise

@@ -136,6 +136,8 @@ class ServerCall(Stream):
         except RpcError as error:
             self.fail(error)
             return
+        if self.method.largest is not None:
+            self.limit_messages(self.method.largest)
         loop = self.connection.loop
         self._start = loop.time()
         deadline = None
@@ -221,6 +223,8 @@ class ServerCall(Stream):
             if self.router.after is not None:
                 seconds = self.connection.loop.time() - self._start
                 self.router.after(self.method, self.peer, self.context, failure, seconds)
+            # It knows this frame, and by that all that the call held: the two would stay until the collector comes.
+            failure = None
 
     async def _answer(self) -> None:
         method = self.method

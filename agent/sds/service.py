@@ -80,16 +80,12 @@ class SecretDiscovery:
         return self._converse(DeltaConversation(self._settings, telling), requests, peer, context, telling)
 
     async def _converse(
-<<<<<<< HEAD
-        self, conversation: _Conversation[R], requests: AsyncIterator[R], peer: Peer, context: Context, telling: Telling
-=======
         self,
         conversation: _Conversation[R],
         requests: AsyncIterator[R],
         peer: Peer,
         context: Context,
         telling: Telling,
->>>>>>> b/sds
     ) -> AsyncIterator[bytes]:
         with self._limits.stream_of(peer.process) as allowance:
             selectors = await self._attest(peer, context, telling)
@@ -118,10 +114,6 @@ class SecretDiscovery:
         return fetched(request, resources)
 
     async def _attest(self, peer: Peer, context: Context, telling: Telling) -> frozenset[Selector]:
-<<<<<<< HEAD
-=======
-        del context
->>>>>>> b/sds
         try:
             return await self._admission.attest(peer, context)
         except TemporarilyUnavailable as error:

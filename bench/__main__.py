@@ -283,9 +283,7 @@ def table(rows: list[Row]) -> str:
 
 async def main() -> None:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument(
-        "scenario", nargs="*", choices=[*SCENARIOS, []], help="some of these; all by default"
-    )
+    parser.add_argument("scenario", nargs="*", choices=[*SCENARIOS, []], help="some of these; all by default")
     parser.add_argument("--seconds", type=float, default=5.0, help="how long each row is measured")
     chosen = parser.parse_args()
     rows: list[Row] = []

@@ -82,10 +82,10 @@ async def test_reads_of_a_process_take_turns() -> None:
 
     for number in range(30):
         ready(number)
-    assert read == list(range(8))
+    assert read == list(range(4))
     await asyncio.sleep(0)
-    assert read == list(range(16))
-    for _ in range(3):
+    assert read == list(range(8))
+    for _ in range(6):
         await asyncio.sleep(0)
     assert read == list(range(30))
 
@@ -97,6 +97,6 @@ async def test_connections_that_closed_meanwhile_do_not_hold_up_the_others() -> 
         # Those that wait are closed when it is their turn, but the last.
         if turn.take((lambda: None) if number < 39 else (lambda: read.append(39))):
             read.append(number)
-    for _ in range(6):
+    for _ in range(12):
         await asyncio.sleep(0)
-    assert read == [*range(8), 39]
+    assert read == [*range(4), 39]

@@ -177,8 +177,10 @@ class ServerCall(Stream):
     def _stop(self) -> None:
         if self._expiry is not None:
             self._expiry.cancel()
-        if self._task is not None:
-            self._task.cancel()  # does nothing to a task that is done
+        # Let go of: one that is cancelled before it began keeps this call by its traceback, until the collector comes.
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()  # does nothing to a task that is done
 
     def fail(self, error: RpcError, *, http_status: int = 200) -> None:
         """Answers with an error: headers alone when nothing was sent before, else trailers."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import resource
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
@@ -139,7 +140,7 @@ async def test_a_process_that_has_its_share_is_told(agent: spire.Agent) -> None:
     last = errors[-1]
     assert last is not None
     assert last.code is Code.UNAVAILABLE
-    assert "too many connections are open: this process holds 3333" in last.message
+    assert re.search(r"too many connections are open: this process holds \d+", last.message)
 
 
 def few_descriptors(agent: spire.Agent, count: int) -> None:

@@ -259,10 +259,10 @@ class X509Cache:
         self._changed(stored)
 
     def retry(self, entry_ids: Iterable[str], moment: float) -> None:
-        """Have these entries' SVIDs issued at a later moment."""
+        """Have these entries' SVIDs issued at a later moment; at once where one has changed since it was taken."""
         for entry_id in entry_ids:
             if entry_id in self._entries:
-                self._schedule(entry_id, moment)
+                self._schedule(entry_id, 0 if entry_id in self._outdated else moment)
 
     def renew_now(self, entry_ids: Iterable[str]) -> None:
         """Have SVIDs renewed at once, and what is under way once more; the old ones are served until then."""

@@ -140,6 +140,16 @@ def test_what_is_under_way_when_an_authority_is_tainted_is_renewed_once_more() -
     assert made.take_due() == []
 
 
+def test_a_refusal_of_what_has_changed_meanwhile_puts_nothing_off() -> None:
+    made = cache(entry("a"), entry("b"))
+    made.take_due()
+    made.set_entries([entry("a", revision=1)], ())
+    made.retry("ab", 1e12)
+    assert ids(made.take_due()) == ["a"]
+    made.retry("a", 1e12)
+    assert made.take_due() == []
+
+
 async def test_nobody_is_given_the_svid_of_an_id_that_the_entry_had_before() -> None:
     made = cache(entry("a"))
     issue(made, {"a": svid("old")})

@@ -53,7 +53,8 @@ async def serve(config: AgentConfig) -> None:
     """Attest, tell systemd, serve until cancelled. Raises SpireError when the agent cannot start or go on."""
     _log.info("Starting agent", data_dir=config.data_dir, version=VERSION)
     _make_folder(config.data_dir, "data_dir", DATA_DIR_MODE)
-    _make_folder(str(Path(config.socket_path).parent), "socket_path", SOCKET_FOLDER_MODE)
+    if config.serves_workloads:
+        _make_folder(str(Path(config.socket_path).parent), "socket_path", SOCKET_FOLDER_MODE)
     if config.admin_socket_path is not None:
         _make_folder(str(Path(config.admin_socket_path).parent), "admin_socket_path", SOCKET_FOLDER_MODE)
     if config.broker is not None and config.broker.socket_path is not None:

@@ -160,7 +160,9 @@ def _check_section(agent: AgentSection, checks: Checks) -> None:
 
 def _checked(file: AgentFile, agent: AgentSection, checks: Checks, path: str) -> AgentConfig:
     experimental = agent.experimental
-    workload_socket = agent.socket_path or DEFAULT_SOCKET_PATH
+    socket_path = agent.socket_path or DEFAULT_SOCKET_PATH
+    # Without any API for workloads their socket is nobody's.
+    workload_socket = "" if agent.disable_workload_api and agent.disable_sds_api else socket_path
     trust_domain = checks.attempt(
         lambda: TrustDomain.parse(agent.trust_domain) if agent.trust_domain else _NO_TRUST_DOMAIN,
         _NO_TRUST_DOMAIN,
@@ -173,7 +175,7 @@ def _checked(file: AgentFile, agent: AgentSection, checks: Checks, path: str) ->
         data_dir=agent.data_dir or ".",
         server_address=agent.server_address,
         server_port=checks.port("server_port", agent.server_port) if agent.server_port else 0,
-        socket_path=sections.absolute(workload_socket),
+        socket_path=sections.absolute(socket_path),
         disable_workload_api=agent.disable_workload_api,
         admin_socket_path=apart_from_workloads(
             agent.admin_socket_path, "admin socket", workload_socket, checks, "admin_socket_path"

@@ -250,6 +250,14 @@ def test_the_workload_api_may_be_switched_off(tmp_path: Path) -> None:
     assert not loaded(tmp_path, "disable_workload_api = true  disable_sds_api = true").serves_workloads
 
 
+def test_without_apis_for_workloads_the_admin_socket_may_be_where_theirs_would_be(tmp_path: Path) -> None:
+    admin = f'socket_path = "{tmp_path}/api.sock"  admin_socket_path = "{tmp_path}/admin.sock"'
+    with pytest.raises(ConfigurationError, match="cannot be in the same directory"):
+        loaded(tmp_path, f"{admin}  disable_workload_api = true")
+    config = loaded(tmp_path, f"{admin}  disable_workload_api = true  disable_sds_api = true")
+    assert config.admin_socket_path == f"{tmp_path}/admin.sock"
+
+
 def test_rate_limits(tmp_path: Path) -> None:
     assert loaded(tmp_path).ratelimit == RateLimit()
     config = loaded(tmp_path, "experimental { ratelimit { fetch_jwt_svid = 5  stream_secrets = 0 } }")

@@ -93,6 +93,7 @@ class Incoming:
 
     def __init__(self, url: str, response: h11.Response, http: h11.Connection, reader: asyncio.StreamReader) -> None:
         self.status = response.status_code
+        self.phrase = response.reason.decode("latin-1")
         self.fields = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in response.headers]
         """The headers in their order, names in lower case. One name may come several times."""
         self._url = url

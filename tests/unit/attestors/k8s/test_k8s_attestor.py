@@ -7,7 +7,7 @@ import os
 import re
 import threading
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -169,11 +169,12 @@ async def test_a_disabled_kubelet_client() -> None:
 async def test_the_end() -> None:
     before = set(threading.enumerate())
     with kubelet(one()) as service:
-        configuration = Configuration(kubelet_read_only_port=service.port)
+        configuration = Configuration(kubelet_read_only_port=service.port, max_poll_attempts=1)
         attestor = K8sAttestor(configuration, logs.get("k8s"))
+        await attestor.prepare()
         verifier = attestor.verifier = _Signed(())
-        await attestor._locate(me())
-        await attestor._lists.after(0)
+        with suppress(SpireError):  # whoever runs this may be in a container
+            await attestor.attest(me())
         workers = of_attestors(before)
         assert {each.name.rpartition("_")[0] for each in workers} == {"container-locator", "k8s-attestor"}
         assert isinstance(attestor, HoldsConnections)

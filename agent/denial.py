@@ -26,6 +26,10 @@ class Unwelcome(Refused):
     """The server wants this agent no more, or is not the one it was, and nothing that the agent can do helps."""
 
 
+class MustRebootstrap(Unwelcome):
+    """The server has other keys than it had, and the agent may learn them at its next start."""
+
+
 BANNED = "the server has banned this agent: evict it there to let it attest again"
 EVICTED = "the server does not know this agent any more: it must attest anew, for which a join token must be a new one"
 STRANGER = (

@@ -17,7 +17,7 @@ from agent.outage import Outage
 from agent.rotation import RotationStrategy
 from agent.server_client import ServerClient
 from agent.workload_update import X509Svid
-from identity import der, x509svid
+from identity import der, tainting, x509svid
 from operations import logs, metrics
 from operations.errors import InvalidArgument, Refused, SpireError
 from plugins.keymanager import KeyType
@@ -100,7 +100,8 @@ class Issuer:
             self._batch.failed()
             raise
         self._batch.succeeded()
-        svids = await loop.run_in_executor(self._worker, self._read, entries, keys, chains)
+        authorities = tuple(each.der for each in self._cache.bundle.x509_authorities)
+        svids = await loop.run_in_executor(self._worker, self._read, entries, keys, chains, authorities)
         self._cache.store(svids)
         self._cache.retry((entry.id for entry in entries if entry.id not in svids), time.time() + _REFUSED_RETRY)
         _log.debug("X509-SVIDs renewed", count=len(svids), asked=len(entries))
@@ -115,7 +116,11 @@ class Issuer:
         return keys
 
     def _read(
-        self, entries: Sequence[Entry], keys: Mapping[str, WorkloadKey], chains: Mapping[str, tuple[bytes, ...]]
+        self,
+        entries: Sequence[Entry],
+        keys: Mapping[str, WorkloadKey],
+        chains: Mapping[str, tuple[bytes, ...]],
+        authorities: Sequence[bytes],
     ) -> dict[str, X509Svid]:
         now = time.time()
         svids: dict[str, X509Svid] = {}
@@ -125,6 +130,8 @@ class Issuer:
                 continue
             try:
                 expires = _check(chain, entry, key, now)
+                if not tainting.leads_to(chain, authorities):
+                    raise Refused("no authority in the bundle vouches for it")
             except (InvalidArgument, Refused) as error:
                 fields = {"entry_id": entry.id, "spiffe_id": entry.spiffe_id}
                 _log.error("Refused an X509-SVID that the server sent", error=error, **fields)

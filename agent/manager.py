@@ -10,7 +10,16 @@ from typing import Any
 
 from agent.backoff import Backoff
 from agent.cache import X509Cache
-from agent.denial import BANNED, EVICTED, STRANGER, Unwelcome, is_banned, is_unknown_authority, must_reattest
+from agent.denial import (
+    BANNED,
+    EVICTED,
+    STRANGER,
+    MustRebootstrap,
+    Unwelcome,
+    is_banned,
+    is_unknown_authority,
+    must_reattest,
+)
 from agent.identity import AgentSvid
 from agent.issuance import Issuer
 from agent.jwt_cache import JwtCache
@@ -82,7 +91,7 @@ class Manager:
             self.to_store = X509Cache(found.bundle, size=SIZE, wanted=self._on_wanted)
             self._storing = Issuer(self._client, self.to_store, key_type, strategy)
             self._stores = SvidStores(self.to_store, stores)
-        self._own = OwnSvid(self._client, start, self._authorities, strategy)
+        self._own = OwnSvid(self._client, start, self._authorities, strategy, self._tolerates_stranger)
         self._sync = Synchroniser(
             self._client,
             self.cache,
@@ -90,7 +99,7 @@ class Manager:
             to_store=self.to_store,
             interval=settings.sync_interval,
             by_revision=settings.sync_by_revision,
-            tolerates_stranger=start.trust.tolerates_stranger,
+            tolerates_stranger=self._tolerates_stranger,
             outage=self.outage,
         )
         self.jwt_svids = JwtSvids(
@@ -134,7 +143,7 @@ class Manager:
                 await self._forget()
                 raise Unwelcome(BANNED if is_banned(error) else EVICTED) from error
             stranger = is_unknown_authority(error)
-            tolerated = stranger and await self._start.trust.tolerates_stranger()
+            tolerated = stranger and await self._tolerates_stranger()
             if self._held is not None and (tolerated or not stranger):
                 self.outage.failed(SYNC, error)
                 return None
@@ -213,8 +222,18 @@ class Manager:
 
     async def _forget(self) -> None:
         """The agent is not welcome: its next start attests anew, and serves nothing before."""
-        self._keeper.stop()
         await self._own.forget()
+        await self._drop_kept()
+
+    async def _tolerates_stranger(self) -> bool:
+        try:
+            return await self._start.trust.tolerates_stranger()
+        except MustRebootstrap:
+            await self._drop_kept()  # what the lost authorities signed
+            raise
+
+    async def _drop_kept(self) -> None:
+        self._keeper.stop()
         await self._start.store.drop()
 
     async def close(self) -> None:

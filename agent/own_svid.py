@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
 from agent import csr
@@ -38,13 +38,18 @@ class OwnSvid:
         start: Start,
         authorities: Callable[[], Sequence[bytes]],
         strategy: RotationStrategy,
+        tolerates_stranger: Callable[[], Awaitable[bool]],
     ) -> None:
-        """`authorities` gives the trust domain's X.509 authorities (DER) at the time of a new attestation."""
+        """`authorities` gives the trust domain's X.509 authorities (DER) at the time of a new attestation.
+
+        `tolerates_stranger` says whether to go on although the server is one that nobody vouches for.
+        """
         self._client = client
         self._start = start
         self._trust_domain = start.address.trust_domain
         self._authorities = authorities
         self._strategy = strategy
+        self._tolerates_stranger = tolerates_stranger
         self._next_key: Key | None = None
         self._hurry = asyncio.Event()
         self._rotate_at = strategy.rotate_at(client.svid.begins, client.svid.expires)
@@ -128,7 +133,7 @@ class OwnSvid:
             except SpireError as error:
                 if is_final(error):
                     raise
-                if is_unknown_authority(error) and not await self._start.trust.tolerates_stranger():
+                if is_unknown_authority(error) and not await self._tolerates_stranger():
                     raise Unwelcome(STRANGER) from error
                 wait = backoff.next() or _LONGEST_WAIT
                 _log.error("Could not reattest agent", error=error, retry_interval=f"{wait:.1f}s")

@@ -15,7 +15,7 @@ from datetime import timedelta
 from enum import Enum
 
 from agent.bootstrap import TrustBundleSource, bootstrap_bundle
-from agent.denial import REBOOTSTRAP, Unwelcome
+from agent.denial import REBOOTSTRAP, MustRebootstrap
 from agent.storage import Bootstrapping, Storage, Use
 from operations import duration, logs, metrics
 from operations.errors import ConfigurationError
@@ -116,7 +116,7 @@ class Trust:
     async def tolerates_stranger(self) -> bool:
         """Whether an agent that runs goes on although its server is another one.
 
-        Raises Unwelcome when it is to end, so that its next start asks the source.
+        Raises MustRebootstrap when it is to end, so that its next start asks the source.
         """
         if self._settings.mode is Mode.NEVER:
             return False
@@ -127,7 +127,7 @@ class Trust:
         await self._keep(lambda: self._storage.distrust(afresh))
         self._now = afresh
         self._tell()
-        raise Unwelcome(REBOOTSTRAP)
+        raise MustRebootstrap(REBOOTSTRAP)
 
     async def _is_due(self) -> bool:
         if not self._now.started:

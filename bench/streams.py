@@ -16,6 +16,7 @@ from tests.simulators.crowd import Crowd, gathered
 from transport.client import Channel
 
 PROCESSES = 1000
+SYNC_INTERVAL = 5.0
 SETTLED = 1.0
 """Seconds in which an agent is done with what it does after the last stream has its update."""
 
@@ -66,7 +67,11 @@ async def measure(server: spire.Server, agent: spire.Agent, node: str, rounds: i
         await asyncio.to_thread(crowd.until, 1)
         await asyncio.sleep(SETTLED)
         gathering, held = cpu_seconds(pid) - before, rss_mib(pid)
-        updates = [await _update(server, node, crowd, pid, number) for number in range(rounds)]
+        updates: list[Update] = []
+        for number in range(rounds):
+            # Each at another moment of the agent's interval, or all would come just after it has asked.
+            await asyncio.sleep(SYNC_INTERVAL * number / rounds)
+            updates.append(await _update(server, node, crowd, pid, number))
         return Found(gathering, updates, idle, held, rss_mib(pid))
 
 

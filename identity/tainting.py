@@ -125,6 +125,20 @@ def is_signed_by(chain: Sequence[bytes], authorities: Iterable[bytes]) -> bool:
     return any(_issued(certificate, authority) for certificate in reversed(chain) for authority in above)
 
 
+def leads_to(chain: Sequence[bytes], authorities: Iterable[bytes]) -> bool:
+    """Whether the chain (DER, leaf first) leads up to one of these authorities (DER), signature by signature.
+
+    Times and constraints are not looked at: this is for who takes a chain, not for who trusts its subject.
+    """
+    above = tuple(authorities)
+    for number, certificate in enumerate(chain):
+        if any(_issued(certificate, authority) for authority in above):
+            return True
+        if number + 1 == len(chain) or not _issued(certificate, chain[number + 1]):
+            return False
+    return False
+
+
 @lru_cache(maxsize=1024)
 def _issued(certificate: bytes, authority: bytes) -> bool:
     if certificate == authority:

@@ -45,6 +45,10 @@ class Stream:
 
     # -- receiving
 
+    def limit_messages(self, largest: int) -> None:
+        """Before any has begun: those of more bytes are refused."""
+        self._deframer = Deframer(largest)
+
     def set_encoding(self, name: str) -> None:
         self._deframer.encoding = name
 

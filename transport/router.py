@@ -29,7 +29,8 @@ Handler = Callable[[Any, Peer, "Context"], Awaitable[Response] | AsyncIterator[R
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """`path` is "/package.Service/Name", `service` "package.Service"."""
+    """`path` is "/package.Service/Name", `service` "package.Service"; `largest` the bytes of a request, where those are
+    to be fewer than the listener takes."""
 
     path: str
     service: str
@@ -38,6 +39,7 @@ class Method:
     response_type: type[Message]
     client_streaming: bool
     server_streaming: bool
+    largest: int | None = None
 
 
 class Context:
@@ -91,9 +93,10 @@ class Router:
         self._methods: dict[str, tuple[Method, Handler]] = {}
         self._services: set[str] = set()
 
-    def add(self, service: ServiceDescriptor, handlers: Mapping[str, Handler]) -> None:
+    def add(self, service: ServiceDescriptor, handlers: Mapping[str, Handler], *, largest: int | None = None) -> None:
         """Serves a service; its methods without a handler are answered with UNIMPLEMENTED.
 
+        Requests of more than `largest` bytes are refused before they are parsed, which costs a multiple of them.
         Raises ValueError for a handler that belongs to no method and for a service added before.
         """
         if service.full_name in self._services:
@@ -113,6 +116,7 @@ class Router:
                 response_type=GetMessageClass(described.output_type),
                 client_streaming=described.client_streaming,
                 server_streaming=described.server_streaming,
+                largest=largest,
             )
             self._methods[path] = (method, handler)
 

@@ -136,6 +136,8 @@ class ServerCall(Stream):
         except RpcError as error:
             self.fail(error)
             return
+        if self.method.largest is not None:
+            self.limit_messages(self.method.largest)
         loop = self.connection.loop
         self._start = loop.time()
         deadline = None
@@ -175,8 +177,10 @@ class ServerCall(Stream):
     def _stop(self) -> None:
         if self._expiry is not None:
             self._expiry.cancel()
-        if self._task is not None:
-            self._task.cancel()  # does nothing to a task that is done
+        # Let go of: one that is cancelled before it began keeps this call by its traceback, until the collector comes.
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()  # does nothing to a task that is done
 
     def fail(self, error: RpcError, *, http_status: int = 200) -> None:
         """Answers with an error: headers alone when nothing was sent before, else trailers."""
@@ -221,6 +225,8 @@ class ServerCall(Stream):
             if self.router.after is not None:
                 seconds = self.connection.loop.time() - self._start
                 self.router.after(self.method, self.peer, self.context, failure, seconds)
+            # It knows this frame, and by that all that the call held: the two would stay until the collector comes.
+            failure = None
 
     async def _answer(self) -> None:
         method = self.method

@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 from transport.limits import Limits
 from transport.peer import Process
 
-_READS: Final = 8
+_READS: Final = 4
 
 
 class _Account:

@@ -1,4 +1,4 @@
-"""Two streams as one."""
+"""Two streams as one: signs that something came, and news."""
 
 from __future__ import annotations
 
@@ -6,29 +6,27 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any, TypeVar
 
-A = TypeVar("A")
-B = TypeVar("B")
+T = TypeVar("T")
 
 
-async def either(ending: AsyncIterator[A], endless: AsyncIterator[B]) -> AsyncGenerator[A | B, None]:
-    """What comes of either, the second's first where both have something; ends with the first.
+async def either(ending: AsyncIterator[None], endless: AsyncIterator[T]) -> AsyncGenerator[T | None, None]:
+    """What comes of the second, and None for each of the first; the second goes first, the first ends both.
 
     Nothing is taken from either while the last one is in the hands of who iterates.
     """
-    first: asyncio.Future[A | None] | None = None
-    second: asyncio.Future[B] | None = None
+    first: asyncio.Future[bool] | None = None
+    second: asyncio.Future[T] | None = None
     try:
         while True:
-            first = first or asyncio.ensure_future(anext(ending, None))
+            first = first or asyncio.ensure_future(_comes(ending))
             second = second or asyncio.ensure_future(anext(endless))
             await asyncio.wait((first, second), return_when=asyncio.FIRST_COMPLETED)
             if second.done():
                 update, second = second.result(), None
                 yield update
-            elif (request := first.result()) is not None:
+            elif first.result():
                 first = None
-                yield request
-                del request
+                yield None
             else:
                 return
     finally:
@@ -36,3 +34,10 @@ async def either(ending: AsyncIterator[A], endless: AsyncIterator[B]) -> AsyncGe
         for each in waiting:
             each.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def _comes(ending: AsyncIterator[None]) -> bool:
+    """Whether there is one more."""
+    async for _ in ending:
+        return True
+    return False

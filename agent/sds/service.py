@@ -30,6 +30,9 @@ R_contra = TypeVar("R_contra", contravariant=True)
 
 SERVICE = sds_pb2.DESCRIPTOR.services_by_name["SecretDiscoveryService"]
 
+_LARGEST: Final = 512 << 10
+"""Bytes of a request. The first one of an Envoy has some 60 KiB: it names all its extensions."""
+
 _PATIENCE: Final = 5.0
 """Seconds that a single request waits for SVIDs that are still to come."""
 
@@ -56,6 +59,7 @@ class SecretDiscovery:
                 "DeltaSecrets": self.delta_secrets,
                 "FetchSecrets": self.fetch_secrets,
             },
+            largest=_LARGEST,
         )
 
     def stream_secrets(
@@ -76,19 +80,20 @@ class SecretDiscovery:
         return self._converse(DeltaConversation(self._settings, telling), requests, peer, context, telling)
 
     async def _converse(
-        self, conversation: _Conversation[R], requests: AsyncIterator[R], peer: Peer, context: Context, telling: Telling
+        self,
+        conversation: _Conversation[R],
+        requests: AsyncIterator[R],
+        peer: Peer,
+        context: Context,
+        telling: Telling,
     ) -> AsyncIterator[bytes]:
         with self._limits.stream_of(peer.process) as allowance:
             selectors = await self._attest(peer, context, telling)
             with self._cache.subscribe(selectors) as subscription:
-                async with aclosing(either(requests, subscription)) as news:
-                    async for each in news:
-                        if isinstance(each, WorkloadUpdate):
-                            conversation.learn(self._secrets.of(each))
-                        else:
-                            conversation.hear(each)
-                        # A request may be large, and what follows may take long.
-                        del each
+                async with aclosing(either(_heard(conversation, requests), subscription)) as news:
+                    async for update in news:
+                        if update is not None:
+                            conversation.learn(self._secrets.of(update))
                         response = _answer(conversation, telling)
                         if response is not None:
                             async with allowance.sending(len(response)):
@@ -123,6 +128,20 @@ class SecretDiscovery:
                     return await anext(subscription)
             except TimeoutError:
                 return self._cache.peek(selectors)
+
+
+async def _heard(conversation: _Conversation[R], requests: AsyncIterator[R]) -> AsyncIterator[None]:
+    """Has each request heard as soon as it is parsed, so that of all streams together one is in memory at a time."""
+    failure: RpcError | None = None
+    async for request in requests:
+        try:
+            conversation.hear(request)
+        except RpcError as error:
+            failure = RpcError(error.code, error.message)  # without the frames, which know the request
+        del request
+        if failure is not None:
+            raise failure
+        yield
 
 
 def _answer(conversation: _Conversation[R], telling: Telling) -> bytes | None:

@@ -19,6 +19,7 @@ from tests.simulators import spire
 from tests.simulators.envoy_proxy import Envoy, echoing
 from tests.simulators.fake_server import Authority
 from transport.client import Channel
+from transport.status import RpcError
 
 pytestmark = [pytest.mark.interop, pytest.mark.timeout(600)]
 
@@ -80,16 +81,21 @@ class Scene:
         return made
 
     def identity(self) -> tuple[bytes, bytes]:
-        """The caller's chain and key (PEM), for another workload that is the caller too, as this test is."""
+        """The caller's chain and key (PEM), for another workload that is the caller too, as this test is.
 
-        async def fetched() -> dict[str, sds.Secret]:
+        SPIRE's agent has none for a moment after a taint.
+        """
+
+        async def fetched() -> sds.Secret | None:
             channel = Channel.unix(self.agent.socket)
             try:
-                return await sds.fetch(channel, CALLER)
+                return (await sds.fetch(channel, CALLER))[CALLER]
+            except RpcError:
+                return None
             finally:
                 await channel.close()
 
-        return sds.chain_and_key(asyncio.run(fetched())[CALLER])
+        return sds.chain_and_key(spire.eventually(lambda: asyncio.run(fetched()), "the caller's SVID"))
 
     def context(self, chain: bytes, key: bytes) -> ssl.SSLContext:
         """Of who shows this chain, and trusts the server's authorities of now."""

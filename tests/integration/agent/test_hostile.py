@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import resource
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
@@ -99,7 +100,7 @@ async def test_harm(agent: spire.Agent, attack: str) -> None:
             await until_it_has(updates, added)
             assert added in await fetched(agent)
             assert await asyncio.to_thread(agent.healthy)
-        await freed(agent, quiet + 1)
+        await freed(agent, quiet + 2)  # this stream's: the socket, and what holds its caller
     assert proc.peak_memory(pid) - small < GROWTH, f"{(proc.peak_memory(pid) - small) >> 20} MiB"
     assert "Traceback" not in agent.run.output()
 
@@ -139,7 +140,7 @@ async def test_a_process_that_has_its_share_is_told(agent: spire.Agent) -> None:
     last = errors[-1]
     assert last is not None
     assert last.code is Code.UNAVAILABLE
-    assert "too many connections are open: this process holds 3333" in last.message
+    assert re.search(r"too many connections are open: this process holds \d+", last.message)
 
 
 def few_descriptors(agent: spire.Agent, count: int) -> None:

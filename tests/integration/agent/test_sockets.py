@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from agent.workload_api import SECURITY_HEADER
+from generated.spiffe.workload import workload_pb2
 from tests.simulators import proc, spire
+from transport.client import Channel
+from transport.status import Code, RpcError
 
 NODE = "spiffe://example.org/node"
 MakeAgent = Callable[..., spire.Agent]
@@ -76,6 +81,32 @@ def test_health_stays_on_the_socket_without_the_workload_api(make_agent: MakeAge
     assert "unknown service SpiffeWorkloadAPI" in refused.stdout + refused.stderr
     spire.eventually(lambda: is_healthy(port), "its health")
     assert ports(agent) == {port}
+
+
+async def test_a_workload_that_calls_too_often_is_told(make_agent: MakeAgent) -> None:
+    agent = make_agent("experimental { ratelimit { fetch_x509_svid = 5 } }")
+    await asyncio.to_thread(agent.start)
+    await asyncio.to_thread(agent.fetch)
+    refusals: list[RpcError] = []
+    async with Channel.unix(agent.socket) as channel:
+        for _ in range(50):
+            updates = channel.server_stream(
+                "/SpiffeWorkloadAPI/FetchX509SVID",
+                workload_pb2.X509SVIDRequest(),
+                workload_pb2.X509SVIDResponse,
+                metadata={SECURITY_HEADER: "true"},
+            )
+            try:
+                assert (await anext(updates)).svids
+            except RpcError as error:
+                refusals.append(error)
+    assert 0 < len(refusals) < 50
+    assert {(each.code, each.message) for each in refusals} == {
+        (Code.UNAVAILABLE, "rate limit exceeded for /SpiffeWorkloadAPI/FetchX509SVID")
+    }
+    assert await asyncio.to_thread(agent.healthy)
+    # The next second brings more.
+    await asyncio.to_thread(agent.fetch)
 
 
 def test_there_is_no_socket_without_any_api(make_agent: MakeAgent, tmp_path: Path) -> None:

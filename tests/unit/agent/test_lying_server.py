@@ -48,12 +48,15 @@ class LyingServer(FakeServer):
     signed_id: str = ""
     sent_bundle: bundle_pb2.Bundle | None = None
     jwt_id: str = ""
+    signer: Authority | None = None
     failing_bundles: int = 0
 
     def bundle(self) -> bundle_pb2.Bundle:
         return super().bundle() if self.sent_bundle is None else self.sent_bundle
 
     def _replace(self, svid: x509svid_pb2.X509SVID, csr: bytes) -> None:
+        if self.signer is not None:
+            svid.cert_chain[:] = [der(self.signer.sign_request(csr, WORKLOAD, 3600)), *self.signer.above]
         if self.signed_id:
             svid.cert_chain[:] = [der(self.authority.sign_request(csr, self.signed_id, 3600))]
         if self.chain is not None:
@@ -149,6 +152,26 @@ async def test_an_svid_of_another_id_is_refused(home: Home, server: LyingServer)
         server.signed_id = ""
         await until(lambda: agent.storage.state.svid != own)
         assert len((await agent.first(*X509)).svids) == 1
+
+
+@pytest.mark.parametrize("below", [False, True], ids=["a root", "an intermediate"])
+async def test_an_svid_of_another_trust_domains_authority_is_refused(
+    home: Home, server: LyingServer, below: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.add_entry("a")
+    async with home.running() as agent:
+        before = (await agent.first(*X509)).svids[0].x509_svid
+        stranger = Authority(server.trust_domain)
+        server.signer = Authority(server.trust_domain, parent=stranger) if below else stranger
+        server.add_entry("a", revision_number=1)
+        await until(lambda: "Refused an X509-SVID" in caplog.text)
+        assert (await agent.first(*X509)).svids[0].x509_svid == before
+        server.signer = None
+        await until(lambda: agent.managing.cache.next_due() not in (0, None))
+        stream = aiter(agent.stream(*X509))
+        async with asyncio.timeout(PATIENCE):
+            while (await anext(stream)).svids[0].x509_svid == before:
+                pass
 
 
 async def test_a_workloads_svid_that_has_expired_is_refused(

@@ -16,9 +16,11 @@ from agent.bootstrap import TrustBundleSource, bootstrap_bundle
 from agent.denial import Unwelcome
 from agent.startup import attested
 from agent.storage import Bootstrapping, Storage, Use
+from agent.store.store import NAME
 from agent.trust import Mode, Rebootstrap, Trust
 from generated.spiffe.workload import workload_pb2
 from identity.spiffeid import TrustDomain
+from keystores.disk import DiskKeyManager
 from operations.errors import ConfigurationError, InvalidArgument, TemporarilyUnavailable
 from tests.simulators.fake_server import Authority, FakeServer
 from tests.simulators.in_process_agent import PATIENCE, Home, until
@@ -147,7 +149,8 @@ async def replaced(server: FakeServer, running: AsyncExitStack) -> AsyncGenerato
 async def test_a_running_agent_ends_and_its_next_start_takes_the_new_server(tmp_path: Path) -> None:
     server = FakeServer(reattestable=True)
     server.add_entry("a")
-    home = Home(tmp_path, server, rebootstrap=Rebootstrap(Mode.AUTO, 1.0))
+    keys = await DiskKeyManager.open(tmp_path / "keys.json")
+    home = Home(tmp_path, server, keys, rebootstrap=Rebootstrap(Mode.AUTO, 1.0))
     running = AsyncExitStack()
     await running.enter_async_context(server.running())
     async with home.running() as agent:
@@ -156,10 +159,14 @@ async def test_a_running_agent_ends_and_its_next_start_takes_the_new_server(tmp_
             with pytest.raises(Unwelcome, match="rebootstrapping"):
                 await asyncio.wait_for(agent.task, PATIENCE)
             assert agent.storage.state.svid == ()
+    # What the lost authorities signed is not served from the store either.
+    assert agent.storage.state.generation > 0
+    assert not (tmp_path / NAME).exists()
     async with server.running(), home.running() as agent:
         assert agent.storage.state.bundle == (server.authority.der,)
         assert agent.storage.state.bundle != (old,)
         assert agent.storage.state.bootstrapping == Bootstrapping(Use.REBOOTSTRAP)
+    await keys.close()
 
 
 async def test_a_running_agent_goes_on_when_its_server_comes_back_in_time(

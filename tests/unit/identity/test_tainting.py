@@ -107,3 +107,15 @@ def test_a_namesake_with_another_key_signed_nothing() -> None:
     assert not tainting.is_signed_by((ONE.sign(),), [Authority.root(name="one").der])
     assert not tainting.is_signed_by((b"garbage",), [ONE.der])
     assert not tainting.is_signed_by((ONE.sign(),), [b"garbage"])
+
+
+def test_a_chain_leads_to_an_authority_step_by_step() -> None:
+    middle = ONE.sub()
+    lower = middle.sub()
+    leaf, strangers = lower.sign(Certificate()), Authority.root(name="intermediate").sign(Certificate())
+    for chain in ((leaf, lower.der, middle.der), (leaf, lower.der, middle.der, ONE.der), (middle.der,), (ONE.der,)):
+        assert tainting.leads_to(chain, [TWO.der, ONE.der])
+        assert not tainting.leads_to(chain, [TWO.der])
+    assert tainting.leads_to((leaf, lower.der, middle.der, ONE.der), [lower.der])
+    for wrong in ((), (leaf,), (leaf, middle.der), (strangers, lower.der, middle.der), (b"garbage", middle.der)):
+        assert not tainting.leads_to(wrong, [ONE.der])

@@ -2,10 +2,19 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
+import pytest
+
+from tests.simulators.echo import CHAT, UNARY, Echo, EchoService, echo, payload_of, text_of
+from transport.client import Channel
 from transport.limits import Limits
 from transport.peer import Process
+from transport.server import Server
 from transport.shares import Callers, Share, Shares, Turn
+from transport.status import Code, RpcError
 
 
 def process(pid: int, uid: int = 1) -> Process:
@@ -82,10 +91,10 @@ async def test_reads_of_a_process_take_turns() -> None:
 
     for number in range(30):
         ready(number)
-    assert read == list(range(8))
+    assert read == list(range(4))
     await asyncio.sleep(0)
-    assert read == list(range(16))
-    for _ in range(3):
+    assert read == list(range(8))
+    for _ in range(6):
         await asyncio.sleep(0)
     assert read == list(range(30))
 
@@ -97,6 +106,73 @@ async def test_connections_that_closed_meanwhile_do_not_hold_up_the_others() -> 
         # Those that wait are closed when it is their turn, but the last.
         if turn.take((lambda: None) if number < 39 else (lambda: read.append(39))):
             read.append(number)
-    for _ in range(6):
+    for _ in range(12):
         await asyncio.sleep(0)
-    assert read == [*range(8), 39]
+    assert read == [*range(4), 39]
+
+
+@pytest.fixture
+def stranger(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test's own process is one like any other."""
+    monkeypatch.setattr("transport.shares.os.getpid", lambda: 0)
+
+
+@asynccontextmanager
+async def serving(service: EchoService, folder: Path, limits: Limits) -> AsyncGenerator[str, None]:
+    server = Server(service.router(), limits=limits)
+    path = str(folder / "api.sock")
+    await server.listen_unix(path, mode=0o700)
+    try:
+        yield path
+    finally:
+        await server.drain(0)
+
+
+@pytest.mark.usefixtures("stranger")
+async def test_a_call_too_many_is_refused_until_another_has_ended(service: EchoService, tmp_path: Path) -> None:
+    async with (
+        serving(service, tmp_path, Limits(calls=9)) as path,
+        Channel.unix(path) as channel,
+        AsyncExitStack() as calls,
+        asyncio.timeout(30),
+    ):
+        for number in range(3):
+            call = await calls.enter_async_context(channel.bidi(CHAT, Echo))
+            await call.send(echo(str(number)))
+            assert await call.recv() is not None
+        with pytest.raises(
+            RpcError, match="too many calls are open: this process holds 3, its user 3, all 3 of 9"
+        ) as caught:
+            await channel.unary(UNARY, echo(), Echo)
+        assert caught.value.code is Code.RESOURCE_EXHAUSTED
+        await calls.aclose()
+        while True:
+            try:
+                assert text_of(await channel.unary(UNARY, echo("hello"), Echo)) == "hello"
+            except RpcError:
+                await asyncio.sleep(0.01)  # the ends of the others are on their way
+            else:
+                break
+
+
+@pytest.mark.usefixtures("stranger")
+async def test_a_connection_too_many_is_told_why(service: EchoService, tmp_path: Path) -> None:
+    async with serving(service, tmp_path, Limits(connections=9)) as path, AsyncExitStack() as channels:
+        for _ in range(3):
+            channel = await channels.enter_async_context(Channel.unix(path))
+            await channel.unary(UNARY, echo(), Echo, timeout=30)
+        one_more = await channels.enter_async_context(Channel.unix(path))
+        with pytest.raises(RpcError, match="too many connections are open: this process holds 3") as caught:
+            await one_more.unary(UNARY, echo(), Echo, timeout=30)
+        assert caught.value.code is Code.UNAVAILABLE
+
+
+@pytest.mark.usefixtures("stranger")
+async def test_requests_that_take_too_much_are_refused(service: EchoService, tmp_path: Path) -> None:
+    limits = Limits(received=300_000)
+    async with serving(service, tmp_path, limits) as path, Channel.unix(path) as channel:
+        with pytest.raises(RpcError, match="too many bytes wait to be read") as caught:
+            await channel.unary(UNARY, echo(payload=bytes(200_000)), Echo, timeout=30)
+        assert caught.value.code is Code.RESOURCE_EXHAUSTED
+        answer = await channel.unary(UNARY, echo(payload=bytes(50_000)), Echo, timeout=30)
+        assert len(payload_of(answer)) == 50_000

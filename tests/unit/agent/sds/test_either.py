@@ -3,30 +3,37 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from typing import Generic, TypeVar
 
 import pytest
 
 from agent.sds.either import either
 
+T = TypeVar("T")
 
-class Source:
+
+class End:
+    """Of a source."""
+
+
+class Source(Generic[T]):
     """Gives what it is told, until it is told to end; knows whether anybody waits."""
 
     def __init__(self) -> None:
-        self.queue: asyncio.Queue[str | Exception | None] = asyncio.Queue()
+        self.queue: asyncio.Queue[T | Exception | End] = asyncio.Queue()
         self._waiting = False
 
     def waited_for(self) -> bool:
         return self._waiting
 
-    async def __aiter__(self) -> AsyncIterator[str]:
+    async def __aiter__(self) -> AsyncIterator[T]:
         while True:
             self._waiting = True
             try:
                 item = await self.queue.get()
             finally:
                 self._waiting = False
-            if item is None:
+            if isinstance(item, End):
                 return
             if isinstance(item, Exception):
                 raise item
@@ -34,19 +41,19 @@ class Source:
 
 
 async def test_the_second_comes_first_and_the_first_ends_both() -> None:
-    first, second = Source(), Source()
-    for each in ("request", None):
-        first.queue.put_nowait(each)
+    first, second = Source[None](), Source[str]()
+    first.queue.put_nowait(None)
+    first.queue.put_nowait(End())
     for each in ("update", "another"):
         second.queue.put_nowait(each)
     found = [each async for each in either(aiter(first), aiter(second))]
-    assert found == ["update", "another", "request"]
+    assert found == ["update", "another", None]
     assert not first.waited_for()
     assert not second.waited_for()
 
 
 async def test_an_error_ends_both() -> None:
-    first, second = Source(), Source()
+    first, second = Source[None](), Source[str]()
     first.queue.put_nowait(ValueError("cut off"))
     with pytest.raises(ValueError, match="cut off"):
         _ = [each async for each in either(aiter(first), aiter(second))]
@@ -54,7 +61,7 @@ async def test_an_error_ends_both() -> None:
 
 
 async def test_nothing_is_taken_ahead_and_nobody_waits_on_after_the_end() -> None:
-    first, second = Source(), Source()
+    first, second = Source[None](), Source[str]()
     second.queue.put_nowait("update")
     async with aclosing(either(aiter(first), aiter(second))) as both:
         assert await anext(both) == "update"
@@ -67,7 +74,7 @@ async def test_nothing_is_taken_ahead_and_nobody_waits_on_after_the_end() -> Non
 
 
 async def test_a_reader_that_is_cancelled_leaves_nothing_behind() -> None:
-    first, second = Source(), Source()
+    first, second = Source[None](), Source[str]()
 
     async def read() -> None:
         async with aclosing(either(aiter(first), aiter(second))) as both:

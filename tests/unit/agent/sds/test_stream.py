@@ -121,7 +121,7 @@ async def test_a_request_about_another_response_is_passed_over(
     async with sds.secret_stream(agent.channel) as stream:
         await stream.ask("default", nonce="of an earlier stream")
         await stream.next()
-        for nonce in ("", "stale", "n" * 1_000_000):
+        for nonce in ("", "stale", "n" * 100_000):
             await stream.ask("ROOTCA", nonce=nonce)
         await quiet(stream, agent)
         assert caplog.messages.count("Received unexpected nonce; ignoring request") == 1
@@ -211,6 +211,17 @@ async def test_a_request_without_measure_ends_its_stream_alone(
         assert error.message.startswith(text)
         await other.ask("ROOTCA")
         await other.next()
+
+
+async def test_a_request_that_is_large_is_refused_before_it_is_parsed(agent: RunningAgent) -> None:
+    request = discovery_pb2.DiscoveryRequest(resource_names=[""] * 1_000_000)
+    async with sds.secret_stream(agent.channel) as stream:
+        await stream.stream.send(request)
+        error = await ended(stream)
+        assert error.code is Code.RESOURCE_EXHAUSTED
+        assert error.message == "grpc: received message larger than max (2000000 vs. 524288)"
+    with pytest.raises(RpcError, match="larger than max"):
+        await agent.channel.unary(sds.SDS + "FetchSecrets", request, sds.Response, timeout=sds.PATIENCE)
 
 
 async def test_a_refusal_that_lists_many_names_still_arrives(agent: RunningAgent) -> None:

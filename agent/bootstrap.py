@@ -11,7 +11,6 @@ from pathlib import Path
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from agent.storage import Bootstrapping, Use, rfc3339
-from agent.tasks import in_own_thread
 from identity.bundles import Bundle
 from identity.spiffeid import TrustDomain
 from operations.errors import InvalidArgument, TemporarilyUnavailable
@@ -56,7 +55,7 @@ async def bootstrap_bundle(source: TrustBundleSource, asking: Bootstrapping) -> 
         from agent.download import download  # an agent that has its SVID has no use for HTTP
 
         url = _asking(source, asking)
-        document = await in_own_thread(lambda: download(url, source.unix_socket, LARGEST))
+        document = await download(url, source.unix_socket, LARGEST)
         return _parse(source, document, source.url)
     if source.path:
         return _parse(source, await asyncio.to_thread(_read, source.path), source.path)

@@ -1,37 +1,36 @@
-"""A document over HTTPS, or over HTTP on a Unix socket. What is here blocks."""
+"""A document over HTTPS, or over HTTP on a Unix socket."""
 
 from __future__ import annotations
 
-import http.client
-import socket
+import asyncio
 import ssl
 from urllib.parse import urljoin, urlsplit
 
+from agent.tasks import in_own_thread
 from operations.errors import InvalidArgument, TemporarilyUnavailable
+from transport.http_client import NoAnswer, Query, Service, UnixService, asking
 
-_TIMEOUT = 30.0
+TIMEOUT = 30.0
+"""Seconds for all of it, redirects too."""
+
 _REDIRECTS = 5
 _MOVED = frozenset((301, 302, 303, 307, 308))
+_OK = 200
+_HTTPS = 443
 
 
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=_TIMEOUT)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(_TIMEOUT)
-        self.sock.connect(self._path)
+async def download(url: str, unix_socket: str, largest: int) -> bytes:
+    """At most `largest` bytes of what the URL or those it redirects to give. Raises TemporarilyUnavailable."""
+    try:
+        async with asyncio.timeout(TIMEOUT):
+            return await _follow(url, unix_socket, largest)
+    except TimeoutError as error:
+        raise TemporarilyUnavailable(f"unable to fetch trust bundle URL {url} within {TIMEOUT:g} s") from error
 
 
-def download(url: str, unix_socket: str, largest: int) -> bytes:
-    """At most `largest` bytes of what the URL or those it redirects to give.
-
-    Raises InvalidArgument for what is no URL, TemporarilyUnavailable when there is nothing to be had.
-    """
+async def _follow(url: str, unix_socket: str, largest: int) -> bytes:
     for _ in range(_REDIRECTS):
-        location, content = _get(url, unix_socket, largest)
+        location, content = await _get(url, unix_socket, largest)
         if location is None:
             return content
         target = _target(url, location)
@@ -41,24 +40,24 @@ def download(url: str, unix_socket: str, largest: int) -> bytes:
     raise TemporarilyUnavailable(f"error downloading trust bundle: {url} redirects too often")
 
 
-def _get(url: str, unix_socket: str, largest: int) -> tuple[str | None, bytes]:
+async def _get(url: str, unix_socket: str, largest: int) -> tuple[str | None, bytes]:
     """The place that the URL redirects to, or its content."""
     parts = urlsplit(url)
-    connection = _connection(url, unix_socket)
+    path = parts.path or "/"
     try:
-        connection.request("GET", f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/")
-        # A response that ends with its connection holds the socket itself.
-        with connection.getresponse() as response:
-            if response.status in _MOVED and (location := response.getheader("Location")):
+        service = UnixService(unix_socket) if unix_socket else await _service(url)
+        host = parts.netloc.rpartition("@")[2].encode("idna").decode("ascii")
+        query = Query(f"{path}?{parts.query}" if parts.query else path, headers={"Host": host})
+        async with asking(service, query) as answer:
+            if answer.status in _MOVED and (location := answer.headers.get("location")):
                 return location, b""
-            if response.status != http.client.OK:
-                status = f"{response.status} {response.reason}"
-                raise TemporarilyUnavailable(f"error downloading trust bundle: {url}: {status}")
-            return None, response.read(largest)
-    except (OSError, UnicodeError, http.client.HTTPException) as error:  # IDNA takes no empty and no overlong labels
+            if answer.status != _OK:
+                raise TemporarilyUnavailable(f"error downloading trust bundle: {url}: {answer.status} {answer.phrase}")
+            return None, await answer.beginning(largest)
+    except NoAnswer as error:
+        raise TemporarilyUnavailable(f"unable to fetch trust bundle URL {url}: {error.reason}") from error
+    except (InvalidArgument, ValueError) as error:  # no port; IDNA takes no empty and no overlong labels
         raise TemporarilyUnavailable(f"unable to fetch trust bundle URL {url}: {error}") from error
-    finally:
-        connection.close()
 
 
 def _target(url: str, location: str) -> str:
@@ -68,15 +67,10 @@ def _target(url: str, location: str) -> str:
         raise TemporarilyUnavailable(f"error downloading trust bundle: {url} leads to {location!r}: {error}") from error
 
 
-def _connection(url: str, unix_socket: str) -> http.client.HTTPConnection:
-    """Not connected yet."""
-    if unix_socket:
-        return _UnixConnection(unix_socket)
+async def _service(url: str) -> Service:
     parts = urlsplit(url)
-    try:
-        port = parts.port
-    except ValueError as error:
-        raise InvalidArgument(f"{url} is no URL: {error}; check trust_bundle_url") from error
-    return http.client.HTTPSConnection(
-        parts.hostname or "", port, timeout=_TIMEOUT, context=ssl.create_default_context()
-    )
+    port = parts.port or _HTTPS
+    if not parts.hostname:
+        raise InvalidArgument("it names no host")
+    # The authorities that this host trusts come from its disk.
+    return Service(parts.hostname, port, await in_own_thread(ssl.create_default_context))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
-from typing import cast
+
+import msgspec
 
 from operations import metrics
+from operations.documents import Malformed, decode
 
 DEFAULT_SIZE = 1000
 _LARGEST = 16 << 10
@@ -74,12 +75,14 @@ class JwtCache:
         return len(tainted)
 
 
+class _Header(msgspec.Struct, frozen=True):
+    kid: str | None = None
+
+
 def _key_id(token: str) -> str | None:
     """The `kid` of a token's protected header (RFC 7515, 4.1.4)."""
     head = token.partition(".")[0]
     try:
-        header: object = json.loads(base64.urlsafe_b64decode(head + "=" * (-len(head) % 4)))
-    except (binascii.Error, ValueError):
+        return decode(base64.urlsafe_b64decode(head + "=" * (-len(head) % 4)), _Header).kid
+    except (binascii.Error, ValueError, Malformed):
         return None
-    kid = cast("dict[str, object]", header).get("kid") if isinstance(header, dict) else None
-    return kid if isinstance(kid, str) else None

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from identity import der
 from identity.bundles import Bundle, JwtAuthority, X509Authority
 from identity.spiffeid import TrustDomain
+from operations import documents
 from operations.errors import InvalidArgument
 
 _X509_USE = "x509-svid"
@@ -172,6 +173,6 @@ def _base64url(number: int, length: int = 0) -> str:
 
 def _decode(document: str | bytes | msgspec.Raw, kind: type[_T]) -> _T:
     try:
-        return msgspec.json.decode(document, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return documents.decode(document, kind)
+    except documents.Malformed as error:
         raise InvalidArgument(f"unable to parse JWKS: {error}") from error

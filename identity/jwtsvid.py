@@ -20,6 +20,7 @@ from jwt.types import SigOptions
 from identity import der
 from identity.bundles import JwtAuthority
 from identity.spiffeid import SpiffeId, TrustDomain
+from operations import documents
 from operations.errors import InvalidArgument, Refused
 
 # How far clocks may be apart, in seconds: the grace that SPIRE and go-spiffe give as well.
@@ -102,7 +103,7 @@ def _parse(token: str) -> tuple[Mapping[str, Any], bytes]:
         raise InvalidArgument(f"unable to parse JWT token: longer than {_MAX_TOKEN} characters")
     try:
         parts = _jws.decode_complete(token, options=_UNVERIFIED)
-    except (PyJWTError, UnicodeEncodeError) as error:
+    except (PyJWTError, UnicodeEncodeError, RecursionError) as error:
         raise InvalidArgument("unable to parse JWT token") from error
     return parts["header"], parts["payload"]
 
@@ -181,6 +182,6 @@ def _svid(spiffe_id: SpiffeId, claims: _Claims, payload: bytes) -> JwtSvid:
 
 def _decode(payload: bytes, kind: type[_T]) -> _T:
     try:
-        return msgspec.json.decode(payload, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return documents.decode(payload, kind)
+    except documents.Malformed as error:
         raise InvalidArgument(f"unable to get claims from token: {error}") from error

@@ -145,8 +145,7 @@ class _Binder:
         try:
             return _converted(kind, value)
         except _Mismatch:
-            found = f"{_words(type(value))}{_shown(value)}"
-            self._problem(position, f"{path}: expected {_words(kind)}, found {found}")
+            self._problem(position, f"{path}: expected {_words(kind)}, found {_shown(value)}")
         except ValueError as error:
             self._problem(position, f"{path}: {error}")
         return None
@@ -241,7 +240,13 @@ def _words(kind: Any) -> str:
 
 
 def _shown(value: Value) -> str:
-    return f" ({quote(value)})" if isinstance(value, str) and len(value) <= 20 else ""
+    """Texts that are long may be secrets in the wrong place."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return str(value)
+    words = _words(type(value))
+    return f"{words} ({quote(value)})" if isinstance(value, str) and len(value) <= 20 else words
 
 
 def _path(section: str, name: str) -> str:

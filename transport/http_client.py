@@ -1,6 +1,7 @@
-"""HTTP/1.1 to a service of the node or the cluster: one request a connection, within limits. Parsed by h11.
+"""HTTP/1.1 as a client: one request a connection, within limits. Parsed by h11.
 
-Redirects are not followed: none of these services has any, and credentials go to whom they are meant for.
+`asking` is for a service of the node or the cluster; `exchange` for those who make connections in ways of their own.
+Redirects are left to the caller, so that credentials go to whom they are meant for.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Final
 
 import h11
 
-from operations.errors import TemporarilyUnavailable
+from operations.errors import InvalidArgument, TemporarilyUnavailable
 from transport.connecting import connect_unix
 from transport.limits import KIB
 
@@ -23,6 +24,18 @@ _HEAD: Final = 64 * KIB
 _CHUNK: Final = 64 * KIB
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+class NoAnswer(TemporarilyUnavailable):
+    """There is no service, none to be trusted, or no HTTP to be had. `reason` is the text without the place."""
+
+    def __init__(self, place: str, reason: str) -> None:
+        super().__init__(f"{place}: {reason}")
+        self.reason = reason
+
+
+class TooLarge(TemporarilyUnavailable):
+    """The body is larger than the caller takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,28 +89,40 @@ class Query:
 
 
 class Incoming:
-    """A response whose body is still to come. Its headers' names are in lower case."""
+    """A response whose body is still to come."""
 
     def __init__(self, url: str, response: h11.Response, http: h11.Connection, reader: asyncio.StreamReader) -> None:
         self.status = response.status_code
-        self.headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in response.headers}
+        self.phrase = response.reason.decode("latin-1")
+        self.fields = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in response.headers]
+        """The headers in their order, names in lower case. One name may come several times."""
         self._url = url
         self._http = http
         self._reader = reader
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """Of those that come several times, the last."""
+        return dict(self.fields)
+
+    @property
+    def beyond(self) -> bytes:
+        """What has been read already of what follows the response."""
+        return self._http.trailing_data[0]
+
     async def read(self) -> bytes:
-        """The next part of the body, none at its end. Raises TemporarilyUnavailable when it breaks off."""
+        """The next part of the body, none at its end. Raises NoAnswer when it breaks off."""
         with _told(self._url):
             event = await _next(self._http, self._reader)
         return bytes(event.data) if isinstance(event, h11.Data) else b""
 
     async def body(self, largest: int) -> bytes:
-        """Raises TemporarilyUnavailable too when there is more than `largest` bytes of it."""
+        """Raises NoAnswer, and TooLarge when there is more than `largest` bytes of it."""
         content = bytearray()
         while part := await self.read():
             content += part
             if len(content) > largest:
-                raise TemporarilyUnavailable(f"{self._url}: the answer is larger than {largest} bytes")
+                raise TooLarge(f"{self._url}: the answer is larger than {largest} bytes")
         return bytes(content)
 
     async def beginning(self, size: int) -> bytes:
@@ -112,38 +137,57 @@ class Incoming:
 async def asking(service: Service | UnixService, query: Query) -> AsyncGenerator[Incoming, None]:
     """The response as soon as its head is there; the connection ends with the block.
 
-    The caller sets the deadline. Raises TemporarilyUnavailable when there is no service, none to be trusted or no
-    HTTP to be had.
+    The caller sets the deadline. Raises NoAnswer, and InvalidArgument for what is no request.
     """
     url = f"{service.url}{query.target.partition('?')[0]}"
     with _told(url):
-        reader, writer = await service.connect()
+        streams = await service.connect()
     try:
-        with _told(url):
-            http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_HEAD)
-            writer.write(_request(http, service, query))
-            await writer.drain()
-            event = await _next(http, reader)
-            while isinstance(event, h11.InformationalResponse):
-                event = await _next(http, reader)
-            if not isinstance(event, h11.Response):
-                raise ConnectionError("connection closed before the answer")
-        yield Incoming(url, event, http, reader)
+        yield await exchange(streams, one_query(query, service.authority), url)
     finally:
         # Nothing is left to say, and a peer that does not read must not keep the connection.
-        writer.transport.abort()
+        streams[1].transport.abort()
 
 
-def _request(http: h11.Connection, service: Service | UnixService, query: Query) -> bytes:
-    headers = {"Host": service.authority, "Connection": "close", "Accept-Encoding": "identity", **query.headers}
+def one_query(query: Query, authority: str) -> Query:
+    """The query as the only one of its connection. `authority` is the host that is asked, and its port."""
+    headers = {"Host": authority, "Connection": "close", "Accept-Encoding": "identity", **query.headers}
     if query.body:
         headers["Content-Length"] = str(len(query.body))
-    events: list[h11.Request | h11.Data | h11.EndOfMessage] = [
-        h11.Request(method=query.method, target=query.target, headers=list(headers.items()))
-    ]
+    return Query(query.target, query.method, headers, query.body)
+
+
+async def exchange(streams: Streams, query: Query, url: str) -> Incoming:
+    """Sends the query with its headers and no others. `url` is for messages.
+
+    The caller sets the deadline and ends the connection. Raises as `asking` does.
+    """
+    reader, writer = streams
+    http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_HEAD)
+    request = _request(http, query, url)
+    with _told(url):
+        writer.write(request)
+        await writer.drain()
+        event = await _next(http, reader)
+        while isinstance(event, h11.InformationalResponse):
+            event = await _next(http, reader)
+        if not isinstance(event, h11.Response):
+            raise ConnectionError("connection closed before the answer")
+    return Incoming(url, event, http, reader)
+
+
+def _request(http: h11.Connection, query: Query, url: str) -> bytes:
+    try:
+        events: list[h11.Request | h11.Data | h11.EndOfMessage] = [
+            h11.Request(method=query.method, target=query.target, headers=list(query.headers.items()))
+        ]
+    except (h11.LocalProtocolError, UnicodeError):
+        # Its own words have the header's value, which may be secret.
+        raise InvalidArgument(f"{url}: a header or the path has characters that HTTP does not allow") from None
     if query.body:
         events.append(h11.Data(data=query.body))
-    events.append(h11.EndOfMessage())
+    if query.method != "CONNECT":
+        events.append(h11.EndOfMessage())
     return b"".join(http.send(event) or b"" for event in events)
 
 
@@ -169,7 +213,7 @@ class _told:  # noqa: N801 - reads as a sentence where it is used
 
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
         if isinstance(error, (OSError, h11.ProtocolError, UnicodeError)) and not isinstance(error, TimeoutError):
-            raise TemporarilyUnavailable(f"{self._url}: {_reason(error)}") from error
+            raise NoAnswer(self._url, _reason(error)) from error
 
 
 def _reason(error: Exception) -> str:

@@ -41,6 +41,8 @@ def validate(flags: FlagSet) -> Run:
         except SpireError as error:
             print(f"SPIRE agent configuration file is invalid: {error}", file=sys.stderr)
             return 1
+        for line in config.warnings:
+            print(f"warning: {line}", file=sys.stderr)
         print("SPIRE agent configuration file is valid.")
         return 0
 

@@ -63,11 +63,14 @@ def check_rebootstrap(agent: AgentSection, checks: Checks) -> timedelta:
 def _check_url(url: str, *, unix_socket: bool) -> None:
     try:
         parts = urlsplit(url)
+        _ = parts.port
     except ValueError as error:
         raise InvalidArgument(f"trust_bundle_url is no URL: {error}") from error
     if not unix_socket:
         if parts.scheme != "https":
             raise InvalidArgument("trust_bundle_url must begin with https://")
+        if not parts.hostname:
+            raise InvalidArgument("trust_bundle_url names no host")
         return
     if parts.scheme != "http":
         raise InvalidArgument("trust_bundle_url must begin with http:// beside trust_bundle_unix_socket")

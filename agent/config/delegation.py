@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +19,7 @@ ANY_REFERENCE: Final = "*"
 
 _BROKER: Final = ("experimental", "broker")
 _PREFIX: Final = "experimental.broker"
+_LAST_PORT: Final = 65535
 _NOTHING: Final[Mapping[str, bool]] = {}
 
 
@@ -106,12 +108,23 @@ def _references(entry: BrokerEntry) -> Mapping[str, bool]:
 
 
 def _address(text: str) -> tuple[str, int]:
-    """Host and port of `host:port`, an IPv6 address in brackets."""
+    """Host and port of `host:port`, an IPv6 address in brackets; the port may be a service's name."""
     host, colon, port = text.rpartition(":")
-    if not colon or not (port.isascii() and port.isdigit()) or int(port) > 65535:
+    if not colon or not port:
         raise InvalidArgument("give host:port, for example 0.0.0.0:8443")
     if host.startswith("[") and host.endswith("]"):
-        return host[1:-1], int(port)
+        return host[1:-1], _port(port)
     if ":" in host:
         raise InvalidArgument("an IPv6 address is given in brackets, for example [::1]:8443")
-    return host, int(port)
+    return host, _port(port)
+
+
+def _port(text: str) -> int:
+    if text.isascii() and text.isdigit():
+        if len(text) > len(str(_LAST_PORT)) or int(text) > _LAST_PORT:
+            raise InvalidArgument(f"there is no port above {_LAST_PORT}")
+        return int(text)
+    try:
+        return socket.getservbyname(text, "tcp")
+    except (OSError, ValueError) as error:
+        raise InvalidArgument(f"{quote(text)} is no port: give host:port, for example 0.0.0.0:8443") from error

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from operations.documents import Malformed, decode
 from operations.errors import Corrupt
 
 VERSION = 1
@@ -46,8 +47,8 @@ def read_header(sealed: bytes) -> Header:
     """Raises Corrupt. Nothing of it is to be believed before `unseal` has succeeded."""
     line, newline, _ = sealed[: _LONGEST_HEADER + 1].partition(b"\n")
     try:
-        header = msgspec.json.decode(line, type=Header)
-    except (msgspec.MsgspecError, ValueError) as error:
+        header = decode(line, Header)
+    except Malformed as error:
         raise Corrupt("it does not begin as a store does") from error
     if not newline or len(header.salt) != _SALT_SIZE or len(header.nonce) != _NONCE_SIZE:
         raise Corrupt("it does not begin as a store does")

@@ -40,6 +40,10 @@ class Workers:
         self._threads = ThreadPoolExecutor(_WORKERS, thread_name_prefix="container-locator")
         self._turns = Turns(_OF_A_USER)
 
+    def close(self) -> None:
+        """Nothing is asked any more. What is being read is read to its end, and nobody waits for it."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
     async def ask(self, process: Process, question: Callable[[int], T]) -> T:
         """What the question, which may block, says of the process's pid. Raises what it raises.
 

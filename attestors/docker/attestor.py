@@ -43,6 +43,7 @@ class ImageVerifier(Protocol):
     """What attestors.sigstore gives."""
 
     async def verify(self, image_reference: str) -> Sequence[str]: ...
+    async def close(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,12 @@ class DockerAttestor:
         """Seconds that a workload may take, with its turn to wait for."""
         asking = _CONTAINER_TIME + 2 * _IMAGE_TIME
         return _WAITING_TIME + asking + (_VERIFYING_TIME if self._verifier is not None else 0.0)
+
+    async def close(self) -> None:
+        """When nobody is attested any more."""
+        if self._verifier is not None:
+            await self._verifier.close()
+        self._workers.close()
 
     async def attest(self, process: Process) -> Sequence[Selector]:
         """Raises SpireError when the container cannot be told, its engine not asked, or its image not trusted."""
@@ -227,14 +234,14 @@ async def load(configuration: Configuration, context: PluginContext) -> Workload
             "Using the legacy container locator with custom cgroup matchers. "
             "This feature will be removed in a future release."
         )
-    return DockerAttestor(configuration, log, await _verifier(configuration))
+    return DockerAttestor(configuration, log, await _verifier(configuration, log))
 
 
-async def _verifier(configuration: Configuration) -> ImageVerifier | None:
+async def _verifier(configuration: Configuration, log: Logger) -> ImageVerifier | None:
     if configuration.sigstore is None:
         return None
     from attestors.sigstore import verifier as sigstore  # few agents verify images
 
-    verifier = sigstore.ImageVerifier(configuration.sigstore)
+    verifier = sigstore.ImageVerifier(configuration.sigstore, log=log)
     await verifier.prepare()
     return verifier

@@ -32,7 +32,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         """Raises InvalidArgument."""
         if self.docker_host:
             raise InvalidArgument("docker_host is for Windows: use docker_socket_path")
-        endpoints.parse(self.docker_socket)
+        _check_socket(self.docker_socket)
         _check_version(self.docker_version)
         podman.check_template(self.rootless_podman_socket)
         if self.container_id_cgroup_matchers and self.use_new_container_locator is not False:
@@ -63,6 +63,13 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     def api_version(self) -> str:
         """Without the `v` that may go before it; empty: to be negotiated."""
         return self.docker_version.strip().removeprefix("v")
+
+
+def _check_socket(text: str) -> None:
+    try:
+        endpoints.parse(text)
+    except InvalidArgument as error:
+        raise InvalidArgument(f"docker_socket_path: {error}") from error
 
 
 def _check_version(text: str) -> None:

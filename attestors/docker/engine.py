@@ -9,6 +9,7 @@ from urllib.parse import quote as percent
 import msgspec
 
 from attestors.docker.endpoints import Endpoint
+from operations.documents import Malformed, decode
 from operations.errors import NotFound, Refused, SpireError, TemporarilyUnavailable
 from transport.http_client import Incoming, Query, asking
 from transport.limits import MIB
@@ -99,8 +100,8 @@ class Engine:
 
     def _decode(self, body: bytes, kind: type[T]) -> T:
         try:
-            return msgspec.json.decode(body, type=kind)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            return decode(body, kind)
+        except Malformed as error:
             raise Refused(f"{self.name}: the answer is none of a container engine: {error}") from error
 
     async def _refusal(self, response: Incoming) -> SpireError:
@@ -139,7 +140,7 @@ class _Message(msgspec.Struct, frozen=True):
 def _message(text: str) -> str:
     """What a daemon's error says: JSON, or plain text from what may stand before it. On one line."""
     try:
-        found = msgspec.json.decode(text, type=_Message).message
-    except (msgspec.DecodeError, RecursionError):
+        found = decode(text, _Message).message
+    except Malformed:
         found = text
     return " ".join(found.split())

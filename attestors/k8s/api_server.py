@@ -11,6 +11,7 @@ from urllib.parse import quote as quote_url
 import msgspec
 
 from attestors.k8s.access import Access
+from operations.documents import Malformed, decode
 from operations.errors import InvalidArgument, NotFound, TemporarilyUnavailable
 from operations.quoting import quote
 from transport.http_client import Incoming, Query, asking
@@ -106,8 +107,8 @@ async def _require_well(answer: Incoming) -> None:
         return
     told = await answer.beginning(_TOLD_OF_AN_ERROR)
     try:
-        reason = msgspec.json.decode(told, type=_Status).message
-    except (msgspec.MsgspecError, RecursionError):
+        reason = decode(told, _Status).message
+    except Malformed:
         reason = quote(told.decode("utf-8", "replace").strip())
     text = f"{answer.status}: {' '.join(reason.split()) or 'without a reason'}"
     if answer.status == _NOT_FOUND:

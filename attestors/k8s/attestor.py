@@ -75,7 +75,8 @@ class K8sAttestor:
         self._workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="k8s-attestor")
         self._kubelet = Kubelet(configuration, configuration.node(), self._workers, log)
         self._lists = PodLists(self._kubelet.pods, configuration.poll_interval)
-        self._locate = locate or _locator(configuration, log)
+        self._locators = locator.Workers()
+        self._locate = locate or _locating(configuration, self._locators, log)
         self._turns = Turns(_AT_ONCE)
         self._waiting = asyncio.Semaphore(_WAITING)
         server = ApiServer(kubeconfig.find, self._workers)
@@ -112,7 +113,8 @@ class K8sAttestor:
             await self._cache.close()
         if self.verifier is not None:
             await self.verifier.close()
-        self._workers.shutdown(wait=False)
+        self._locators.close()
+        self._workers.shutdown(wait=False, cancel_futures=True)
 
     async def attest(self, process: Process) -> Sequence[Selector]:
         """None for a process outside of containers.
@@ -221,8 +223,7 @@ class K8sAttestor:
             log.debug("Container id not found; will retry after backoff", attempt=attempt, retry_interval=interval)
 
 
-def _locator(configuration: Configuration, log: Logger) -> Locate:
-    workers = locator.Workers()
+def _locating(configuration: Configuration, workers: locator.Workers, log: Logger) -> Locate:
     told = log if configuration.verbose_container_locator_logs else None
 
     def examine(pid: int) -> Container:

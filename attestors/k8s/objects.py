@@ -11,6 +11,7 @@ import msgspec
 
 from attestors.k8s.api_server import ApiServer, segment
 from attestors.k8s.pods import Metadata, Pod
+from operations.documents import Malformed, decode
 from operations.errors import InvalidArgument, NotFound, SpireError, TemporarilyUnavailable
 from operations.quoting import quote
 from transport.status import Code, RpcError
@@ -204,8 +205,8 @@ async def pod(server: ApiServer, namespace: str, name: str) -> Pod:
 def decoded(content: bytes, kind: type[T]) -> T:
     """Raises TemporarilyUnavailable."""
     try:
-        return msgspec.json.decode(content, type=kind)
-    except (msgspec.MsgspecError, RecursionError) as error:
+        return decode(content, kind)
+    except Malformed as error:
         raise TemporarilyUnavailable(f"the API server's answer cannot be understood: {error}") from error
 
 

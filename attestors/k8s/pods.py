@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from operations.documents import Malformed, decode
 from operations.errors import TemporarilyUnavailable
 
 
@@ -107,30 +108,25 @@ class _Bare(_Object, frozen=True, kw_only=True):
     metadata: _Uid = _Uid()
 
 
-_read_list = msgspec.json.Decoder(_PodList).decode
-_read_pod = msgspec.json.Decoder(Pod).decode
-_read_bare = msgspec.json.Decoder(_Bare).decode
-
-
 def parse(content: bytes, without_uid: Callable[[], None]) -> Pods:
     """The kubelet's answer. `without_uid` is told of each pod that has none and is left out.
 
     Raises TemporarilyUnavailable for what is no list of pods.
     """
     try:
-        items = _read_list(content).items
-    except msgspec.ValidationError as error:
-        raise TemporarilyUnavailable(
-            f"invalid kubelet response: expected an object with an items array: {error}"
-        ) from error
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise TemporarilyUnavailable(f"unable to parse kubelet response: {error}") from error
+        items = decode(content, _PodList).items
+    except Malformed as error:
+        if isinstance(error.__cause__, msgspec.ValidationError):
+            reason = f"invalid kubelet response: expected an object with an items array: {error}"
+        else:
+            reason = f"unable to parse kubelet response: {error}"
+        raise TemporarilyUnavailable(reason) from error
     readable: dict[str, Pod] = {}
     unreadable: dict[str, str] = {}
     for item in items or ():
         try:
-            pod = _read_pod(item)
-        except (msgspec.DecodeError, RecursionError) as error:
+            pod = decode(item, Pod)
+        except Malformed as error:
             if uid := _uid_of(item):
                 unreadable[uid] = str(error)
             else:
@@ -145,8 +141,8 @@ def parse(content: bytes, without_uid: Callable[[], None]) -> Pods:
 
 def _uid_of(item: msgspec.Raw) -> str:
     try:
-        return _read_bare(item).metadata.uid
-    except (msgspec.DecodeError, RecursionError):
+        return decode(item, _Bare).metadata.uid
+    except Malformed:
         return ""
 
 

@@ -18,8 +18,8 @@ from pathlib import Path
 import msgspec
 
 from attestors.sigstore.configuration import RegistryCredential
-from attestors.sigstore.documents import Malformed, decode
 from attestors.sigstore.references import DOCKER_HUB, Repository
+from operations.documents import Malformed, decode
 from operations.errors import Refused
 from operations.logs import Logger
 from operations.quoting import quote

@@ -28,7 +28,7 @@ class CurrentTrust:
         self._log = log
         self._life = life
         self._lock = asyncio.Lock()
-        self._thread: threading.Thread | None = None
+        self._busy = False
         self._trusted: TrustRoot | None = None
         self._due = 0.0
         self._renewing: asyncio.Task[None] | None = None
@@ -58,11 +58,11 @@ class CurrentTrust:
             self._renewing = None
 
     async def _load(self) -> TrustRoot:
-        if self._thread is not None and self._thread.is_alive():
+        if self._busy:
             raise TemporarilyUnavailable("the TUF repository still gives no answer")
         future: Future[TrustRoot] = Future()
-        self._thread = threading.Thread(target=_run, args=(self._blocking, future), name="sigstore", daemon=True)
-        self._thread.start()
+        self._busy = True
+        threading.Thread(target=self._run, args=(future,), name="sigstore", daemon=True).start()
         try:
             async with asyncio.timeout(LOAD_SECONDS):
                 trusted = await asyncio.wrap_future(future)
@@ -71,11 +71,17 @@ class CurrentTrust:
         self._due = asyncio.get_running_loop().time() + self._life
         return trusted
 
-
-def _run(load: Callable[[], TrustRoot], future: Future[TrustRoot]) -> None:
-    # Whoever waited may have given up.
-    with contextlib.suppress(InvalidStateError):
+    def _run(self, future: Future[TrustRoot]) -> None:
+        loaded: TrustRoot | Exception
         try:
-            future.set_result(load())
+            loaded = self._blocking()
         except Exception as error:  # noqa: BLE001 - it is raised where it is awaited
-            future.set_exception(error)
+            loaded = error
+        # Before anybody hears of it, and may ask for another.
+        self._busy = False
+        # Whoever waited may have given up.
+        with contextlib.suppress(InvalidStateError):
+            if isinstance(loaded, Exception):
+                future.set_exception(loaded)
+            else:
+                future.set_result(loaded)

@@ -18,8 +18,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from attestors.sigstore.certificates import verifies
-from attestors.sigstore.documents import Malformed, decode
 from attestors.sigstore.trust import LogKey
+from operations.documents import Malformed, decode
 from operations.errors import Refused
 
 _SAFE_INTEGER = 1 << 53  # the canonical form has JavaScript's numbers (RFC 8785, 3.2.2.3)

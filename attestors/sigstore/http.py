@@ -1,4 +1,4 @@
-"""One HTTP/1.1 request at a time, over TLS or not: bounded answers, no redirects, parsed by h11.
+"""HTTP to registries and logs, over TLS or not: through proxies, with names resolved by threads of our own.
 
 Registries are named by images, and so by whoever starts a container: a deadline is the caller's to set
 (`asyncio.timeout`), and ends everything here at once.
@@ -9,17 +9,15 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import h11
-
 from attestors.sigstore.proxies import Proxy, proxy_for
 from attestors.sigstore.urls import Url, address
-from operations.errors import Refused, TemporarilyUnavailable
+from operations.errors import InvalidArgument, Refused, TemporarilyUnavailable
+from transport.http_client import NoAnswer, Query, Streams, TooLarge, exchange, one_query
 
-_HEAD_BYTES = 64 * 1024
 _CHUNK = 64 * 1024
 _RESOLVERS = 8
 _MOST_ADDRESSES = 4
@@ -65,45 +63,46 @@ class HttpClient:
         Raises TemporarilyUnavailable when there is none, Refused when it is larger.
         """
         proxy = proxy_for(url, self._environment)
+        streams = await self._connect(url, proxy)
         try:
-            stream = await self._connect(url, proxy)
-        except (OSError, UnicodeError, ValueError) as error:  # a name that is none, a proxy that cuts off
-            raise TemporarilyUnavailable(f"cannot reach {url.origin}: {_reason(error)}") from error
-        try:
-            target = str(url) if proxy is not None and url.scheme == "http" else url.target
-            return await _exchange(stream, url, method, target, headers, body, largest)
-        except (OSError, h11.RemoteProtocolError) as error:
-            raise TemporarilyUnavailable(f"{url.origin} gave no proper answer: {_reason(error)}") from error
-        except h11.LocalProtocolError as error:
-            raise Refused(f"cannot ask {url.origin}: {error}") from error
+            answer = await exchange(streams, _query(method, url, proxy, headers, body), url.origin)
+            return Response(answer.status, await answer.body(largest), _values(answer.fields))
+        except NoAnswer as error:
+            raise TemporarilyUnavailable(f"{url.origin} gave no proper answer: {error.reason}") from error
+        except InvalidArgument as error:
+            raise Refused(f"cannot ask {error}") from error
+        except TooLarge as error:
+            what = url.target.partition("?")[0]
+            raise Refused(f"{url.origin} sent more than {largest} bytes for {what}") from error
         finally:
-            stream.abort()
+            _abort(streams)
 
-    async def _connect(self, url: Url, proxy: Proxy | None) -> _Stream:
-        tls = await self._context() if url.scheme == "https" else None
-        if proxy is None:
-            return await self._open(url.host, url.port, tls)
-        stream = await self._open(proxy.host, proxy.port, None)
+    async def _connect(self, url: Url, proxy: Proxy | None) -> Streams:
+        """Raises TemporarilyUnavailable."""
         try:
-            if tls is not None:
-                await _tunnel(stream, url, proxy)
-                await stream.writer.start_tls(tls, server_hostname=url.host)
-            elif proxy.authorization is not None:
-                stream.proxy_authorization = proxy.authorization
-        except BaseException:
-            stream.abort()
-            raise
-        return stream
+            tls = await self._context() if url.scheme == "https" else None
+            if proxy is None:
+                return await self._open(url.host, url.port, tls)
+            streams = await self._open(proxy.host, proxy.port, None)
+            try:
+                if tls is not None:
+                    await _tunnel(streams, url, proxy)
+                    await streams[1].start_tls(tls, server_hostname=url.host)
+            except BaseException:
+                _abort(streams)
+                raise
+            return streams
+        except (OSError, NoAnswer, UnicodeError, ValueError) as error:  # a name that is none, a proxy that cuts off
+            raise TemporarilyUnavailable(f"cannot reach {url.origin}: {_reason(error)}") from error
 
-    async def _open(self, host: str, port: int, tls: ssl.SSLContext | None) -> _Stream:
+    async def _open(self, host: str, port: int, tls: ssl.SSLContext | None) -> Streams:
         """The first of the host's addresses that can be connected to."""
         name = host if tls is not None else None
         fault = OSError("it has no address")
         for place in await self._addresses(host, port):
             try:
                 async with asyncio.timeout(_CONNECT_SECONDS):
-                    opened = await asyncio.open_connection(place, port, ssl=tls, server_hostname=name, limit=_CHUNK)
-                    return _Stream(*opened)
+                    return await asyncio.open_connection(place, port, ssl=tls, server_hostname=name, limit=_CHUNK)
             except TimeoutError:
                 fault = OSError(f"no connection within {_CONNECT_SECONDS:g} s")
             except OSError as error:
@@ -127,14 +126,25 @@ class HttpClient:
         return self._tls
 
 
-@dataclass(slots=True)
-class _Stream:
-    reader: asyncio.StreamReader
-    writer: asyncio.StreamWriter
-    proxy_authorization: str | None = None
+def _query(method: str, url: Url, proxy: Proxy | None, headers: Headers, body: bytes) -> Query:
+    sent = {"User-Agent": _AGENT, **headers}
+    target = url.target
+    if proxy is not None and url.scheme == "http":
+        target = str(url)
+        if proxy.authorization is not None:
+            sent["Proxy-Authorization"] = proxy.authorization
+    return one_query(Query(target, method, sent, body), url.authority)
 
-    def abort(self) -> None:
-        self.writer.transport.abort()
+
+def _values(fields: Sequence[tuple[str, str]]) -> Mapping[str, list[str]]:
+    values: dict[str, list[str]] = {}
+    for name, value in fields:
+        values.setdefault(name, []).append(value)
+    return values
+
+
+def _abort(streams: Streams) -> None:
+    streams[1].transport.abort()
 
 
 def _trusting_the_host() -> ssl.SSLContext:
@@ -145,70 +155,18 @@ def _trusting_the_host() -> ssl.SSLContext:
     return context
 
 
-async def _tunnel(stream: _Stream, url: Url, proxy: Proxy) -> None:
-    """CONNECT (RFC 9110, 9.3.6)."""
+async def _tunnel(streams: Streams, url: Url, proxy: Proxy) -> None:
+    """CONNECT (RFC 9110, 9.3.6). Raises NoAnswer."""
     host = f"[{url.host}]" if ":" in url.host else url.host
     headers = {"Host": f"{host}:{url.port}"}
     if proxy.authorization is not None:
         headers["Proxy-Authorization"] = proxy.authorization
-    connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=_HEAD_BYTES)
-    request = h11.Request(method="CONNECT", target=f"{host}:{url.port}", headers=list(headers.items()))
-    stream.writer.write(connection.send(request))
-    try:
-        response = await _head(stream.reader, connection)
-    except h11.RemoteProtocolError as error:
-        raise OSError(f"the proxy {proxy} gave no proper answer") from error
-    if not 200 <= response.status_code < 300:
-        raise OSError(f"the proxy {proxy} answered {response.status_code}")
-    if connection.trailing_data[0]:
-        raise OSError(f"the proxy {proxy} sent more than its answer")
-
-
-async def _exchange(
-    stream: _Stream, url: Url, method: str, target: str, headers: Headers, body: bytes, largest: int
-) -> Response:
-    connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=_HEAD_BYTES)
-    all_headers = {"Host": url.authority, "User-Agent": _AGENT, "Connection": "close", **headers}
-    if stream.proxy_authorization is not None:
-        all_headers["Proxy-Authorization"] = stream.proxy_authorization
-    if body:
-        all_headers["Content-Length"] = str(len(body))
-    sent = [connection.send(h11.Request(method=method, target=target, headers=list(all_headers.items())))]
-    if body:
-        sent.append(connection.send(h11.Data(data=body)))
-    sent.append(connection.send(h11.EndOfMessage()))
-    stream.writer.write(b"".join(part for part in sent if part))
-    await stream.writer.drain()
-    head = await _head(stream.reader, connection)
-    received: dict[str, list[str]] = {}
-    for name, value in head.headers:
-        received.setdefault(name.decode("latin-1"), []).append(value.decode("latin-1"))
-    return Response(head.status_code, await _body(stream.reader, connection, url, largest), received)
-
-
-async def _head(reader: asyncio.StreamReader, connection: h11.Connection) -> h11.Response:
-    while True:
-        event = connection.next_event()
-        if event is h11.NEED_DATA:
-            connection.receive_data(await reader.read(_CHUNK))
-        elif isinstance(event, h11.Response):
-            return event
-        elif not isinstance(event, h11.InformationalResponse):
-            raise h11.RemoteProtocolError("the connection ended")
-
-
-async def _body(reader: asyncio.StreamReader, connection: h11.Connection, url: Url, largest: int) -> bytes:
-    body = bytearray()
-    while True:
-        event = connection.next_event()
-        if event is h11.NEED_DATA:
-            connection.receive_data(await reader.read(_CHUNK))
-        elif isinstance(event, h11.Data):
-            body += event.data
-            if len(body) > largest:
-                raise Refused(f"{url.origin} sent more than {largest} bytes for {url.target.partition('?')[0]}")
-        else:
-            return bytes(body)
+    place = f"the proxy {proxy}"
+    answer = await exchange(streams, Query(f"{host}:{url.port}", "CONNECT", headers), place)
+    if answer.status not in range(200, 300):
+        raise NoAnswer(place, f"it answered {answer.status}")
+    if answer.beyond:
+        raise NoAnswer(place, "it sent more than its answer")
 
 
 def _reason(error: Exception) -> str:

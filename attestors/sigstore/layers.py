@@ -10,8 +10,8 @@ from typing import Final
 
 import msgspec
 
-from attestors.sigstore.documents import Malformed, decode
 from attestors.sigstore.entries import Bundle
+from operations.documents import Malformed, decode
 from operations.errors import Refused
 
 MOST_LAYERS: Final = 1000

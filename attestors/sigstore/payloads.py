@@ -14,8 +14,8 @@ from typing import Final
 import msgspec
 
 from attestors.sigstore.certificates import verifies
-from attestors.sigstore.documents import Malformed, decode
 from attestors.sigstore.entries import decoded
+from operations.documents import Malformed, decode
 from operations.errors import Refused
 
 _TYPE: Final = "cosign container image signature"

@@ -15,10 +15,10 @@ from urllib.parse import urlencode
 import msgspec
 
 from attestors.sigstore.credentials import Credential, Keychain
-from attestors.sigstore.documents import Malformed, decode
 from attestors.sigstore.http import HttpClient, Response
 from attestors.sigstore.references import Repository
 from attestors.sigstore.urls import Url, is_internal, is_loopback
+from operations.documents import Malformed, decode
 from operations.errors import InvalidArgument, NotFound, Refused, SpireError, TemporarilyUnavailable
 
 MANIFEST_BYTES: Final = 16 << 20

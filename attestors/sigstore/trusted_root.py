@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 from cryptography import x509
 
-from attestors.sigstore.documents import Malformed, decode
 from attestors.sigstore.trust import Authority, Log, Period, log_id, parse_time, read_key
+from operations.documents import Malformed, decode
 from operations.errors import ConfigurationError, InvalidArgument
 
 

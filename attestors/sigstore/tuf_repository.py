@@ -26,9 +26,9 @@ from tuf.ngclient.fetcher import FetcherInterface
 from tuf.ngclient.updater import Updater
 from tuf.ngclient.urllib3_fetcher import Urllib3Fetcher
 
-from attestors.sigstore.documents import Malformed, decode
 from attestors.sigstore.trust import Authority, Log, logs_of, read_certificates, read_key
 from attestors.sigstore.trusted_root import TrustedRoot
+from operations.documents import Malformed, decode
 from operations.errors import ConfigurationError, InvalidArgument, TemporarilyUnavailable
 from operations.logs import get
 

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import msgspec
 
-from operations.errors import InvalidArgument
+from operations import documents
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -59,7 +59,4 @@ def encode(message: msgspec.Struct) -> bytes:
 
 def decode(kind: type[T], document: bytes) -> T:
     """Raises InvalidArgument."""
-    try:
-        return msgspec.json.decode(document, type=kind)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise InvalidArgument(str(error)) from error
+    return documents.decode(document, kind)

@@ -8,6 +8,7 @@ import pwd
 import re
 import shutil
 import signal
+import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -21,6 +22,7 @@ DEFAULT_DIRECTORY = "/run/spire/svids"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 _ALL = 0o666
 _OF_OTHERS = 0o007
+_ADVICE = "write one such as 0640, with the zero"
 
 
 class Svid(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -54,9 +56,12 @@ class Svid(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         for key in ("cert_file_mode", "key_file_mode"):
             mode: int = getattr(self, key)
             if mode & ~_ALL or mode < 0:
-                raise InvalidArgument(f"{key} {mode:#o} is no mode of such a file: use one such as 0640")
+                raise InvalidArgument(f"{key} {_shown(mode)} is no mode of such a file: {_ADVICE}")
         if self.key_file_mode & _OF_OTHERS:
             raise InvalidArgument("key_file_mode opens the key to everybody: use 0600, or 0640 and a group")
+        if self.key_file_mode & stat.S_IWGRP:
+            mode = self.key_file_mode
+            raise InvalidArgument(f"key_file_mode {_shown(mode)} lets a group change the key: {_ADVICE}")
         if bool(self.pid_file_name) != bool(self.renew_signal):
             raise InvalidArgument("pid_file_name and renew_signal need each other: set both or none")
         if self.renew_signal:
@@ -88,6 +93,11 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             owner(svid, place)
             if svid.on_change and shutil.which(svid.on_change[0]) is None:
                 raise ConfigurationError(f"{place}: on_change names {quote(svid.on_change[0])}, which cannot be run")
+
+
+def _shown(mode: int) -> str:
+    """Both ways: who has written 640 without a zero has 01200."""
+    return f"{mode} (octal 0{mode:o})"
 
 
 def is_name(text: str) -> bool:

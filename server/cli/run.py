@@ -31,7 +31,7 @@ def validate(flags: FlagSet) -> Run:
 
     def check(_: list[str]) -> int:
         try:
-            read()
+            config = read()
         except ConfigurationErrors as error:
             print("SPIRE server configuration file is invalid.\nValidation errors:", file=sys.stderr)
             for problem in error.problems:
@@ -40,6 +40,8 @@ def validate(flags: FlagSet) -> Run:
         except SpireError as error:
             print(f"SPIRE server configuration file is invalid: {error}", file=sys.stderr)
             return 1
+        for line in config.warnings:
+            print(f"warning: {line}", file=sys.stderr)
         print("SPIRE server configuration file is valid.")
         return 0
 

@@ -51,6 +51,10 @@ class Verifier:
     def __init__(self, *verified: str) -> None:
         self._verified = verified
         self.asked: list[str] = []
+        self.closed = False
+
+    async def close(self) -> None:
+        self.closed = True
 
     async def verify(self, image_reference: str) -> Sequence[str]:
         self.asked.append(image_reference)

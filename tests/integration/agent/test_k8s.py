@@ -25,6 +25,8 @@ from transport.client import Channel
 from transport.status import Code, RpcError
 from transport.tls import InProcessIdentity, client_context
 
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may make cgroups")
+
 AGENT = os.environ.get("SPIRE_AGENT_BIN") or spire.AGENT
 NODE = "spiffe://example.org/node"
 WORKLOAD = "spiffe://example.org/workload"

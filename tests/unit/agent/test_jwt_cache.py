@@ -35,9 +35,13 @@ def test_what_a_tainted_authority_signed_is_dropped() -> None:
     cache = JwtCache()
     cache.put(key("1", ["a"]), svid("good"))
     cache.put(key("2", ["a"]), svid("bad"))
+    others = (b"", b"[]", b'{"kid": 1}', b'{"kid": "\xff"}', b'{"kid": "bad", "x": ' + b"[" * 10_000)
+    for number, header in enumerate(others):
+        token = f"{base64.urlsafe_b64encode(header).decode()}.e30.c2ln"
+        cache.put(key(f"other {number}", ["a"]), JwtSvid(token, 0, 100))
     cache.put(key("3", ["a"]), JwtSvid("no token", 0, 100))
     assert cache.drop_signed_by({"bad"}) == 1
-    assert len(cache) == 2
+    assert len(cache) == 2 + len(others)
 
 
 def test_expiry() -> None:

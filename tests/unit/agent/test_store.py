@@ -398,5 +398,7 @@ def test_sealing_binds_the_line_to_the_content() -> None:
         unseal(b"\x01" * 32, sealed)
     with pytest.raises(Corrupt):
         unseal(bytes(32), sealed.replace(b'"generation":1', b'"generation":2'))
-    with pytest.raises(Corrupt, match="does not begin"):
-        read_header(b"x" * 100_000)
+    hostile = (b"x" * 100_000, b'{"agent": "\xff"}\n', b'{"agent": ' + b"[" * 8000 + b"\n", b"[" * 8000 + b"\n")
+    for content in hostile:
+        with pytest.raises(Corrupt, match="does not begin"):
+            read_header(content)

@@ -135,6 +135,25 @@ def test_validate(program: Program, kind: str, tmp_path: Path, capsys: pytest.Ca
     assert captured.err.count("\n") == 1
 
 
+NOTED = {
+    "server": ("data_dir", "profiling_enabled = true\n    data_dir"),
+    "agent": ("data_dir", 'authorized_delegates = ["spiffe://example.org/d"]\n    data_dir'),
+}
+
+
+@pytest.mark.parametrize(("program", "kind"), [(SERVER, "server"), (AGENT, "agent")], ids=["server", "agent"])
+def test_validate_passes_on_what_a_run_would_warn_of(
+    program: Program, kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "spire.conf"
+    file.write_text(CONFIGURATIONS[kind].replace(*NOTED[kind], 1))
+    assert program.run(["validate", "-config", str(file)]) == 0
+    out, err = capsys.readouterr()
+    assert out == f"SPIRE {kind} configuration file is valid.\n"
+    assert err.startswith("warning: ")
+    assert "has no effect" in err
+
+
 def test_validate_tells_all_that_is_wrong_with_a_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "spire.conf"
     faults = """ca_ttl = "long" }

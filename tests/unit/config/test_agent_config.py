@@ -164,6 +164,8 @@ def test_faults(tmp_path: Path, settings: str, reason: str) -> None:
             "trust_bundle_unix_socket needs trust_bundle_url too: set both",
         ),
         ('trust_bundle_url = "http://x"', "trust_bundle_url must begin with https://"),
+        ('trust_bundle_url = "https:///x"', "trust_bundle_url names no host"),
+        ('trust_bundle_url = "https://x:99999/"', "trust_bundle_url is no URL: Port out of range 0-65535"),
         (
             'trust_bundle_url = "https://x"  trust_bundle_unix_socket = "/s"',
             "trust_bundle_url must begin with http:// beside trust_bundle_unix_socket",

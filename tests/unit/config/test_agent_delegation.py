@@ -94,7 +94,13 @@ def test_a_broker_endpoint(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "address"), [(":8443", ("", 8443)), ("[::1]:0", ("::1", 0)), ("localhost:1", ("localhost", 1))]
+    ("text", "address"),
+    [
+        (":8443", ("", 8443)),
+        ("[::1]:0", ("::1", 0)),
+        ("localhost:1", ("localhost", 1)),
+        ("127.0.0.1:https", ("127.0.0.1", 443)),
+    ],
 )
 def test_addresses(tmp_path: Path, text: str, address: tuple[str, int]) -> None:
     brokers = f'brokers = [{{ id = "spiffe://example.org/b", {ANY} }}]'
@@ -159,6 +165,17 @@ def test_brokers_that_cannot_be_ones(tmp_path: Path, brokers: str, reason: str) 
         (
             'bind_address = "8443"',
             'invalid experimental.broker.bind_address "8443": give host:port, for example 0.0.0.0:8443',
+        ),
+        (
+            'bind_address = "127.0.0.1:65536"',
+            'invalid experimental.broker.bind_address "127.0.0.1:65536": there is no port above 65535',
+        ),
+        (
+            'bind_address = ":nowhere"',
+            (
+                'invalid experimental.broker.bind_address ":nowhere": '
+                '"nowhere" is no port: give host:port, for example 0.0.0.0:8443'
+            ),
         ),
         (
             'bind_address = "::1:8443"',

@@ -165,6 +165,17 @@ def test_garbage(token: str) -> None:
         jwtsvid.verify(token, AUTHORITIES, "a", NOW)
 
 
+@pytest.mark.parametrize("content", [b"\xff", b"[" * 20_000, b'{"x":' * 8_000, b'{"sub": "\xff"}'])
+def test_hostile_json(content: bytes) -> None:
+    hostile = base64.urlsafe_b64encode(content).rstrip(b"=").decode()
+    head, claims, signature = make().split(".")
+    for token in (f"{hostile}.{claims}.{signature}", f"{head}.{hostile}.{signature}"):
+        with pytest.raises(InvalidArgument, match=r"unable to (parse JWT token|get claims from token)"):
+            jwtsvid.verify(token, AUTHORITIES, "a", NOW)
+        with pytest.raises(InvalidArgument):
+            jwtsvid.read_unverified(token)
+
+
 def test_no_wanted_audience_accepts_nothing() -> None:
     with pytest.raises(Refused, match="expected audience"):
         jwtsvid.verify(make(), AUTHORITIES, [], NOW)

@@ -115,7 +115,7 @@ def test_data_from_a_file(tmp_path: Path) -> None:
             '3: A "b": plugin_data and plugin_data_file exclude each other: keep one',
         ),
         ("\nKeyManager = 1", '3: expected a plugin such as KeyManager "disk" { … }, found "KeyManager" = …'),
-        ('A "b" { enabled = 1 }', '2: A "b": enabled: expected true or false, without quotes, found a whole number'),
+        ('A "b" { enabled = 1 }', '2: A "b": enabled: expected true or false, without quotes, found 1'),
     ],
 )
 def test_faults_of_blocks(text: str, message: str) -> None:

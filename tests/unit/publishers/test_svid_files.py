@@ -155,6 +155,8 @@ async def test_selectors_that_name_no_place(tmp_path: Path, metadata: list[str])
         ('svid "web" { key_file_mode = 0644 }', "opens the key to everybody"),
         ('svid "web" { key_file_mode = 01600 }', "no mode of such a file"),
         ('svid "web" { cert_file_mode = 0755 }', "no mode of such a file"),
+        ('svid "web" { cert_file_mode = 640 }', r"cert_file_mode 640 \(octal 01200\) is no mode .*, with the zero"),
+        ('svid "web" { key_file_mode = 400 }', r"key_file_mode 400 \(octal 0620\) lets a group change the key"),
         ('svid "web" { svid_file_name = "../x" }', "cannot be a file's name"),
         ('svid "web" { svid_file_name = "svid_key.pem" }', "two files have the same name"),
         ('svid "web" { renew_signal = "SIGHUP" }', "need each other"),

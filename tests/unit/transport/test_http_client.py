@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from operations.errors import TemporarilyUnavailable
-from transport.http_client import Query, Service, asking
+from operations.errors import InvalidArgument, TemporarilyUnavailable
+from transport.http_client import NoAnswer, Query, Service, TooLarge, asking
 
 OK = b"HTTP/1.1 200 OK\r\n"
 
@@ -65,6 +65,26 @@ async def test_a_request_as_it_is_sent() -> None:
     assert sent == b"{}"
 
 
+@pytest.mark.parametrize("value", ["s3cret\r\nX-Other: 1", "s3cret\0", "s3cr€t"])
+async def test_a_request_that_is_none_is_not_sent_and_not_shown(value: str) -> None:
+    async with answering(OK) as (service, _):
+        with pytest.raises(InvalidArgument, match=f"{service.url}/: a header or the path has") as refusal:
+            await body(service, Query("/", headers={"Authorization": value}))
+        assert "s3cr" not in str(refusal.value)
+        with pytest.raises(InvalidArgument):
+            await body(service, Query("/a b"))
+
+
+async def test_a_header_that_comes_several_times() -> None:
+    async with (
+        answering(OK + b"X-Some: a\r\nx-some: b\r\nContent-Length: 0\r\n\r\n") as (service, _),
+        asyncio.timeout(30),
+        asking(service, Query("/")) as answer,
+    ):
+        assert answer.fields[:2] == [("x-some", "a"), ("x-some", "b")]
+        assert answer.headers["x-some"] == "b"
+
+
 BODIES = {
     "of a known length": (OK + b"Content-Length: 5\r\n\r\nhello",),
     "in chunks": (OK + b"Transfer-Encoding: chunked\r\n\r\n", b"2\r\nhe\r\n", b"3\r\nllo\r\n0\r\n\r\n"),
@@ -94,13 +114,14 @@ BROKEN = {
 async def test_broken_answers(name: str) -> None:
     content, reason = BROKEN[name]
     async with answering(content) as (service, _):
-        with pytest.raises(TemporarilyUnavailable, match=f"{service.url}/: .*({reason})"):
+        with pytest.raises(NoAnswer, match=f"{service.url}/: .*({reason})") as refusal:
             await body(service)
+        assert str(refusal.value) == f"{service.url}/: {refusal.value.reason}"
 
 
 async def test_a_body_without_end() -> None:
     async with answering(OK + b"\r\n", endless=b"x" * 65536) as (service, _):
-        with pytest.raises(TemporarilyUnavailable, match="the answer is larger than 100000 bytes"):
+        with pytest.raises(TooLarge, match="the answer is larger than 100000 bytes"):
             await body(service, largest=100_000)
 
 

@@ -56,7 +56,10 @@ def test_every_setting() -> None:
         ('docker_sockt_path = "x"', 'unknown key "docker_sockt_path"'),
         ("experimental { sigstore { } }", 'unknown key "experimental"'),
         ('docker_host = "npipe:////./pipe/docker_engine"', "docker_host is for Windows: use docker_socket_path"),
-        ('docker_socket_path = "/var/run/docker.sock"', 'unable to parse docker host "/var/run/docker.sock"'),
+        (
+            'docker_socket_path = "/var/run/docker.sock"',
+            'docker_socket_path: unable to parse docker host "/var/run/docker.sock"',
+        ),
         ('docker_version = "1"', 'docker_version "1" is no version such as 1.41'),
         ('docker_version = "1.x"', 'docker_version "1.x" is no version such as 1.41'),
         ('container_id_cgroup_matchers = ["/docker/<id>"]', "cannot both be used"),

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import threading
 
 import pytest
 
 from attestors.docker import attestor
+from attestors.docker.attestor import DockerAttestor
+from attestors.docker.configuration import Configuration
+from operations import logs
 from operations.errors import Refused, TemporarilyUnavailable
+from plugins.workloadattestor import HoldsConnections
 from tests.simulators import docker_daemon
 from tests.simulators.contained import (
     ID,
@@ -65,6 +71,27 @@ async def test_signatures(daemon: Daemon, process: Process, caplog: pytest.LogCa
     assert await verified(daemon, verifier, process) == [*SELECTORS, "docker:image-signature:verified"]
     assert verifier.asked == digests[:2]
     assert [record.message for record in caplog.records] == ["Error verifying sigstore image signature"]
+
+
+async def test_the_end(daemon: Daemon, process: Process) -> None:
+    before = set(threading.enumerate())
+    daemon.run(ID, pid=process.pid)
+    verifier = Verifier(f"{IMAGE}@{MANIFEST}")
+    daemon.images[IMAGE] = docker_daemon.image_answer(digests=[f"{IMAGE}@{MANIFEST}"])
+    attesting = DockerAttestor(Configuration(docker_socket_path=daemon.socket), logs.get("docker"), verifier)
+    await attesting.attest(process)
+    workers = of_locators(before)
+    assert workers
+    assert isinstance(attesting, HoldsConnections)
+    await attesting.close()
+    assert verifier.closed
+    for worker in workers:
+        await asyncio.to_thread(worker.join, 60)
+    assert not of_locators(before)
+
+
+def of_locators(before: set[threading.Thread]) -> set[threading.Thread]:
+    return {each for each in set(threading.enumerate()) - before if each.name.startswith("container-locator")}
 
 
 async def test_unsigned_images_are_refused(daemon: Daemon, process: Process) -> None:

@@ -172,6 +172,13 @@ REFUSALS = {
     "in its words": (status(403, 'namespaces "shop" is\nforbidden'), '^403: namespaces "shop" is forbidden$'),
     "in nobody's": (Answer(500, b"<html>no"), '^500: "<html>no"$'),
     "without any": (Answer(503, b"{}"), "^503: without a reason$"),
+    "in another character set": (Answer(403, b'{"message": "\xff"}'), '^403: "'),
+    "too deep": (Answer(403, b'{"x": ' + b"[" * 4000), r'^403: "{\\"x'),
+    "a deep answer": (Answer(200, b'{"x": ' + b"[" * 100_000), "the API server's answer cannot be understood: "),
+    "an answer in another character set": (
+        Answer(200, b'{"metadata": {"name": "\xff"}}'),
+        "the API server's answer cannot be understood: ",
+    ),
     "what it is not": (Answer(200, b'{"metadata": 7}'), "the API server's answer cannot be understood: "),
 }
 

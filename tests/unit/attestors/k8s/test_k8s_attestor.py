@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import threading
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from attestors.k8s.configuration import Configuration
 from operations import logs
 from operations.errors import ConfigurationError, InvalidArgument, Refused, SpireError, TemporarilyUnavailable
 from plugins.catalog import PluginContext
-from plugins.workloadattestor import Patient
+from plugins.workloadattestor import HoldsConnections, Patient
 from tests.simulators.kubelet import Answer, ClusterService, Pods, container, kubelet, pod
 from transport.peer import Process
 from transport.status import Code, RpcError
@@ -165,6 +166,29 @@ async def test_a_disabled_kubelet_client() -> None:
     await attestor.close()
 
 
+async def test_the_end() -> None:
+    before = set(threading.enumerate())
+    with kubelet(one()) as service:
+        configuration = Configuration(kubelet_read_only_port=service.port, max_poll_attempts=1)
+        attestor = K8sAttestor(configuration, logs.get("k8s"))
+        await attestor.prepare()
+        verifier = attestor.verifier = _Signed(())
+        with suppress(SpireError):  # whoever runs this may be in a container
+            await attestor.attest(me())
+        workers = of_attestors(before)
+        assert {each.name.rpartition("_")[0] for each in workers} == {"container-locator", "k8s-attestor"}
+        assert isinstance(attestor, HoldsConnections)
+        await attestor.close()
+    assert verifier.closed
+    for worker in workers:
+        await asyncio.to_thread(worker.join, 60)
+    assert not of_attestors(before)
+
+
+def of_attestors(before: set[threading.Thread]) -> set[threading.Thread]:
+    return {each for each in set(threading.enumerate()) - before if each.name.startswith(("container-", "k8s-"))}
+
+
 async def test_it_says_how_long_it_may_take() -> None:
     attestor = K8sAttestor(Configuration(), logs.get("k8s"))
     assert isinstance(attestor, Patient)
@@ -197,6 +221,7 @@ class _Signed:
     def __init__(self, result: Sequence[str] | SpireError) -> None:
         self._result = result
         self.asked: list[str] = []
+        self.closed = False
 
     async def verify(self, image_reference: str) -> Sequence[str]:
         self.asked.append(image_reference)
@@ -205,7 +230,7 @@ class _Signed:
         return self._result
 
     async def close(self) -> None:
-        pass
+        self.closed = True
 
 
 async def verified(verifier: _Signed) -> list[str]:

@@ -227,6 +227,7 @@ ANSWERS = {
     "items that are no array": (Answer(body=b'{"items": {}}'), "expected an object with an items array"),
     "cut short": (Answer(body=b'{"items": [{'), "unable to parse kubelet response"),
     "a deep one": (Answer(body=b'{"items": ' + b"[" * 100_000), "unable to parse kubelet response"),
+    "in another character set": (Answer(body=b'{"items": [], "\xff": "\xff"}}'), "unable to parse kubelet response"),
     "forbidden": (
         Answer(403, b"Forbidden (user=x)"),
         'unexpected status code on pods response: 403 "Forbidden (user=x)"',

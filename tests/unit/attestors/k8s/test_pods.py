@@ -105,6 +105,14 @@ def test_a_container_that_is_not_made_yet() -> None:
         assert read(pod(UID, status)).readable[UID].container("") is not None or nothing
 
 
+def test_a_pod_in_another_character_set_costs_the_others_nothing() -> None:
+    bad = json.dumps(pod(OTHER_ID, labels={"app": "mark"})).encode().replace(b"mark", b"\xff")
+    found = parse(b'{"items": [' + bad + b"," + json.dumps(pod(UID)).encode() + b"]}", lambda: None)
+    assert found.get(UID) is not None
+    with pytest.raises(TemporarilyUnavailable, match="unable to decode pod info from kubelet response"):
+        found.get(OTHER_ID)
+
+
 def test_pods_without_a_uid_are_left_out() -> None:
     told: list[None] = []
     content = json.dumps({"items": [{}, {"metadata": {"uid": ""}}, {"metadata": 1}, 7, pod(UID)]}).encode()

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attestors.sigstore import entries
-from attestors.sigstore.documents import decode
 from attestors.sigstore.entries import InclusionProof, LogEntry
 from attestors.sigstore.trust import read_key
+from operations.documents import decode
 from operations.errors import Refused
 from tests.simulators.sigstore import NOW, Log, public_pem
 

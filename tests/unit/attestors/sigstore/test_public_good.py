@@ -15,10 +15,10 @@ import pytest
 from cryptography import x509
 
 from attestors.sigstore import certificates, entries, payloads
-from attestors.sigstore.documents import decode
 from attestors.sigstore.entries import InclusionProof, LogEntry
 from attestors.sigstore.identities import Identities
 from attestors.sigstore.trust import Authority, TrustRoot, logs_of, read_certificates, read_key
+from operations.documents import decode
 from operations.errors import Refused
 
 VECTOR = json.loads(Path(__file__).with_name("public_good.json").read_text())

@@ -161,7 +161,18 @@ async def test_log_ins_that_are_not_made(server: WebServer, challenge: str, reas
         await asking(server.host, {server.host: CREDENTIAL}).manifest("latest")
 
 
-@pytest.mark.parametrize("token", [b"[]", b"{}", b"\xff", b'{"token": "a\\r\\nb"}', b'{"token": 1}'])
+@pytest.mark.parametrize(
+    "token",
+    [
+        b"[]",
+        b"{}",
+        b"\xff",
+        b'{"token": "\xff"}',
+        b'{"x": ' + b"[" * 50_000,
+        b'{"token": "a\\r\\nb"}',
+        b'{"token": 1}',
+    ],
+)
 async def test_a_token_that_is_none(server: WebServer, token: bytes) -> None:
     server.routes.append(lambda asked: Answer(body=token) if asked.path.startswith("/token") else None)
     server.routes.append(BearerLogin(lambda: server.url).route)

@@ -170,7 +170,8 @@ class ServerCall(Stream):
 
     def refuse(self, error: RpcError) -> None:
         """Answers with an error and ends the handler."""
-        self._refusal = error
+        # Its traceback would lead back to this call, and keep both until the collector comes.
+        self._refusal = error.with_traceback(None)
         self.fail(error)
         self._stop()
 

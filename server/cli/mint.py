@@ -12,6 +12,7 @@ from pathlib import Path
 from generated.spire.api.server.bundle.v1 import bundle_pb2
 from generated.spire.api.server.svid.v1 import svid_pb2
 from generated.spire.api.types import bundle_pb2 as types
+from identity import pem
 from identity.bundles import to_pem
 from identity.spiffeid import SpiffeId
 from operations import files, output, times
@@ -54,7 +55,7 @@ def x509(flags: FlagSet) -> Run:
             output.print_object({"x509_svid": chain, "private_key": _base64(key), "root_cas": roots})
         else:
             print(f"X509-SVID:\n{to_pem(minted.svid.cert_chain)}")
-            print(f"Private key:\n{signing_request.to_pem(key)}")
+            print(f"Private key:\n{pem.private_key(key)}")
             print(f"Root CAs:\n{to_pem(authorities)}")
 
     return calling(flags, act)
@@ -136,11 +137,9 @@ def _tell_if_capped(what: str, expires_at: int | None, ttl: timedelta) -> None:
 
 
 def _write(folder: Path, chain: list[bytes], key: bytes, authorities: list[bytes]) -> None:
-    from server.cli import signing_request
-
     _write_file(folder / "svid.pem", to_pem(chain).encode(), PUBLIC, "SVID")
     print(f"X509-SVID written to {folder / 'svid.pem'}")
-    _write_file(folder / "key.pem", signing_request.to_pem(key).encode(), PRIVATE, "key")
+    _write_file(folder / "key.pem", pem.private_key(key).encode(), PRIVATE, "key")
     print(f"Private key written to {folder / 'key.pem'}")
     _write_file(folder / "bundle.pem", to_pem(authorities).encode(), PUBLIC, "bundle")
     print(f"Root CAs written to {folder / 'bundle.pem'}")

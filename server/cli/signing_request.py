@@ -33,10 +33,3 @@ def generate(spiffe_id: SpiffeId, dns_names: Sequence[str]) -> tuple[bytes, byte
         serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
     return request.public_bytes(serialization.Encoding.DER), private
-
-
-def to_pem(private_key: bytes) -> str:
-    """PKCS#8 in DER as PEM."""
-    key = serialization.load_der_private_key(private_key, None)
-    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    return pem.decode()

@@ -15,7 +15,8 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"identity"}),
     frozenset({"transport"}),
     frozenset({"plugins"}),
-    frozenset({"keystores", "attestors", "authorities", "publishers", "governance"}),
+    frozenset({"keystores"}),
+    frozenset({"attestors", "authorities", "publishers", "governance"}),
     frozenset({"server", "agent", "discovery", "ceremony"}),
 )
 FLOOR = {package: floor for floor, packages in enumerate(FLOORS) for package in packages}

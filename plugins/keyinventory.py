@@ -78,7 +78,7 @@ class Inventory(Protocol):
 @runtime_checkable
 class Proving(Protocol):
     async def prove(self, key_id: str) -> Proof:
-        """Have the key sign a fresh challenge, read its attributes back, and get the device's attestation if it has one.
+        """Have the key sign a fresh challenge, read its attributes back, get the device's attestation if there is one.
 
         A check that fails is in the proof; only a key or device that cannot be asked raises.
         """

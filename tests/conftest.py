@@ -8,6 +8,14 @@ from collections.abc import Iterator
 import pytest
 
 
+_READABLE = 40
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Names no test by what a key or certificate is made of: it is another one in each process that runs tests."""
+    return argname if isinstance(val, bytes) and len(val) > _READABLE else None
+
+
 @pytest.fixture(autouse=True)
 def log_level() -> Iterator[None]:
     """A server in the test's own process sets the level for all that follow, and so does a call of its Logger API."""

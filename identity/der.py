@@ -6,6 +6,7 @@ caches are bounded and hold public values only.
 
 from __future__ import annotations
 
+import warnings
 from functools import lru_cache
 
 from cryptography import x509
@@ -16,6 +17,11 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from operations.errors import InvalidArgument
 
 PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
+
+# Certificates of older tools have serial numbers of zero or subjects with empty parts, and Go takes them. On a program's
+# standard error cryptography's warnings would look like faults.
+warnings.filterwarnings("ignore", "Parsed a serial number which wasn't positive")
+warnings.filterwarnings("ignore", "Attribute's length must be")
 
 _SEQUENCE = 0x30
 
@@ -33,6 +39,8 @@ def certificate(der: bytes) -> x509.Certificate:
         _ = parsed.extensions  # parsed only when asked for
     except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, x509.InvalidVersion) as error:
         raise InvalidArgument("unable to parse certificate: not a well-formed X.509 certificate in DER") from error
+    if parsed.serial_number < 0:  # RFC 5280, 4.1.2.2; that of old roots is zero at times
+        raise InvalidArgument("unable to parse certificate: its serial number is negative")
     return parsed
 
 

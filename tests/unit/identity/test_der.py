@@ -27,7 +27,7 @@ def test_positive_serial_numbers(first: int) -> None:
 def test_a_negative_serial_number_is_refused(first: int) -> None:
     """RFC 5280, 4.1.2.2; SPIRE's parser refuses it too."""
     assert x509.load_der_x509_certificate(numbered(first)).serial_number < 0
-    with pytest.raises(InvalidArgument, match="its serial number is negative$"):
+    with pytest.raises(InvalidArgument, match="its serial number is negative"):
         der.certificate(numbered(first))
 
 

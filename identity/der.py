@@ -44,6 +44,15 @@ def certificate(der: bytes) -> x509.Certificate:
     return parsed
 
 
+def proves_possession(request: x509.CertificateSigningRequest, csr: bytes) -> bool:
+    """Whether the key in a PKCS #10 request (RFC 2986), parsed from `csr`, has signed it. Raises UnsupportedAlgorithm.
+
+    The octet before the signature says how many bits at its end are none of it (X.690, 8.6.2.2), which has to be zero;
+    cryptography ignores it.
+    """
+    return request.is_signature_valid and csr[-len(request.signature) - 1] == 0
+
+
 @lru_cache(maxsize=1024)
 def public_key(der: bytes) -> PublicKey:
     """The RSA or EC key in a DER SubjectPublicKeyInfo. Raises InvalidArgument."""

@@ -7,7 +7,7 @@ from cryptography import x509
 
 from identity import der
 from operations.errors import InvalidArgument
-from tests.simulators.pki import Authority
+from tests.simulators.pki import Authority, csr, ec_key
 
 
 def numbered(first: int) -> bytes:
@@ -44,3 +44,17 @@ def test_a_serial_number_of_zero_is_taken_without_a_word() -> None:
     with warnings.catch_warnings(record=True) as told:
         assert der.certificate(data).serial_number == 0
     assert not told
+
+
+def test_a_signature_has_no_unused_bits() -> None:
+    """SPIRE's parser shifts them out, and refuses what is left."""
+    made = csr(ec_key())
+    while made[-1] & 1:  # with an odd number at its end it is no DER
+        made = csr(ec_key())
+    request = x509.load_der_x509_csr(made)
+    assert der.proves_possession(request, made)
+    changed = bytearray(made)
+    changed[-len(request.signature) - 1] = 1
+    request = x509.load_der_x509_csr(bytes(changed))
+    assert request.is_signature_valid
+    assert not der.proves_possession(request, bytes(changed))

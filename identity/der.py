@@ -18,8 +18,8 @@ from operations.errors import InvalidArgument
 
 PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
 
-# Certificates of older tools have serial numbers of zero or subjects with empty parts, and Go takes them. On a program's
-# standard error cryptography's warnings would look like faults.
+# Certificates of older tools have serial numbers of zero or subjects with empty parts, and Go takes them. What
+# cryptography has to say on standard error would look like a fault.
 warnings.filterwarnings("ignore", "Parsed a serial number which wasn't positive")
 warnings.filterwarnings("ignore", "Attribute's length must be")
 

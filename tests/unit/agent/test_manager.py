@@ -136,8 +136,8 @@ async def test_workload_svids_rotate_without_a_gap(home: Home, server: FakeServe
 
 
 async def test_the_agents_own_svid_rotates_without_a_refused_call(home: Home, server: FakeServer) -> None:
-    server.agent_ttl = 3
-    server.svid_ttl = 3
+    server.agent_ttl = 6
+    server.svid_ttl = 6
     server.add_entry("a")
     home.settings = manager.Settings(sync_interval=0.05)
     async with home.running() as agent:

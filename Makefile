@@ -10,7 +10,7 @@ SECONDS ?= 3600
 # How many processes run tests: most of their time is waiting. Each takes the next test, the long ones of
 # tests/integration before those of tests/unit. WORKERS=0 runs them in one.
 WORKERS ?= $(shell echo $$((2 * $$(nproc))))
-SPREAD = -n $(WORKERS) --dist load --maxschedchunk 1
+SPREAD = --dist load --maxschedchunk 1
 
 .PHONY: help install demo test interop soak lint types bench fresh generate lock clean
 
@@ -28,12 +28,12 @@ demo: install ## a workload gets an SVID signed by a key in a SoftHSM token; two
 	ci/demo
 
 test: install ## the tests, with SoftHSM and swtpm
-	$(BIN)/pytest -m "not interop and not soak" $(SPREAD) $(ARGS)
+	$(BIN)/pytest -m "not interop and not soak" -n $(WORKERS) $(SPREAD) $(ARGS)
 
 interop: install ## published clients in Go, Python, Rust and Java against our server and agent; needs Go, Rust, a JDK, Maven
 	@for tool in go cargo java mvn; do command -v $$tool >/dev/null || \
 	  { echo "make interop needs $$tool: install golang, cargo, default-jdk, maven, or put $$tool on the PATH" >&2; exit 1; }; done
-	$(BIN)/pytest -m interop $(SPREAD) -n 2 tests/interop $(ARGS)
+	$(BIN)/pytest -m interop -n 2 $(SPREAD) tests/interop $(ARGS)
 
 soak: install ## an hour of rotations at lives of seconds, under load; SECONDS=300 for a shorter one
 	SPIRE_SOAK_SECONDS=$(SECONDS) $(BIN)/pytest -m soak tests/soak $(ARGS)

@@ -142,6 +142,8 @@ async def test_the_agents_own_svid_rotates_without_a_refused_call(home: Home, se
     home.settings = manager.Settings(sync_interval=0.05)
     async with home.running() as agent:
         first = agent.storage.state.svid
+        await until(lambda: server.calls["RenewAgent"] >= 2 or agent.task.done())
+        server.agent_ttl = 600  # so that the last one is good at the next start
         await until(lambda: server.calls["RenewAgent"] >= 3 or agent.task.done())
         assert not agent.task.done()
         assert agent.storage.state.svid != first

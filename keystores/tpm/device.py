@@ -27,10 +27,10 @@ from tpm2_pytss import (
     TSS2_Exception,
 )
 
-from keystores.tpm.failures import failure
+from keystores.tpm.failures import failure, not_there
 from keystores.tpm.messages import Blob, LoadedKey, Persistent, Place
 from keystores.tpm.parents import Parent, Parents
-from keystores.tpm.responses import Meaning, is_tpm, meaning
+from keystores.tpm.responses import HANDLE, Meaning, error_number, is_tpm, meaning
 
 T = TypeVar("T")
 
@@ -59,6 +59,16 @@ class _Session:
         """Count a use. False when the session is worn."""
         self._uses += 1
         return self._uses <= SESSION_USES and time.monotonic() < self._until
+
+
+def at_handle(esapi: ESAPI, handle: int) -> ESYS_TR:
+    """The persistent object at a handle. Raises Fault where there is none."""
+    try:
+        return esapi.tr_from_tpmpublic(handle)
+    except TSS2_Exception as error:
+        if is_tpm(int(error.rc)) and error_number(int(error.rc)) == HANDLE:
+            raise not_there(handle, error) from error
+        raise
 
 
 def _known(blob: Blob) -> bytes:
@@ -187,7 +197,7 @@ class Device:
     def _at_handle(self, key: Persistent) -> ESYS_TR:
         handle = self._persistent.get(key.handle)
         if handle is None:
-            handle = self._persistent[key.handle] = self.esapi.tr_from_tpmpublic(key.handle)
+            handle = self._persistent[key.handle] = at_handle(self.esapi, key.handle)
             self.esapi.tr_set_auth(handle, key.auth)
         return handle
 

@@ -11,7 +11,7 @@ from typing import Final
 from tpm2_pytss import ESAPI, ESYS_TR, TPM2_ALG, TPM2_RH, TPM2_SE, TPM2B_SENSITIVE_CREATE, TPMA_SESSION, TSS2_Exception
 
 from keystores.tpm import templates
-from keystores.tpm.failures import Fault
+from keystores.tpm.failures import Fault, not_there
 from keystores.tpm.messages import Place
 from keystores.tpm.responses import HANDLE, Meaning, error_number, is_tpm, meaning
 
@@ -132,8 +132,7 @@ class Parents:
             if not is_tpm(code) or error_number(code) != HANDLE:
                 raise
             if required:
-                reason = f"parent: the TPM has no key at {handle:#010x}; tpm2_getcap handles-persistent lists them"
-                raise Fault("NotFound", reason, code=code, reason=str(error)) from error
+                raise not_there(handle, error) from error
             return None
         public, *_ = esapi.read_public(key)
         if not templates.is_storage_parent(public):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 import subprocess
@@ -13,6 +14,10 @@ from pathlib import Path
 from tests.simulators.spire import eventually
 
 _NO_SESSIONS = 0x8001
+STORAGE = "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|noda|restricted|decrypt"
+"""The attributes of an SRK, as tpm2-tools write them."""
+SIGNING = "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|noda|sign"
+"""Those of a signing key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +40,26 @@ class Swtpm:
         _, size, response_code = struct.unpack_from(">HII", answer)
         assert size == len(answer)
         return response_code, answer[10:]
+
+    def tool(self, name: str, *arguments: str) -> str:
+        """One of tpm2-tools, and what it says."""
+        done = subprocess.run(
+            [f"tpm2_{name}", *arguments],
+            env={**os.environ, "TPM2TOOLS_TCTI": self.tcti},
+            cwd=self.path.parent,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def make_srk(self, handle: str = "0x81000001") -> None:
+        """Make an SRK persistent, as tpm2-tools do it."""
+        self.tool("createprimary", "-C", "o", "-g", "sha256", "-G", "ecc", "-a", STORAGE, "-c", "srk.ctx")
+        self.tool("flushcontext", "-t")
+        self.tool("evictcontrol", "-C", "o", "-c", "srk.ctx", handle)
+        self.tool("flushcontext", "-t")
 
     def handles(self) -> list[int]:
         """Every object and session in it: loaded, saved, and persistent ones (TPM2_GetCapability, TPM_CAP_HANDLES)."""

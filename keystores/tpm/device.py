@@ -37,8 +37,8 @@ T = TypeVar("T")
 LOADED_LIMIT: Final = 2
 SESSION_SECONDS: Final = 60.0
 SESSION_USES: Final = 1000
-WAITS: Final = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 1.6)
-"""Seconds before a busy TPM is asked again, 5 in all."""
+FIRST_WAIT, LONGEST_WAIT = 0.05, 1.6
+"""Seconds before a busy TPM is asked again; each time twice as long."""
 LOADED_SESSION_FIRST, TRANSIENT_FIRST = 0x02000000, 0x80000000
 REMAKES: Final = 2
 """New contexts for one piece of work."""
@@ -71,6 +71,15 @@ def at_handle(esapi: ESAPI, handle: int) -> ESYS_TR:
         raise
 
 
+def _waits(seconds: float) -> Iterator[float]:
+    """Growing waits, that many seconds in all."""
+    wait = FIRST_WAIT
+    while seconds > 0:
+        yield min(wait, seconds)
+        seconds -= wait
+        wait = min(2 * wait, LONGEST_WAIT)
+
+
 def _known(blob: Blob) -> bytes:
     return hashlib.sha256(blob.public + blob.private).digest()
 
@@ -92,7 +101,7 @@ class Device:
 
         Raises Fault, of the kind TemporarilyUnavailable while the TPM is away.
         """
-        waits, remakes = iter(WAITS), REMAKES
+        waits, remakes = _waits(self._place.busy), REMAKES
         while True:
             try:
                 return work()

@@ -105,5 +105,5 @@ def accounted_for(hsm: SoftHsm, names: Iterable[str] = ("server",)) -> set[str]:
     for name in names:
         stored = mapping.read(keys_path(hsm, name))
         if stored is not None:
-            ids |= {key.cka_id for key in (*stored.keys.values(), *stored.retired)}
+            ids |= {key.cka_id for key in stored.keys.values()} | {key.cka_id for key in stored.retired}
     return ids

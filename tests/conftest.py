@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.simulators import fault_matrix
+
 
 @pytest.fixture(autouse=True)
 def log_level() -> Iterator[None]:
@@ -15,3 +17,7 @@ def log_level() -> Iterator[None]:
     level = logger.level
     yield
     logger.setLevel(level)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    fault_matrix.print_tables(terminalreporter)

@@ -19,7 +19,7 @@ from plugins.catalog import PluginContext
 from plugins.external.loading import ExternalPlugins
 from plugins.keymanager import KeyManager
 from server.catalog import FACADES
-from tests.simulators import softhsm
+from tests.simulators import kryoptic, softhsm
 
 
 class Backend(Protocol):
@@ -49,12 +49,13 @@ class Disk:
 
 @dataclass
 class Pkcs11:
-    hsm: softhsm.SoftHsm
+    hsm: softhsm.SoftHsm | kryoptic.Kryoptic
+    module_path: str = softhsm.MODULE
     durable = True
 
     async def open(self) -> KeyManager:
         configuration = Configuration(
-            module_path=softhsm.MODULE,
+            module_path=self.module_path,
             token_label=self.hsm.label,
             pin_file=str(self.hsm.pin_file),
             namespace="server-a",
@@ -78,6 +79,12 @@ def disk_backend(folder: Path) -> Generator[Backend]:
 def pkcs11_backend(folder: Path) -> Generator[Backend]:
     with softhsm.SoftHsm.create(folder).installed() as hsm:
         yield Pkcs11(hsm)
+
+
+@contextmanager
+def kryoptic_backend(folder: Path) -> Generator[Backend]:
+    with kryoptic.Kryoptic.create(folder).installed() as token:
+        yield Pkcs11(token, kryoptic.module())
 
 
 class External:
@@ -105,6 +112,9 @@ def external_backend(_folder: Path) -> Generator[Backend]:
 
 
 BACKENDS = {"memory": memory_backend, "disk": disk_backend, "pkcs11": pkcs11_backend, "external": external_backend}
+
+BUILT_ON_DEMAND = {"kryoptic": kryoptic_backend}
+"""Those that belong to `make interop`: what they stand on is built by a toolchain that the other tests do without."""
 
 SEALING = ("disk",)
 """The backends that have the further power to seal."""

@@ -88,25 +88,5 @@ class SoftHsm:
                 os.environ["SOFTHSM2_CONF"] = before
 
 
-def faulty_module(folder: Path) -> Path:
-    """A PKCS#11 module in `folder` that is SoftHSM, with the faults of faulty_pkcs11.c, asked for in that folder."""
-    folder.mkdir()
-    module = folder / "faulty.so"
-    source = Path(__file__).with_name("faulty_pkcs11.c")
-    command = [
-        "gcc",
-        "-shared",
-        "-fPIC",
-        "-I/usr/include/p11-kit-1",
-        f'-DSOFTHSM="{MODULE}"',
-        "-o",
-        str(module),
-        str(source),
-    ]
-    subprocess.run(command, check=True, timeout=60)
-    os.environ["FAULTY_PKCS11"] = str(folder)
-    return module
-
-
 def _run(*command: str, env: SoftHsm) -> str:
     return subprocess.run(command, env=env.environment, check=True, capture_output=True, text=True, timeout=60).stdout

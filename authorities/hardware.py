@@ -33,8 +33,11 @@ from plugins.upstreamauthority import LocalBundle, MintedX509Ca, PublishedJwtKey
 
 _HOST = re.compile(r"\.?[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 
-OpenKey = Callable[[], Awaitable[RootKey]]
-"""Raises keystores.errors, TemporarilyUnavailable for a device that is away."""
+OpenKey = Callable[[bytes], Awaitable[RootKey]]
+"""Given the certificate's key (DER SubjectPublicKeyInfo), for devices that keep no public keys.
+
+Raises keystores.errors, TemporarilyUnavailable for a device that is away.
+"""
 
 
 class Settings(Protocol):
@@ -199,7 +202,7 @@ class HardwareAuthority:
     async def _device(self, files: _Files) -> RootKey:
         """The key of these certificates. Raises ConfigurationError for one of others, and what opening it raises."""
         async with self._opening:
-            opened = self._key or await self._open_key()
+            opened = self._key or await self._open_key(files.public_key)
             try:
                 self._check_key(opened, files)
             except BaseException:

@@ -46,10 +46,10 @@ class Configuration(TokenConfiguration, frozen=True, kw_only=True, forbid_unknow
 async def load(configuration: Configuration, context: PluginContext) -> HardwareAuthority:
     """Raises ConfigurationError for certificates that cannot be used, and keystores.errors for a token or a key."""
 
-    async def open_key() -> RootKey:
+    async def open_key(certified_key: bytes) -> RootKey:
         from keystores.pkcs11.root import open_root  # with the device, when it is wanted
 
-        return await open_root(configuration, configuration.key_label, context)
+        return await open_root(configuration, configuration.key_label, context, certified_key=certified_key)
 
     authority = HardwareAuthority(
         NAME, Terms.of(configuration), open_key, TrustDomain(context.trust_domain), context.log

@@ -41,7 +41,7 @@ class Configuration(RootConfiguration, frozen=True, kw_only=True, forbid_unknown
 async def load(configuration: Configuration, context: PluginContext) -> HardwareAuthority:
     """Raises ConfigurationError for certificates that cannot be used, and keystores.errors for a TPM or a key."""
 
-    async def open_key() -> RootKey:
+    async def open_key(_: bytes) -> RootKey:
         from keystores.tpm.root import open_root  # with the device, when it is wanted
 
         return await open_root(configuration, context)

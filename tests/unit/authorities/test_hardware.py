@@ -70,7 +70,7 @@ class Bench:
         (self.folder / "bundle.pem").write_text(bundles.to_pem(encoded[-1:]))
         (self.folder / "root.pem").write_text(bundles.to_pem(encoded[:-1] or encoded))
 
-    async def open_key(self) -> RootKey:
+    async def open_key(self, certified_key: bytes) -> RootKey:
         if self.away is not None:
             raise self.away
         self.opened += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 import subprocess
@@ -13,6 +14,10 @@ from pathlib import Path
 from tests.simulators.spire import eventually
 
 _NO_SESSIONS = 0x8001
+STORAGE = "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|noda|restricted|decrypt"
+"""The attributes of an SRK, as tpm2-tools write them."""
+SIGNING = "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|noda|sign"
+"""Those of a signing key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +41,34 @@ class Swtpm:
         assert size == len(answer)
         return response_code, answer[10:]
 
+    def tool(self, name: str, *arguments: str) -> str:
+        """One of tpm2-tools, and what it says."""
+        done = subprocess.run(
+            [f"tpm2_{name}", *arguments],
+            env={**os.environ, "TPM2TOOLS_TCTI": self.tcti},
+            cwd=self.path.parent,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def make_srk(self, handle: str = "0x81000001") -> None:
+        """Make an SRK persistent, as tpm2-tools do it."""
+        self.tool("createprimary", "-C", "o", "-g", "sha256", "-G", "ecc", "-a", STORAGE, "-c", "srk.ctx")
+        self.tool("flushcontext", "-t")
+        self.tool("evictcontrol", "-C", "o", "-c", "srk.ctx", handle)
+        self.tool("flushcontext", "-t")
+
+    def handles(self) -> list[int]:
+        """Every object and session in it: loaded, saved, and persistent ones (TPM2_GetCapability, TPM_CAP_HANDLES)."""
+        found: list[int] = []
+        for first in (0x80000000, 0x81000000, 0x02000000, 0x03000000):
+            _, answer = self.command(0x17A, struct.pack(">III", 1, first, 100))
+            found += struct.unpack_from(f">{struct.unpack_from('>I', answer, 5)[0]}I", answer, 9)
+        return found
+
 
 @contextmanager
 def started(folder: Path) -> Generator[Swtpm]:
@@ -46,7 +79,8 @@ def started(folder: Path) -> Generator[Swtpm]:
     process = subprocess.Popen(
         [
             *("swtpm", "socket", "--tpm2", "--tpmstate", f"dir={state}", "--flags", "not-need-init,startup-clear"),
-            *("--server", f"type=unixio,path={path}", "--ctrl", f"type=unixio,path={folder / 'ctrl.sock'}"),
+            *("--server", f"type=unixio,path={path}", "--ctrl", f"type=unixio,path={path}.ctrl"),
+            *("--log", f"file={folder / 'swtpm.log'}"),
         ],
         stdin=subprocess.DEVNULL,
     )

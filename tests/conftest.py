@@ -20,6 +20,8 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     """Names no test by what a key or certificate is made of: it is another one in each process that runs tests."""
     return argname if isinstance(val, bytes) and len(val) > _READABLE else None
 
+from tests.simulators import fault_matrix
+
 
 @pytest.fixture(autouse=True)
 def log_level() -> Iterator[None]:
@@ -28,3 +30,7 @@ def log_level() -> Iterator[None]:
     level = logger.level
     yield
     logger.setLevel(level)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    fault_matrix.print_tables(terminalreporter)

@@ -21,7 +21,7 @@ from plugins.catalog import PluginContext
 from plugins.external.loading import ExternalPlugins
 from plugins.keymanager import KeyManager, KeyType
 from server.catalog import FACADES
-from tests.simulators import softhsm, swtpm
+from tests.simulators import kryoptic, softhsm, swtpm
 
 
 class Backend(Protocol):
@@ -51,12 +51,13 @@ class Disk:
 
 @dataclass
 class Pkcs11:
-    hsm: softhsm.SoftHsm
+    hsm: softhsm.SoftHsm | kryoptic.Kryoptic
+    module_path: str = softhsm.MODULE
     durable = True
 
     async def open(self) -> KeyManager:
         configuration = Configuration(
-            module_path=softhsm.MODULE,
+            module_path=self.module_path,
             token_label=self.hsm.label,
             pin_file=str(self.hsm.pin_file),
             namespace="server-a",
@@ -101,6 +102,12 @@ def pkcs11_backend(folder: Path) -> Generator[Backend]:
         yield Pkcs11(hsm)
 
 
+@contextmanager
+def kryoptic_backend(folder: Path) -> Generator[Backend]:
+    with kryoptic.Kryoptic.create(folder).installed() as token:
+        yield Pkcs11(token, kryoptic.module())
+
+
 class External:
     """A plugin that holds its keys in memory, behind its own process."""
 
@@ -132,6 +139,9 @@ BACKENDS = {
     "external": external_backend,
     "tpm": tpm_backend,
 }
+
+BUILT_ON_DEMAND = {"kryoptic": kryoptic_backend}
+"""Those that belong to `make interop`: what they stand on is built by a toolchain that the other tests do without."""
 
 LACKING = {"tpm": frozenset({KeyType.RSA_4096})}
 """The key types that a backend does not have, and refuses."""

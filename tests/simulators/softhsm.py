@@ -88,5 +88,14 @@ class SoftHsm:
                 os.environ["SOFTHSM2_CONF"] = before
 
 
+def slow_module(folder: Path) -> Path:
+    """A PKCS#11 module in `folder` that is SoftHSM with a slow C_Sign; SLOW_PKCS11_US says how slow."""
+    module = folder / "slow.so"
+    source = Path(__file__).with_name("slow_pkcs11.c")
+    options = ["-shared", "-fPIC", "-I/usr/include/p11-kit-1", f'-DSOFTHSM="{MODULE}"']
+    subprocess.run(["gcc", *options, "-o", str(module), str(source)], check=True, timeout=60)
+    return module
+
+
 def _run(*command: str, env: SoftHsm) -> str:
     return subprocess.run(command, env=env.environment, check=True, capture_output=True, text=True, timeout=60).stdout

@@ -106,15 +106,15 @@ class KeyManagerPlugin:
         )
 
     def introduce(self, host_services: Sequence[str]) -> Sequence[str]:
-        """A SPIRE server offers services of its own, an agent offers only those that both have.
+        """A SPIRE server offers services of its own, an agent only one that servers have, too (Metrics).
 
-        Each is told of the one service that it can use: others it would warn of. Who offers nothing is told of both,
-        and takes the keys of a server.
+        So a server is known for certain, and told of the one service it can use: others it would warn of. Who offers
+        less is told of both; it takes an agent's keys if it offers anything, and a server's if it is no SPIRE at all.
         """
-        if not host_services:
-            return [_SERVER.full_name, _AGENT.full_name, _CONFIG.full_name]
-        self._role = Role.SERVER if any(name.startswith(SERVER_HOST) for name in host_services) else Role.AGENT
-        return [(_SERVER if self._role is Role.SERVER else _AGENT).full_name, _CONFIG.full_name]
+        if any(name.startswith(SERVER_HOST) for name in host_services):
+            return [_SERVER.full_name, _CONFIG.full_name]
+        self._role = Role.AGENT if host_services else Role.SERVER
+        return [_SERVER.full_name, _AGENT.full_name, _CONFIG.full_name]
 
     async def close(self) -> None:
         async with self._changing:

@@ -1,7 +1,8 @@
 """The first code of a one-file plugin, `__main__.py` in it (ci/keystore-plugins): everything of ours is in the file.
 
 What runs is the file that was opened here, whatever takes its path later: an upgrade does not mix versions, and the
-checksum that the host compared is of what runs. Workers run from the same file (keystores.worker_command).
+checksum that the host compared is of what runs. Its workers are given the same file to import from
+(keystores.processes).
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import importlib
 import importlib.abc
 import os
-import runpy
 import sys
 import zipfile
 from collections.abc import Sequence
@@ -19,9 +19,6 @@ from types import ModuleType
 
 ENTRY = "@ENTRY@"
 """The program's module, with a function `main`; filled in when the file is made."""
-
-WORKER = "--worker"
-"""`FILE --worker MODULE ARGUMENT…` runs a module of the file, as `python -m MODULE ARGUMENT…` would."""
 
 
 class Compiled(importlib.abc.MetaPathFinder):
@@ -50,13 +47,15 @@ class Compiled(importlib.abc.MetaPathFinder):
 
 def main() -> int:
     descriptor = os.open(sys.path[0], os.O_RDONLY | os.O_CLOEXEC)
-    archive = sys.path[0] = f"/proc/self/fd/{descriptor}"
+    # By our number, not /proc/self: to a worker that is another process.
+    archive = sys.path[0] = f"/proc/{os.getpid()}/fd/{descriptor}"
     sys.meta_path.insert(0, Compiled(archive))
-    if sys.argv[1:2] == [WORKER] and len(sys.argv) > 2:
-        del sys.argv[1]
-        runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
-        return 0
-    status: int = importlib.import_module(ENTRY).main()
+    try:
+        status: int = importlib.import_module(ENTRY).main()
+    except ModuleNotFoundError as error:
+        # Its first line names an interpreter; another one may have been named, or been upgraded.
+        print(f"{sys.argv[0]}: {sys.executable} lacks {error.name}, which this file needs beside it", file=sys.stderr)
+        return 1
     return status
 
 

@@ -153,10 +153,11 @@ class KeyManagerPlugin:
         return _Configured(data, context, await self._store.load(configuration, context, self._role))
 
     async def _take_up_again(self, former: _Configured) -> None:
+        log = former.context.log.bind
         try:
             self._configured = await self._open(former.data, self._read(former.data), former.context)
         except SpireError as error:
-            former.context.log.error("The former configuration cannot be taken up again", error=error)
+            log(error=error).error("The former configuration cannot be taken up again")
 
     async def validate(
         self, request: config_pb2.ValidateRequest, _peer: Peer, _context: Context

@@ -35,7 +35,7 @@ class Compiled(importlib.abc.MetaPathFinder):
         if fullname not in self._modules:
             return None
         name, content = self._modules[fullname]
-        if not name.endswith(tuple(EXTENSION_SUFFIXES)):
+        if f".{name.partition('.')[2]}" not in EXTENSION_SUFFIXES:
             sys.exit(f"{sys.argv[0]} has {name}, which {sys.executable} cannot load: make it anew for that Python")
         memory = os.memfd_create(name, os.MFD_CLOEXEC)
         with open(memory, "wb", closefd=False) as file:

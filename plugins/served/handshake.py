@@ -17,8 +17,10 @@ PROTOCOL: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class Handshake:
-    """`client_certificate` is the PEM of a host that wants mutual TLS (go-plugin's AutoMTLS), `folder` where it wants the
-    socket; None leaves it to us."""
+    """`client_certificate` is the PEM of a host that wants mutual TLS (go-plugin's AutoMTLS).
+
+    `folder` is where it wants the socket; None leaves it to us.
+    """
 
     client_certificate: str | None
     folder: str | None

@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 _LOOK: Final = 1000
@@ -27,18 +30,15 @@ def watch(parent: int, output: int, ended: Callable[[], None]) -> None:
 def _watch(parent: int, output: int, ended: Callable[[], None]) -> None:
     poll = select.poll()
     poll.register(output, 0)  # errors and hang-ups are told without asking
-    try:
+    descriptor = -1
+    wait: int | None = _LOOK
+    with suppress(OSError):  # it has ended, or a sandbox forbids; its pid tells as well, a little later
         descriptor = os.pidfd_open(parent)
-    except ProcessLookupError:
-        ended()
-        return
-    except OSError:
-        descriptor = None
-    else:
         poll.register(descriptor, select.POLLIN)
-    while os.getppid() == parent and not poll.poll(None if descriptor is not None else _LOOK):
+        wait = None
+    while os.getppid() == parent and not poll.poll(wait):
         pass
-    if descriptor is not None:
+    if wait is None:
         os.close(descriptor)
     ended()
 
@@ -56,10 +56,6 @@ def end_after(seconds: float) -> None:
 
 def end_children() -> None:
     """Kill what this process started and did not end itself: the host waits for whoever holds its pipes."""
-    import signal
-    from contextlib import suppress
-    from pathlib import Path
-
     for path in Path("/proc/self/task").glob("*/children"):
         with suppress(OSError):
             for pid in path.read_text().split():

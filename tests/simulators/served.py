@@ -50,8 +50,12 @@ class Store:
             raise TemporarilyUnavailable("the device is away")
         context.log.info("Opened", device=configuration.device, key=b"\x01")
         if "leaves-child" in self._words:
-            subprocess.Popen(["sleep", "3600"], stdin=subprocess.DEVNULL)
+            _leave_child()
         return Hanging() if "hangs" in self._words else memory.MemoryKeyManager()
+
+
+def _leave_child() -> None:
+    subprocess.Popen(["sleep", "3600"], stdin=subprocess.DEVNULL)
 
 
 if __name__ == "__main__":

@@ -12,12 +12,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from generated.grpc.health.v1 import health_pb2
+from keystores.served import KeyManagerPlugin
 from operations.errors import InvalidArgument
 from plugins.served.mutual_tls import MutualTls, _identity
 from plugins.served.plugin import Service
 from plugins.served.services import around
 from tests.simulators.served import Store
-from keystores.served import KeyManagerPlugin
 from transport import dial
 from transport.client import Channel
 from transport.limits import CLIENT_LIMITS

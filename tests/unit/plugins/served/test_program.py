@@ -111,7 +111,9 @@ def test_it_ends_when_its_host_is_killed(folder: Path) -> None:
 @pytest.mark.parametrize("word", ["hangs", "leaves-child"])
 async def test_it_ends_with_what_it_started_whatever_hangs(load: Load, tmp_path: Path, word: str) -> None:
     wrapper = tmp_path / "plugin"
-    wrapper.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\nexec {sys.executable} -m tests.simulators.served {word}\n")
+    wrapper.write_text(
+        f"#!/bin/sh\necho $$ > {tmp_path}/pid\nexec {sys.executable} -m tests.simulators.served {word}\n"
+    )
     wrapper.chmod(0o755)
     await load("KeyManager", command=str(wrapper), args=(), data_text="")
     pid = int((tmp_path / "pid").read_text())

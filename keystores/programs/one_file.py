@@ -1,12 +1,12 @@
 """The first code of a one-file plugin, `__main__.py` in it (ci/keystore-plugins): everything of ours is in the file.
 
-What runs is the file that was opened here, whatever takes its path later: an upgrade does not mix versions, and the
-checksum that the host compared is of what runs. Its workers are given the same file to import from
-(keystores.processes).
+What runs is a sealed copy in memory, whatever happens to the file later: an upgrade does not mix versions, and nothing
+is unpacked that somebody could change. Workers are given the same copy to import from (keystores.processes).
 """
 
 from __future__ import annotations
 
+import fcntl
 import importlib
 import importlib.abc
 import os
@@ -22,7 +22,7 @@ ENTRY = "@ENTRY@"
 
 
 class Compiled(importlib.abc.MetaPathFinder):
-    """Loads our compiled modules out of the file, from memory: nothing is unpacked that somebody could change."""
+    """Loads our compiled modules out of the archive."""
 
     def __init__(self, archive: str) -> None:
         with zipfile.ZipFile(archive) as opened:
@@ -37,18 +37,27 @@ class Compiled(importlib.abc.MetaPathFinder):
         name, content = self._modules[fullname]
         if f".{name.partition('.')[2]}" not in EXTENSION_SUFFIXES:
             sys.exit(f"{sys.argv[0]} has {name}, which {sys.executable} cannot load: make it anew for that Python")
-        memory = os.memfd_create(name, os.MFD_CLOEXEC)
-        with open(memory, "wb", closefd=False) as file:
-            file.write(content)
-        # The descriptor stays open: a second look at the module's path finds what was loaded.
-        where = f"/proc/self/fd/{memory}"
+        # The copy stays: a second look at the module's path finds what was loaded.
+        where = in_memory(name, content)
         return spec_from_file_location(fullname, where, loader=ExtensionFileLoader(fullname, where))
 
 
+def in_memory(name: str, content: bytes) -> str:
+    """The path of a file that has no place in the file system and is never changed, while this process lives.
+
+    By our number, not /proc/self: to a worker that is another process.
+    """
+    descriptor = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    with open(descriptor, "wb", closefd=False) as file:
+        file.write(content)
+    seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
+    return f"/proc/{os.getpid()}/fd/{descriptor}"
+
+
 def main() -> int:
-    descriptor = os.open(sys.path[0], os.O_RDONLY | os.O_CLOEXEC)
-    # By our number, not /proc/self: to a worker that is another process.
-    archive = sys.path[0] = f"/proc/{os.getpid()}/fd/{descriptor}"
+    with open(sys.path[0], "rb") as file:  # noqa: PTH123 - pathlib is imported later, from where it belongs
+        archive = sys.path[0] = in_memory("spire-keystore", file.read())
     sys.meta_path.insert(0, Compiled(archive))
     try:
         status: int = importlib.import_module(ENTRY).main()

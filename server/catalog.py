@@ -30,6 +30,7 @@ BUILTINS: Builtins = {
         "disk": Builtin("keystores.disk:ServerConfiguration", "keystores.disk:load_server"),
         "memory": Builtin("keystores.memory:Configuration", "keystores.memory:load"),
         "pkcs11": Builtin("keystores.pkcs11.configuration:Configuration", "keystores.pkcs11.manager:load_server"),
+        "tpm": Builtin("keystores.tpm.configuration:Configuration", "keystores.tpm.manager:load_server"),
     },
     "NodeAttestor": {
         "join_token": Builtin("attestors.join_token.server:Configuration", "attestors.join_token.server:load"),

@@ -12,14 +12,16 @@ from typing import Protocol
 from keystores import disk, memory
 from keystores.pkcs11.configuration import Configuration
 from keystores.pkcs11.manager import load_server
+from keystores.tpm import configuration as tpm_configuration
+from keystores.tpm import manager as tpm_manager
 from operations import logs
 from operations.hcl import Body, Position
 from plugins.blocks import PluginBlock
 from plugins.catalog import PluginContext
 from plugins.external.loading import ExternalPlugins
-from plugins.keymanager import KeyManager
+from plugins.keymanager import KeyManager, KeyType
 from server.catalog import FACADES
-from tests.simulators import softhsm
+from tests.simulators import softhsm, swtpm
 
 
 class Backend(Protocol):
@@ -62,6 +64,25 @@ class Pkcs11:
         )
         context = PluginContext(trust_domain="example.org", data_dir=None, log=logs.get("pkcs11"))
         return await load_server(configuration, context)
+
+
+@dataclass
+class Tpm:
+    tpm: swtpm.Swtpm
+    folder: Path
+    durable = True
+
+    async def open(self) -> KeyManager:
+        configuration = tpm_configuration.Configuration(tcti=self.tpm.tcti, keys_path=str(self.folder / "keys"))
+        context = PluginContext(trust_domain="example.org", data_dir=None, log=logs.get("tpm"))
+        return await tpm_manager.load_server(configuration, context)
+
+
+@contextmanager
+def tpm_backend(folder: Path) -> Generator[Backend]:
+    with swtpm.started(folder / "tpm") as tpm:
+        yield Tpm(tpm, folder)
+        assert not tpm.handles(), "a bare TPM is left clean"
 
 
 @contextmanager
@@ -142,7 +163,11 @@ BACKENDS = {
     "pkcs11": pkcs11_backend,
     "external": external_backend,
     "served": served_backend,
+    "tpm": tpm_backend,
 }
 
-SEALING = ("disk",)
+LACKING = {"tpm": frozenset({KeyType.RSA_4096})}
+"""The key types that a backend does not have, and refuses."""
+
+SEALING = ("disk", "tpm")
 """The backends that have the further power to seal."""

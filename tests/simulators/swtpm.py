@@ -36,6 +36,14 @@ class Swtpm:
         assert size == len(answer)
         return response_code, answer[10:]
 
+    def handles(self) -> list[int]:
+        """Every object and session in it: loaded, saved, and persistent ones (TPM2_GetCapability, TPM_CAP_HANDLES)."""
+        found: list[int] = []
+        for first in (0x80000000, 0x81000000, 0x02000000, 0x03000000):
+            _, answer = self.command(0x17A, struct.pack(">III", 1, first, 100))
+            found += struct.unpack_from(f">{struct.unpack_from('>I', answer, 5)[0]}I", answer, 9)
+        return found
+
 
 @contextmanager
 def started(folder: Path) -> Generator[Swtpm]:
@@ -46,7 +54,8 @@ def started(folder: Path) -> Generator[Swtpm]:
     process = subprocess.Popen(
         [
             *("swtpm", "socket", "--tpm2", "--tpmstate", f"dir={state}", "--flags", "not-need-init,startup-clear"),
-            *("--server", f"type=unixio,path={path}", "--ctrl", f"type=unixio,path={folder / 'ctrl.sock'}"),
+            *("--server", f"type=unixio,path={path}", "--ctrl", f"type=unixio,path={path}.ctrl"),
+            *("--log", f"file={folder / 'swtpm.log'}"),
         ],
         stdin=subprocess.DEVNULL,
     )

@@ -247,6 +247,14 @@ def _one_line() -> Generator[None]:
         raise ConfigurationError("; ".join(str(problem) for problem in error.problems)) from error
 
 
+def need_keys_path(path: str | None, name: str) -> None:
+    """Raises ConfigurationError: a plugin is not told its host's data_dir, where built-in key managers have theirs."""
+    if not path:
+        raise ConfigurationError(
+            f"{name}: keys_path must be configured: a plugin does not know the data_dir of its server or agent"
+        )
+
+
 def _check_id(key_id: str) -> None:
     if not key_id:
         raise InvalidArgument("key id is required")

@@ -19,7 +19,7 @@ def main() -> int:
 
 
 def _serve() -> int:
-    from keystores.programs.stores import Pkcs11
+    from keystores.programs.pkcs11_store import Pkcs11
     from keystores.served import KeyManagerPlugin
     from plugins.served.program import run
 

@@ -17,7 +17,7 @@ def main() -> int:
 
 
 def _serve() -> int:
-    from keystores.programs.stores import Tpm
+    from keystores.programs.tpm_store import Tpm
     from keystores.served import KeyManagerPlugin
     from plugins.served.program import run
 

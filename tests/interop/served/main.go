@@ -40,6 +40,7 @@ var (
 	stay      = flag.Bool("stay", false, "stay when the plugin is loaded, until killed")
 	rsaKeys   = flag.Bool("rsa", false, "make RSA keys, too")
 	services  = flag.String("offer", "", "a host service to name")
+	pause     = flag.Duration("pause", 0, "how long to wait when the plugin is configured")
 )
 
 func main() {
@@ -120,6 +121,7 @@ func run(ctx context.Context) error {
 	if err := configure(ctx, conn, *data); err != nil {
 		return err
 	}
+	time.Sleep(*pause)
 	if *mutualTLS {
 		strangers(ctx, client)
 	}

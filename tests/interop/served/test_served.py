@@ -370,9 +370,25 @@ def test_a_server_with_its_keys_in_a_tpm_by_the_runbook(house: House) -> None:
         assert not tpm.handles()
 
 
-def test_moving_from_disk_and_back_keeps_the_old_authority_trusted(house: House) -> None:
-    disk = f'KeyManager "disk" {{ plugin_data {{ keys_path = "{house.folder}/server/disk.json" }} }}'
-    server = house.server(disk)
+@pytest.mark.parametrize("direction", ["to the token", "from the token"])
+def test_moving_a_server_that_signs_for_itself(house: House, direction: str) -> None:
+    """By a second server on the same datastore, from which agents learn of the new authority before it signs for them.
+
+    The old authority stays trusted, nobody attests again, and what the second server made is what the first goes on
+    with.
+    """
+    disk = f'KeyManager "disk" {{ plugin_data {{ keys_path = "{house.folder}/disk.json" }} }}'
+    before, after = (disk, house.block(SERVER_BLOCK))[:: 1 if direction == "to the token" else -1]
+    server = house.server(before)
+    second = spire.Server(
+        house.folder / "second",
+        key_manager=after,
+        program=house.programs.server,
+        environment=server.environment,
+    )
+    second.config.write_text(
+        second.config.read_text().replace(f"{second.folder}/datastore", f"{server.folder}/datastore")
+    )
     agent: spire.Agent | None = None
     try:
         server.start()
@@ -380,20 +396,63 @@ def test_moving_from_disk_and_back_keeps_the_old_authority_trusted(house: House)
         agent.start()
         server.create_entry("spiffe://example.org/node", "spiffe://example.org/w")
         agent.fetch()
+        old = certificates(server)
+
+        if house.programs.server == spire.SERVER:
+            second.run.start()
+            assert second.run.wait() == 1  # ours want PostgreSQL for that
+            assert "is in use by another server" in second.run.output()
+            return
+        second.start()
+        made = authority(second)
+        both = certificates(server)
+        assert old < both
+        eventually(lambda: "CA #2" in agent_of(agent).fetch(), "the agent's new bundle")
+        assert second.run.end() == 0
+        assert server.run.end() == 0
+
+        server.key_manager = after
+        server.configure()
+        server.start()
+        assert (authority(server), certificates(server)) == (made, both)
+        server.create_entry("spiffe://example.org/node", "spiffe://example.org/later")
+        eventually(partial(has, agent, "spiffe://example.org/later"), "an SVID after the move")
+        assert attestations(agent) == 1
+    finally:
+        end(agent, second, server)
+
+
+def test_moving_a_server_below_an_upstream_authority(house: House) -> None:
+    """The root is what agents trust, and it does not change: a change of the block and a restart are all."""
+    root = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ca.key -out ca.pem -subj /CN=root"
+    subprocess.run(["openssl", *root.split()], cwd=house.folder, check=True, capture_output=True)
+    upstream = (
+        f'\nUpstreamAuthority "disk" {{ plugin_data {{ cert_file_path = "{house.folder}/ca.pem"\n'
+        f'key_file_path = "{house.folder}/ca.key" }} }}'
+    )
+    disk = f'KeyManager "disk" {{ plugin_data {{ keys_path = "{house.folder}/disk.json" }} }}'
+    server = house.server(disk + upstream)
+    agent: spire.Agent | None = None
+    try:
+        server.start()
+        agent = house.agent(server)
+        agent.start()
+        server.create_entry("spiffe://example.org/node", "spiffe://example.org/w1")
+        eventually(partial(has, agent, "spiffe://example.org/w1"), "an SVID")
         for number, key_manager in enumerate((house.block(SERVER_BLOCK), disk), start=2):
-            before = certificates(server)
             assert server.run.end() == 0
-            server.key_manager = key_manager
+            server.key_manager = key_manager + upstream
             server.configure()
             server.start()
-            after = certificates(server)
-            assert before < after or number == 3
-            assert before <= after
             server.create_entry("spiffe://example.org/node", f"spiffe://example.org/w{number}")
             eventually(partial(has, agent, f"spiffe://example.org/w{number}"), "an SVID after the move")
-        assert agent.run.output().count("Node attestation was successful") == 1
+        assert attestations(agent) == 1
     finally:
         end(agent, server)
+
+
+def attestations(agent: spire.Agent) -> int:
+    return agent.run.output().count("Node attestation was successful")
 
 
 def certificates(server: spire.Server) -> set[str]:

@@ -11,8 +11,11 @@ import sys
 import zipfile
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from keystores.programs.pkcs11_store import Pkcs11
+from keystores.programs.tpm_store import Tpm
 from operations import hcl
 from operations.version import VERSION
 from plugins import blocks
@@ -64,6 +67,13 @@ def test_the_one_file_tells_its_checksum(files: Path, program: str) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert f'plugin_checksum = "{hashlib.sha256((files / program).read_bytes()).hexdigest()}"' in done.stdout
     assert run(files / program, "--version").stdout == f"{VERSION}\n"
+
+
+@pytest.mark.parametrize("store", [Pkcs11, Tpm], ids=lambda store: store.name)
+def test_the_manual_names_every_setting(store: type[Pkcs11 | Tpm]) -> None:
+    page = (ROOT / "docs" / "man" / f"spire-keystore-{store.name}.1").read_text()
+    named = {name for line in re.findall(r"^\.It Va (.*)$", page, re.MULTILINE) for name in line.split(" , ")}
+    assert named == {setting.encode_name for setting in msgspec.structs.fields(store.model)}
 
 
 def test_the_checksums_are_printed(tmp_path: Path) -> None:

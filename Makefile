@@ -10,10 +10,10 @@ SECONDS ?= 3600
 # How many processes run tests: most of a test's time is waiting. `make test ARGS="-n 0 ..."` runs them in one.
 WORKERS ?= $(shell echo $$((2 * $$(nproc))))
 
-.PHONY: help install demo test interop soak lint types bench fresh generate lock clean
+.PHONY: help install demo test interop soak lint types bench fresh generate lock keystore-plugins clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: .venv/.installed ## Debian packages that are missing, .venv with the locked dependencies, the commands in .venv/bin
 
@@ -55,6 +55,9 @@ generate: install ## generated/ from protos/, manual pages and docs/parity.md fr
 	ci/generate
 	ci/manpages
 	$(BIN)/python -m tests.parity.report
+
+keystore-plugins: install ## build/plugins/: the key stores as plugins of SPIRE in Go, one file each, with their checksums
+	ci/keystore-plugins
 
 lock: ## requirements*.lock from pyproject.toml
 	ci/lock

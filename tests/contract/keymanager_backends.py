@@ -132,11 +132,44 @@ def external_backend(_folder: Path) -> Generator[Backend]:
     yield External()
 
 
+@dataclass
+class Served:
+    """The key store in a token as a plugin that our own program hosts."""
+
+    hsm: softhsm.SoftHsm
+    durable = True
+
+    async def open(self) -> KeyManager:
+        place = Position("s.conf", 1)
+        block = PluginBlock(
+            type="KeyManager",
+            name="pkcs11",
+            data=Body((), place, ""),
+            position=place,
+            command=str(Path(sys.executable).with_name("spire-keystore-pkcs11")),
+            data_text=f"""
+                module_path = "{softhsm.MODULE}"
+                token_label = "{self.hsm.label}"
+                pin_file    = "{self.hsm.pin_file}"
+                keys_path   = "{self.hsm.folder}/keys.json"
+            """,
+        )
+        manager: KeyManager = await ExternalPlugins(FACADES, tuple).load(block, "example.org")
+        return manager
+
+
+@contextmanager
+def served_backend(folder: Path) -> Generator[Backend]:
+    with softhsm.SoftHsm.create(folder).installed() as hsm:
+        yield Served(hsm)
+
+
 BACKENDS = {
     "memory": memory_backend,
     "disk": disk_backend,
     "pkcs11": pkcs11_backend,
     "external": external_backend,
+    "served": served_backend,
     "tpm": tpm_backend,
 }
 

@@ -108,3 +108,15 @@ BACKENDS = {"memory": memory_backend, "disk": disk_backend, "pkcs11": pkcs11_bac
 
 SEALING = ("disk",)
 """The backends that have the further power to seal."""
+
+INVENTORY = ("disk", "memory")
+"""The backends that tell of their keys, prove and dispose of them."""
+
+NEVER_EXPORTED: tuple[str, ...] = ()
+"""Those of them whose proof stands."""
+
+WITHDRAWING = ("disk", "memory")
+"""Those of them that give up a key which an id still names."""
+
+RETIRING: tuple[str, ...] = ()
+"""Those of them that keep a key for a while after another one took its id."""

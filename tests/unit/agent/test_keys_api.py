@@ -10,8 +10,9 @@ import pytest
 from agent.admin import serve_admin
 from agent.workload_attestation import WorkloadAttestation
 from generated.spire.keys.v1 import keys_pb2 as api
+from plugins.keymanager import KeyType
 from tests.simulators.house import refused
-from tests.simulators.in_process_agent import RunningAgent, until
+from tests.simulators.in_process_agent import RunningAgent
 from transport.client import Channel
 from transport.status import Code
 
@@ -50,10 +51,8 @@ async def test_a_key_with_an_id_is_the_agents_own_business(admin: Channel, agent
         Code.PERMISSION_DENIED,
         True,
     )
-    svid = agent.managing.svid
-    agent.managing._own.renew_now()
-    await until(lambda: agent.managing.svid is not svid)
-    error = await refused(admin, KEYS + "DisposeKey", api.DisposeKeyRequest(id=own))
+    await agent.managing.keys.generate("agent-svid-C", KeyType.EC_P256)
+    error = await refused(admin, KEYS + "DisposeKey", api.DisposeKeyRequest(id="agent-svid-C"))
     assert error.code is Code.PERMISSION_DENIED
     assert "has its name still" in error.message
 

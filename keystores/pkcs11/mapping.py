@@ -12,7 +12,6 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -23,11 +22,17 @@ from operations.files import write_atomically
 from operations.locks import lock
 from plugins.keymanager import KeyType
 
-if TYPE_CHECKING:
-    from keystores.pkcs11.module import TokenKey
-
 RETIRED_SUFFIX = " (retired)"
 """Ends the label of a key that a newer one replaced."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenKey:
+    """A private key in the token. `public_key` (DER) is None when the token has no public key object for it."""
+
+    cka_id: bytes
+    label: str
+    public_key: bytes | None
 
 
 class MappedKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

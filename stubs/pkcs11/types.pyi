@@ -9,9 +9,11 @@ BytesAttribute: TypeAlias = Literal[
 ]
 
 class Slot:
+    slot_id: int
     def get_token(self) -> Token: ...
 
 class Token:
+    slot: Slot
     label: str
     serial: bytes
     manufacturer_id: str
@@ -51,10 +53,12 @@ class LocalDomainParameters:
         label: str,
         store: bool,
         capabilities: MechanismFlag,
+        public_template: Mapping[Attribute, object],
         private_template: Mapping[Attribute, object],
     ) -> tuple[PublicKey, PrivateKey]: ...
 
 class Session:
+    handle: int
     def close(self) -> None: ...
     def get_objects(self, attrs: Mapping[Attribute, Any]) -> Iterator[Any]: ...
     def create_domain_parameters(
@@ -69,5 +73,6 @@ class Session:
         label: str,
         store: bool,
         capabilities: MechanismFlag,
+        public_template: Mapping[Attribute, object],
         private_template: Mapping[Attribute, object],
     ) -> tuple[PublicKey, PrivateKey]: ...

@@ -9,20 +9,20 @@ import os
 import re
 import shutil
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
 import pytest
-from pkcs11 import Attribute
 
 from keystores.errors import InvalidArgument, NotFound, Refused, TemporarilyUnavailable
-from keystores.pkcs11 import module
+from keystores.pkcs11.batches import Signer
 from keystores.pkcs11.configuration import Configuration
 from keystores.pkcs11.manager import load_agent, load_server
-from keystores.pkcs11.module import TokenSession
 from keystores.pkcs11.pin import Pin
+from keystores.pkcs11.protocol import Mechanism
+from keystores.pkcs11.tokens import Tokens
 from operations import logs
 from operations.errors import ConfigurationError, PermanentlyUnusable, SpireError
 from plugins.catalog import PluginContext
@@ -378,39 +378,25 @@ async def test_a_second_process_may_not_use_the_same_mapping(hsm: SoftHsm) -> No
 
 async def test_a_device_that_lies_is_found_out(hsm: SoftHsm, monkeypatch: pytest.MonkeyPatch) -> None:
     """The token signs something else than it was given."""
-    honest = TokenSession.sign
+    honest = Signer.sign
 
-    def lying(
-        self: TokenSession, cka_id: bytes, key_type: KeyType, digests: Sequence[bytes], scheme: Scheme
-    ) -> Iterator[bytes]:
-        return honest(self, cka_id, key_type, [digests[0][::-1], *digests[1:]], scheme)
+    async def lying(self: Signer, key: bytes | str, mechanism: Mechanism, payloads: list[bytes]) -> list[bytes]:
+        return await honest(self, key, mechanism, [payloads[0][::-1], *payloads[1:]])
 
     async with opened(hsm) as manager:
         keys = [await manager.generate(key_type.value, key_type) for key_type in (KeyType.EC_P256, KeyType.RSA_2048)]
-        monkeypatch.setattr(TokenSession, "sign", lying)
+        monkeypatch.setattr(Signer, "sign", lying)
         for key in keys:
             for count in (1, 20):
                 with pytest.raises(PermanentlyUnusable, match="does not verify; it was not used"):
                     await key.sign_batch([DIGEST] * count, SHA256)
 
 
-async def test_a_key_that_is_not_safe_is_destroyed(hsm: SoftHsm, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if the token had made a key whose attributes are not those that were asked for."""
-    async with opened(hsm) as manager:
-        with monkeypatch.context() as patched:
-            patched.setitem(module.DEMANDED, Attribute.NEVER_EXTRACTABLE, False)
-            with pytest.raises(Refused, match=r"CKA_NEVER_EXTRACTABLE is true.*it was destroyed"):
-                await manager.generate("x509-CA-A", KeyType.EC_P256)
-        assert private_objects(hsm) == []
-        assert list(await manager.list()) == []
-        await manager.generate("x509-CA-A", KeyType.EC_P256)
-
-
 async def test_a_token_that_keeps_its_labels_still_replaces_keys(hsm: SoftHsm, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(_self: TokenSession, _cka_id: bytes, _label: str) -> None:
+    async def refuse(_self: Tokens, _cka_id: bytes, _label: str) -> None:
         raise Refused("labelling a key: the token refuses it: CKR_ATTRIBUTE_READ_ONLY")
 
-    monkeypatch.setattr(TokenSession, "relabel", refuse)
+    monkeypatch.setattr(Tokens, "relabel", refuse)
     async with opened(hsm) as manager:
         for _ in range(2):
             key = await manager.generate("x509-CA-A", KeyType.EC_P256)

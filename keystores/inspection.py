@@ -68,7 +68,7 @@ class Inspection:
         async with self._calling():
             records = await self._records(key_id)
             uses = self._uses()
-            current = [each for each in records if each.retired_at is None and each.public_key is not None]
+            current = [each for each in records if _has_name(each) and each.public_key is not None]
             proofs = [await self._prove(record, uses) for record in current]
             proofs += [_lacking(use) for use in uses if key_id in ("", use.key_id) and _is_lacking(use, records)]
         if not proofs:
@@ -87,6 +87,8 @@ class Inspection:
             self._check_unused(record)
             if record.retired_at is not None:
                 await self._manager.dispose(record.handle)
+            elif not record.named:
+                raise Refused(f"key {record.handle} has no name here, and it is not known who else uses it")
             elif self._at_rest is not None and isinstance(self._manager, Withdrawing):
                 await self._manager.withdraw(record.handle)
             else:
@@ -165,6 +167,10 @@ class Inspection:
             raise Refused(f"key {record.id!r} is in use, by the {use.status} {use.purpose} {use.name}{hint}")
         if record.key_type is None and record.retired_at is None:
             raise Refused(f"key {record.id!r} is in use, for what is kept sealed{hint}")
+
+
+def _has_name(record: KeyRecord) -> bool:
+    return record.named and record.retired_at is None
 
 
 def _retired(records: Sequence[KeyRecord]) -> str:

@@ -19,7 +19,8 @@ class KeyRecord:
     `handle` names the key beyond doubt: a CKA_ID or a TPM Name in hex, or the id where there is nothing else. `id` is
     the name it has or, once it is retired, had. `token` is the place: a token's label and serial, a TPM's manufacturer,
     a file. `attributes` go by their standard's names, such as CKA_SENSITIVE or fixedTPM. `dispose_at` is when a retired
-    key is destroyed, if nothing makes room before. `last_signature_at` is since the process started. None is what is
+    key is destroyed, if nothing makes room before. `named` is false for a key that no id of this key manager names
+    although it is not retired, such as one of another server that shares the namespace. `last_signature_at` is since the process started. None is what is
     not known, or has not been.
     """
 
@@ -33,6 +34,7 @@ class KeyRecord:
     created_at: int | None = None
     retired_at: int | None = None
     dispose_at: int | None = None
+    named: bool = True
     last_signature_at: int | None = None
 
 

@@ -20,6 +20,14 @@ TOLD = (
 )
 
 
+def label(key: pkcs11.PrivateKey | pkcs11.SecretKey) -> str | None:
+    """None for one that cannot be read, and so is somebody else's."""
+    try:
+        return key[Attribute.LABEL]
+    except UnicodeDecodeError:
+        return None
+
+
 def attributes(key: pkcs11.PrivateKey | pkcs11.SecretKey) -> dict[str, bool]:
     """By the standard's names; what the token does not tell is left out."""
     found: dict[str, bool] = {}

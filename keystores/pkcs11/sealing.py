@@ -11,8 +11,9 @@ import pkcs11
 from pkcs11 import Attribute, KeyType, Mechanism, MechanismFlag, ObjectClass, exceptions
 from pkcs11.constants import DEFAULT
 
-from keystores.errors import PermanentlyUnusable, Refused
+from keystores.errors import NotFound, PermanentlyUnusable, Refused
 from keystores.pkcs11.profiles import Profile
+from keystores.pkcs11.protocol import Seal, Sealed
 
 KEY_BITS = 256
 _BLOCKS = (b"\x01", b"\x02")
@@ -48,23 +49,24 @@ DEMANDED: Mapping[Attribute, bool] = {
 }
 
 
-def secret(session: pkcs11.Session, label: str, cka_id: bytes, data: bytes, profile: Profile) -> bytes:
-    """32 bytes that the key of that label makes of the data; without one it is made, as `cka_id`.
-
-    Raises PermanentlyUnusable for two keys of the label, and for a token that has no way; Refused for a key that could
-    leave it; exceptions.PKCS11Error.
+def seal(session: pkcs11.Session, wanted: Seal, profile: Profile) -> Sealed:
+    """Raises NotFound for a key that is not there and not to be made, PermanentlyUnusable for two keys of the label, and
+    for a token that has no way; Refused for a key that could leave it; exceptions.PKCS11Error.
     """
+    label = wanted.label
     found = list(session.get_objects({Attribute.CLASS: ObjectClass.SECRET_KEY, Attribute.LABEL: label}))
     if len(found) > 1:
         raise PermanentlyUnusable(f"the token has {len(found)} secret keys labelled {label!r}: remove all but one")
     if not found:
-        return _first(session, label, cka_id, data, profile)
+        if wanted.cka_id is None:
+            raise NotFound(f"the token has no secret key labelled {label!r}")
+        return Sealed(wanted.cka_id, _first(session, label, wanted.cka_id, wanted.data, profile))
     key: pkcs11.SecretKey = found[0]
     _check_attributes(key)
     kind = key[Attribute.KEY_TYPE]
     for key_type, _, signing in _WAYS:
         if key_type is kind:
-            return _made(key, signing, data)
+            return Sealed(key[Attribute.ID], _made(key, signing, wanted.data))
     raise PermanentlyUnusable(f"the secret key labelled {label!r} in the token is of no kind that makes secrets")
 
 

@@ -106,17 +106,17 @@ def external_backend(_folder: Path) -> Generator[Backend]:
 
 BACKENDS = {"memory": memory_backend, "disk": disk_backend, "pkcs11": pkcs11_backend, "external": external_backend}
 
-SEALING = ("disk",)
+SEALING = ("disk", "pkcs11")
 """The backends that have the further power to seal."""
 
-INVENTORY = ("disk", "memory")
+INVENTORY = ("disk", "memory", "pkcs11")
 """The backends that tell of their keys, prove and dispose of them."""
 
-NEVER_EXPORTED: tuple[str, ...] = ()
+NEVER_EXPORTED = ("pkcs11",)
 """Those of them whose proof stands."""
 
-WITHDRAWING = ("disk", "memory")
+WITHDRAWING = ("disk", "memory", "pkcs11")
 """Those of them that give up a key which an id still names."""
 
-RETIRING: tuple[str, ...] = ()
+RETIRING = ("pkcs11",)
 """Those of them that keep a key for a while after another one took its id."""

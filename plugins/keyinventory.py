@@ -20,8 +20,8 @@ class KeyRecord:
     the name it has or, once it is retired, had. `token` is the place: a token's label and serial, a TPM's manufacturer,
     a file. `attributes` go by their standard's names, such as CKA_SENSITIVE or fixedTPM. `dispose_at` is when a retired
     key is destroyed, if nothing makes room before. `named` is false for a key that no id of this key manager names
-    although it is not retired, such as one of another server that shares the namespace. `last_signature_at` is since the process started. None is what is
-    not known, or has not been.
+    although it is not retired, such as one of another server that shares the namespace. `last_signature_at` is since
+    the process started. None is what is not known, or has not been.
     """
 
     handle: str

@@ -37,7 +37,7 @@ _HINTS: Map[ProfileName, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """What a key manager knows of its keys. `grace` in seconds, None where it disposes of nothing; `signed_at` by id."""
+    """What a key manager knows of its keys. `grace` in seconds, None where nothing is disposed of; `signed_at` by id."""
 
     mapping: Mapping
     grace: float | None
@@ -112,13 +112,10 @@ async def proof(key: Key, cka_id: bytes, found: Sequence[DescribedKey], ledger: 
 
 def _compared(name: str, told: Map[str, bool], demanded: Map[str, bool], hint: str = "") -> Check:
     """Against what the token tells now; what it does not tell is no pass."""
-    wrong = [
-        _said(attribute, told.get(attribute))
-        for attribute in demanded
-        if told.get(attribute) is not demanded[attribute]
-    ]
+    wrong = [each for each in demanded if told.get(each) is not demanded[each]]
     if wrong:
-        return Check(name, passed=False, found=f"the token says {', '.join(wrong)}{hint}")
+        said = ", ".join(_said(each, told.get(each)) for each in wrong)
+        return Check(name, passed=False, found=f"the token says {said}{hint}")
     right = ", ".join(_said(attribute, told[attribute]) for attribute in demanded)
     return Check(name, passed=True, found=f"the token says {right}{hint}")
 

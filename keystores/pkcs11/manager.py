@@ -26,9 +26,10 @@ from keystores.errors import (
     Unsupported,
 )
 from keystores.pkcs11 import configuration as settings
-from keystores.pkcs11 import encoding, inventory, mapping
+from keystores.pkcs11 import encoding, mapping
 from keystores.pkcs11.device import Device
 from keystores.pkcs11.failures import Gone
+from keystores.pkcs11.inventory import SEALING, Ledger, described, proof, records
 from keystores.pkcs11.mapping import MappedKey, Mapping
 from keystores.pkcs11.pin import Pin
 from keystores.pkcs11.process import Lost
@@ -218,19 +219,19 @@ class Pkcs11KeyManager:
 
     async def inventory(self) -> Sequence[KeyRecord]:
         device, policy = self._tokens.primary, self._policy
-        return inventory.records(await inventory.described(device, policy.namespace), self._ledger(), device)
+        return records(await described(device, policy.namespace), self._ledger(), device)
 
     async def prove(self, key_id: str) -> Proof:
         self._tokens.check_open()
         key = await self.get(key_id)
         device, policy = self._tokens.primary, self._policy
-        found = await inventory.described(device, policy.namespace)
+        found = await described(device, policy.namespace)
         cka_id = bytes.fromhex(self._mapping.keys[key_id].cka_id)
-        return await inventory.proof(key, cka_id, found, self._ledger(), device)
+        return await proof(key, cka_id, found, self._ledger(), device)
 
-    def _ledger(self) -> inventory.Ledger:
+    def _ledger(self) -> Ledger:
         signed_at = {key_id: key.last_signature_at for key_id, key in self._keys.items()}
-        return inventory.Ledger(self._mapping, None if self._policy.shared else self._policy.grace, signed_at)
+        return Ledger(self._mapping, None if self._policy.shared else self._policy.grace, signed_at)
 
     async def dispose(self, handle: str) -> None:
         await asyncio.shield(asyncio.ensure_future(self._end(handle.lower(), withdrawing=False)))
@@ -263,11 +264,8 @@ class Pkcs11KeyManager:
         self._tokens.check_open()
         async with self._changing:
             known = self._mapping.sealing_key
-            wanted = Seal(
-                mapping.label(self._policy.namespace, inventory.SEALING),
-                secrets.token_bytes(CKA_ID_SIZE),
-                label.encode(),
-            )
+            key_label = mapping.label(self._policy.namespace, SEALING)
+            wanted = Seal(key_label, secrets.token_bytes(CKA_ID_SIZE), label.encode())
             try:
                 sealed = await self._tokens.seal(wanted, None if known is None else bytes.fromhex(known))
             except (Refused, Unsupported) as error:

@@ -36,8 +36,8 @@ class TokenKey:
 
 
 class MappedKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`cka_id` in hex, `public_key` the DER SubjectPublicKeyInfo, `created_at` in Unix seconds; earlier releases did not
-    write that down, and who adopts a key does not know it.
+    """`cka_id` in hex, `public_key` the DER SubjectPublicKeyInfo, `created_at` in Unix seconds; None for a key that was
+    adopted, or made by a release that did not write it down.
     """
 
     cka_id: str

@@ -50,8 +50,8 @@ DEMANDED: Mapping[Attribute, bool] = {
 
 
 def seal(session: pkcs11.Session, wanted: Seal, profile: Profile) -> Sealed:
-    """Raises NotFound for a key that is not there and not to be made, PermanentlyUnusable for two keys of the label, and
-    for a token that has no way; Refused for a key that could leave it; exceptions.PKCS11Error.
+    """Raises NotFound for a key that is not there and not to be made, PermanentlyUnusable for two keys of the label
+    and for a token that has no way; Refused for a key that could leave it; exceptions.PKCS11Error.
     """
     label = wanted.label
     found = list(session.get_objects({Attribute.CLASS: ObjectClass.SECRET_KEY, Attribute.LABEL: label}))

@@ -167,7 +167,7 @@ class Tokens:
         return [token_key(key) for key in found]
 
     async def seal(self, wanted: Seal, known: bytes | None) -> Sealed:
-        """By the primary, which makes the key if there is none; while it is away by a clone whose key is the `known`."""
+        """By the primary, which makes the key if there is none; while it is away by a clone whose key is `known`."""
         try:
             return await self.primary.call(wanted, Sealed, patience=SEALING_PATIENCE, rw=True)
         except TemporarilyUnavailable:

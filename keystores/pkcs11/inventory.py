@@ -37,7 +37,7 @@ _HINTS: Map[ProfileName, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """What a key manager knows of its keys. `grace` in seconds, None where nothing is disposed of; `signed_at` by id."""
+    """What a key manager knows of its keys. `grace` in seconds, None where none goes; `signed_at` by id."""
 
     mapping: Mapping
     grace: float | None

@@ -31,8 +31,8 @@ from keystores.pkcs11.device import Device
 from keystores.pkcs11.failures import Gone
 from keystores.pkcs11.inventory import SEALING, Ledger, described, proof, records
 from keystores.pkcs11.mapping import MappedKey, Mapping
-from keystores.pkcs11.pin import Pin
 from keystores.pkcs11.process import Lost
+from keystores.pkcs11.prompt import pins_of
 from keystores.pkcs11.protocol import Generate, PublicParts, Seal
 from keystores.pkcs11.tokens import Tokens
 from plugins.keyinventory import KeyRecord, Proof
@@ -345,11 +345,6 @@ async def _reconciled(tokens: Tokens, path: Path, stored: Mapping | None, policy
     return result.mapping
 
 
-def _device(configuration: settings.TokenConfiguration, marker: Path, log: Logger) -> Device:
-    spec = settings.token_spec(configuration)
-    return Device(spec, Pin.configured(configuration.pin_file, configuration.pin_credential, marker), log)
-
-
 async def _load(
     configuration: settings.Configuration, context: PluginContext, default_namespace: str, limit: int
 ) -> KeyManager:
@@ -360,11 +355,10 @@ async def _load(
         grace=settings.grace(configuration).total_seconds(),
         shared=configuration.shared_keys,
     )
-    primary = _device(configuration, path.with_name(f"{path.name}.pin-refused"), context.log)
-    clones = [
-        _device(settings.clone(configuration, name), path.with_name(f"{path.name}.{at}.pin-refused"), context.log)
-        for at, name in enumerate(configuration.clone, start=2)
-    ]
+    tokens_of_keys = (configuration, *(settings.clone(configuration, name) for name in configuration.clone))
+    specs = [settings.token_spec(each) for each in tokens_of_keys]
+    pins = await pins_of(tokens_of_keys, path)
+    primary, *clones = (Device(spec, pin, context.log) for spec, pin in zip(specs, pins, strict=True))
     tokens = Tokens(primary, clones, f"{policy.namespace}/", context.log)
     return await Pkcs11KeyManager.open(tokens, path, policy, context.log)
 

@@ -6,10 +6,14 @@ import asyncio
 import os
 import shutil
 import termios
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from subprocess import DEVNULL, PIPE
 
+from keystores.errors import Refused
+from keystores.pkcs11.configuration import TokenConfiguration, token_name
+from keystores.pkcs11.pin import Pin
 from operations.errors import ConfigurationError
 
 TERMINAL = "/dev/tty"
@@ -17,6 +21,73 @@ SYSTEMD = "systemd-ask-password"
 LONGEST = 255
 """Bytes of a PIN; a terminal gives no longer line than 4095."""
 _READ = 4096
+
+
+class TypedPin(Pin):
+    """A PIN that a person gave at the start.
+
+    It stays in memory for as long as the process may have to log in: a token that was away wants it again when nobody
+    is there to be asked. One that the token refused is never tried again, and nothing of it is written down.
+    """
+
+    def __init__(self, pin: str, token: str) -> None:
+        super().__init__(Path(os.devnull), Path(os.devnull))
+        self._typed = pin
+        self._token = token
+        self._refused: Refused | None = None
+
+    def _modified(self) -> int | None:
+        return None
+
+    def _read(self) -> str:
+        return self._typed
+
+    def _check(self, modified: int | None) -> None:
+        del modified
+        if self._refused is not None:
+            raise self._refused
+
+    def refused(self, modified: int | None) -> Refused:
+        del modified
+        self._typed = ""
+        self._refused = Refused(
+            f"the token with {self._token} refused the PIN that was typed; it is not asked for again, lest the token "
+            "lock: start the program again to try another one"
+        )
+        return self._refused
+
+    def accepted(self) -> None:
+        """Nothing was written down that had to go."""
+
+
+async def pins_of(tokens: Sequence[TokenConfiguration], keys_path: Path) -> Sequence[Pin]:
+    """The PINs of the tokens of one key set, in order; a person is asked for each PIN once. Raises as `pin_of` does."""
+    pins: list[Pin] = []
+    for number, token in enumerate(tokens, start=1):
+        typed = next((pin for pin in pins if isinstance(pin, TypedPin)), None)
+        if typed is not None and not (token.pin_file or token.pin_credential):
+            pins.append(typed)
+            continue
+        place = "" if number == 1 else f".{number}"
+        pins.append(await pin_of(token, keys_path.with_name(f"{keys_path.name}{place}.pin-refused")))
+    return pins
+
+
+async def pin_of(configuration: TokenConfiguration, marker: Path) -> Pin:
+    """The PIN of a token: from a file or a credential, or asked of a person now.
+
+    Raises ConfigurationError unless one of the settings says which, or somebody is at the terminal.
+    """
+    settings = ("pin_file", "pin_credential", "pin_prompt")
+    set_ones = [setting for setting in settings if getattr(configuration, setting)]
+    if len(set_ones) > 1:
+        raise ConfigurationError(f"pkcs11: set one of {' and '.join(set_ones)}, not both")
+    if set_ones in (["pin_file"], ["pin_credential"]):
+        return Pin.configured(configuration.pin_file, configuration.pin_credential, marker)
+    if not set_ones and not at_terminal():
+        raise ConfigurationError("pkcs11: set one of pin_file and pin_credential, or pin_prompt = true")
+    token = token_name(configuration).text
+    return TypedPin(await ask(f"PIN of the token with {token}"), token)
 
 
 def at_terminal() -> bool:

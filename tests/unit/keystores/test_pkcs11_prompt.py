@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from keystores.pkcs11.configuration import TokenConfiguration
+from keystores.pkcs11.prompt import pin_of
+from operations.errors import ConfigurationError
+from tests.simulators.softhsm import MODULE, USER_PIN, SoftHsm
 from tests.simulators.terminal import Terminal, terminal
 
 ROOT = Path(__file__).parents[3]
@@ -105,3 +109,79 @@ def test_in_a_unit_systemd_asks(tmp_path: Path, script: str, answer: str) -> Non
     assert done.stdout.startswith(answer)
     if "asked" in script:
         assert "PIN of the token:" in (tmp_path / "systemd-ask-password.asked").read_text()
+
+
+OPEN = """
+import asyncio, hashlib, os
+from pathlib import Path
+from keystores.pkcs11.configuration import Configuration
+from keystores.pkcs11.manager import load_server
+from operations import logs
+from operations.errors import SpireError
+from plugins.catalog import PluginContext
+from plugins.keymanager import Hash, KeyType, Scheme
+logs.setup("debug", "text")
+
+async def main():
+    folder = Path({folder!r})
+    configuration = Configuration(
+        module_path={module!r}, token_label="spire", keys_path=str(folder / "keys.json"), pin_prompt={prompt}
+    )
+    manager = await load_server(configuration, PluginContext("example.org", None, logs.get("pkcs11")))
+    key = await manager.generate("key", KeyType.EC_P256)
+    [worker] = Path("/proc/self/task/%d/children" % os.getpid()).read_text().split()
+    os.kill(int(worker), 9)
+    for _ in range(50):
+        try:
+            await key.sign(hashlib.sha256(b"m").digest(), Scheme(Hash.SHA256))
+            break
+        except SpireError as error:
+            print("again", error)
+            await asyncio.sleep(0.2)
+    print("signed after", "a new login")
+    await manager.close()
+
+try:
+    asyncio.run(main())
+except SpireError as error:
+    print("failed:", error)
+"""
+
+
+def opening(hsm: SoftHsm, *, prompt: bool = True) -> tuple[str, ...]:
+    return (sys.executable, "-c", OPEN.format(folder=str(hsm.folder), module=MODULE, prompt=prompt))
+
+
+@pytest.mark.parametrize("prompt", [True, False], ids=["asked for", "nothing is set"])
+def test_a_typed_pin_logs_in_and_in_again(hsm: SoftHsm, prompt: bool) -> None:
+    with terminal(opening(hsm, prompt=prompt), hsm.environment) as screen:
+        screen.see("PIN of the token with token_label 'spire': ")
+        assert not screen.echoes
+        screen.type(f"{USER_PIN}\n")
+        screen.see("signed after a new login")
+        assert screen.end() == 0
+        assert USER_PIN not in screen.shown
+        assert screen.shown.count("PIN of the token") == 1
+    assert not list(hsm.folder.glob("*.pin-refused"))
+
+
+def test_a_wrong_pin_is_tried_once_and_not_asked_for_again(hsm: SoftHsm) -> None:
+    with terminal(opening(hsm), hsm.environment) as screen:
+        screen.see("PIN of the token with token_label 'spire': ")
+        screen.type("1111\n")
+        screen.see("failed: the token with token_label 'spire' refused the PIN that was typed; it is not asked for ")
+        assert screen.end() == 0
+        assert "1111" not in screen.shown
+    assert not list(hsm.folder.glob("*.pin-refused")), "the next start asks anew"
+    with terminal(opening(hsm), hsm.environment) as screen:
+        screen.see("PIN of the token with token_label 'spire': ")
+        screen.type(f"{USER_PIN}\n")
+        screen.see("signed after")
+
+
+async def test_one_source_of_the_pin_is_named(hsm: SoftHsm) -> None:
+    chosen = TokenConfiguration(module_path=MODULE, token_label="spire", pin_file="/p", pin_prompt=True)
+    with pytest.raises(ConfigurationError, match="set one of pin_file and pin_prompt, not both"):
+        await pin_of(chosen, hsm.folder / "marker")
+    with pytest.raises(ConfigurationError, match="or pin_prompt = true"):
+        await pin_of(TokenConfiguration(module_path=MODULE, token_label="spire"), hsm.folder / "marker")

@@ -44,13 +44,25 @@ class Ledger:
     signed_at: Map[str, int | None]
 
 
-async def described(device: Device, namespace: str) -> Sequence[DescribedKey]:
+async def described(device: Device, known: Mapping) -> Sequence[DescribedKey]:
     """Raises the errors of keystores.errors."""
-    return await device.call(DescribeKeys(f"{namespace}/"), list[DescribedKey])
+    prefix = f"{known.namespace}/"
+    expected = [bytes.fromhex(key.cka_id) for key in known.keys.values()]
+    try:
+        return await device.call(DescribeKeys(prefix, expected), list[DescribedKey])
+    except PermanentlyUnusable:  # the token was looked at anew: something is missing, and the rest is to be told
+        return await device.call(DescribeKeys(prefix, []), list[DescribedKey])
 
 
 def records(found: Sequence[DescribedKey], ledger: Ledger, device: Device) -> Sequence[KeyRecord]:
-    return [_record(each, ledger, _place(device)) for each in found]
+    """Of what the token has, and of what it lacks although keys_path names it: that has no label and no attributes."""
+    there = {each.key.cka_id.hex() for each in found}
+    lost = [
+        KeyRecord(key.cka_id, key_id, key.key_type, key.public_key, "", "", created_at=key.created_at)
+        for key_id, key in ledger.mapping.keys.items()
+        if key.cka_id not in there
+    ]
+    return [*(_record(each, ledger, _place(device)) for each in found), *lost]
 
 
 def _place(device: Device) -> str:

@@ -20,20 +20,19 @@ from keystores.errors import (
     InvalidArgument,
     KeyStoreError,
     NotFound,
-    PermanentlyUnusable,
     Refused,
     TemporarilyUnavailable,
-    Unsupported,
 )
 from keystores.pkcs11 import configuration as settings
 from keystores.pkcs11 import encoding, mapping
 from keystores.pkcs11.device import Device
 from keystores.pkcs11.failures import Gone
-from keystores.pkcs11.inventory import SEALING, Ledger, described, proof, records
+from keystores.pkcs11.inventory import Ledger, described, proof, records
+from keystores.pkcs11.lane import Lost
 from keystores.pkcs11.mapping import MappedKey, Mapping
-from keystores.pkcs11.process import Lost
 from keystores.pkcs11.prompt import pins_of
-from keystores.pkcs11.protocol import Generate, PublicParts, Seal
+from keystores.pkcs11.protocol import Generate, PublicParts
+from keystores.pkcs11.secret_key import sealed
 from keystores.pkcs11.tokens import Tokens
 from plugins.keyinventory import KeyRecord, Proof
 from plugins.keymanager import Key, KeyManager, KeyType, Scheme
@@ -51,6 +50,8 @@ DISPOSAL_INTERVAL = 60.0
 MOST_DOUBTFUL = 16
 """Keys whose making had no answer, to be destroyed; of more, the next start finds them by their labels."""
 INLINE_CHECKS = 4
+PIECE = 128
+"""Digests that go to the token at once."""
 SERVER_KEYS, AGENT_KEYS = 8, 4
 
 
@@ -82,8 +83,14 @@ class Pkcs11Key:
 
     async def sign_batch(self, digests: Sequence[bytes], scheme: Scheme) -> list[bytes]:
         public_keys.check_digests(digests, scheme)
-        if not digests:
-            return []
+        if len(digests) <= PIECE:
+            return await self._sign_piece(digests, scheme) if digests else []
+        # One piece is checked while the token signs the next.
+        pieces = [digests[at : at + PIECE] for at in range(0, len(digests), PIECE)]
+        signed = await asyncio.gather(*(self._sign_piece(piece, scheme) for piece in pieces))
+        return [signature for piece in signed for signature in piece]
+
+    async def _sign_piece(self, digests: Sequence[bytes], scheme: Scheme) -> list[bytes]:
         mechanism, payloads = encoding.signing(self.key_type, digests, scheme)
 
         async def check(raw: Sequence[bytes]) -> list[bytes]:
@@ -218,14 +225,14 @@ class Pkcs11KeyManager:
         return tuple(self._keys.values())
 
     async def inventory(self) -> Sequence[KeyRecord]:
-        device, policy = self._tokens.primary, self._policy
-        return records(await described(device, policy.namespace), self._ledger(), device)
+        device = self._tokens.primary
+        return records(await described(device, self._mapping), self._ledger(), device)
 
     async def prove(self, key_id: str) -> Proof:
         self._tokens.check_open()
         key = await self.get(key_id)
-        device, policy = self._tokens.primary, self._policy
-        found = await described(device, policy.namespace)
+        device = self._tokens.primary
+        found = await described(device, self._mapping)
         cka_id = bytes.fromhex(self._mapping.keys[key_id].cka_id)
         return await proof(key, cka_id, found, self._ledger(), device)
 
@@ -263,16 +270,10 @@ class Pkcs11KeyManager:
     async def _sealing_secret(self, label: str) -> bytes:
         self._tokens.check_open()
         async with self._changing:
-            known = self._mapping.sealing_key
-            key_label = mapping.label(self._policy.namespace, SEALING)
-            wanted = Seal(key_label, secrets.token_bytes(CKA_ID_SIZE), label.encode())
-            try:
-                sealed = await self._tokens.seal(wanted, None if known is None else bytes.fromhex(known))
-            except (Refused, Unsupported) as error:
-                raise PermanentlyUnusable(str(error)) from error
-            if sealed.cka_id.hex() != known:
-                await self._remember(msgspec.structs.replace(self._mapping, sealing_key=sealed.cka_id.hex()))
-        return sealed.secret
+            made = await sealed(self._tokens, self._mapping, label, self._log)
+            if made.cka_id.hex() != self._mapping.sealing_key:
+                await self._remember(msgspec.structs.replace(self._mapping, sealing_key=made.cka_id.hex()))
+        return made.secret
 
     async def close(self) -> None:
         for task in self._tasks:

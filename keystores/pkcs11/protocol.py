@@ -102,20 +102,25 @@ class Destroy(_Message, frozen=True):
 
 
 class DescribeKeys(_Message, frozen=True):
-    """The private and secret keys whose label begins with the prefix. Gives a list of `DescribedKey`."""
+    """The private and secret keys whose label begins with the prefix. Gives a list of `DescribedKey`.
+
+    The `expected` CKA_IDs must be among them: some modules show nothing, and no error, when the token has left them.
+    """
 
     label_prefix: str
+    expected: list[bytes]
 
 
 class Seal(_Message, frozen=True):
     """What the secret key of that label makes of the data; without one it is made as `cka_id`, unless that is None.
 
-    Gives `Sealed`.
+    Gives `Sealed`. `witness` is the CKA_ID of a key without which the token is not believed.
     """
 
     label: str
     cka_id: bytes | None
     data: bytes
+    witness: bytes | None
 
 
 class PinGiven(_Message, frozen=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Protocol
 
@@ -151,8 +151,11 @@ class TokenSession:
             self._require_login()
         return found
 
-    def described(self, label_prefix: str) -> list[DescribedKey]:
-        """The private and secret keys whose CKA_LABEL begins with the prefix, with their attributes of now."""
+    def described(self, label_prefix: str, expected: Sequence[bytes]) -> list[DescribedKey]:
+        """The private and secret keys whose CKA_LABEL begins with the prefix, with their attributes of now.
+
+        Raises KeyGone when one of the expected CKA_IDs is not among them.
+        """
         with self._calling("reading the attributes of the token's keys"):
             found: list[DescribedKey] = []
             for kind in (ObjectClass.PRIVATE_KEY, ObjectClass.SECRET_KEY):
@@ -165,14 +168,19 @@ class TokenSession:
                     public = None if secret else self._public_parts(cka_id)
                     told = description.attributes(key)
                     found.append(DescribedKey(FoundKey(cka_id, label, public), told, secret))
-        if not found:
+        gone = set(expected) - {each.key.cka_id for each in found}
+        if gone or not found:
             self._require_login()
+        if gone:
+            raise KeyGone(f"the token no longer has the key with CKA_ID {min(gone).hex()}")
         return found
 
     def seal(self, wanted: Seal) -> Sealed:
-        """See sealing.py. A session that is not logged in would see no key, and make another."""
+        """See sealing.py. A session that sees nothing would make another key. Raises KeyGone for no witness."""
         self._require_login()
         with self._calling("making a secret"):
+            if wanted.witness is not None and not list(self._session.get_objects({Attribute.ID: wanted.witness})):
+                raise KeyGone(f"the token no longer has the key with CKA_ID {wanted.witness.hex()}")
             return sealing.seal(self._session, wanted, self.profile)
 
     def _public_parts(self, cka_id: bytes) -> PublicParts | None:

@@ -10,6 +10,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
+import msgspec
+
 from keystores.errors import KeyStoreError, PermanentlyUnusable, TemporarilyUnavailable
 from keystores.pkcs11 import encoding
 from keystores.pkcs11.batches import Signer
@@ -166,15 +168,15 @@ class Tokens:
         found = await self.primary.call(ListKeys(self._prefix), list[FoundKey])
         return [token_key(key) for key in found]
 
-    async def seal(self, wanted: Seal, known: bytes | None) -> Sealed:
-        """By the primary, which makes the key if there is none; while it is away by a clone whose key is `known`."""
+    async def seal(self, wanted: Seal) -> Sealed:
+        """By the primary, which makes the key if there is none; while it is away by a clone that has the same one."""
         try:
             return await self.primary.call(wanted, Sealed, patience=SEALING_PATIENCE, rw=True)
         except TemporarilyUnavailable:
             for clone in self._clones:
                 with suppress(KeyStoreError):
-                    sealed = await clone.device.call(Seal(wanted.label, None, wanted.data), Sealed)
-                    if sealed.cka_id == known:
+                    sealed = await clone.device.call(msgspec.structs.replace(wanted, cka_id=None), Sealed)
+                    if sealed.cka_id == wanted.witness:
                         return sealed
             raise
 

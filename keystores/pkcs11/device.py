@@ -66,6 +66,11 @@ class Device:
         return self._away is not None
 
     @property
+    def pid(self) -> int | None:
+        """Of the worker process, when there is one."""
+        return self._pool.worker.pid if self._pool is not None else None
+
+    @property
     def sessions(self) -> int:
         """How many calls are done at once."""
         return self._pool.size if self._pool is not None else 1

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,8 +49,8 @@ async def device(hsm: SoftHsm) -> AsyncIterator[Device]:
 
 
 def worker(device: Device) -> int:
-    assert device._pool is not None
-    return device._pool.worker.pid
+    assert device.pid is not None
+    return device.pid
 
 
 def running(pid: int) -> bool:
@@ -211,20 +212,19 @@ async def test_the_environment_of_a_module_is_its_own(hsm: SoftHsm, monkeypatch:
     assert "SOFTHSM2_CONF" not in os.environ
 
 
-async def test_a_making_that_had_no_answer_leaves_no_second_key(hsm: SoftHsm) -> None:
+async def test_a_making_that_had_no_answer_leaves_no_second_key(hsm: SoftHsm, monkeypatch: pytest.MonkeyPatch) -> None:
     """The worker dies after the key was made and before it could say so: the next call destroys that key first."""
+    honest = Device.call
+
+    async def lose_the_answer(self: Device, *arguments: Any, **options: Any) -> object:
+        await honest(self, *arguments, **options)
+        raise Lost("the worker ended")
+
     async with opened(hsm) as manager:
-        device: Device = manager._tokens.primary  # type: ignore[attr-defined]
-        honest = device.call
-
-        async def lose_the_answer(*arguments: object, **options: object) -> object:
-            await honest(*arguments, **options)  # type: ignore[arg-type]
-            raise Lost("the worker ended")
-
-        device.call = lose_the_answer  # type: ignore[method-assign,assignment]
-        with pytest.raises(Lost):
-            await manager.generate("x509-CA-A", KeyType.EC_P256)
-        device.call = honest  # type: ignore[method-assign]
+        with monkeypatch.context() as broken:
+            broken.setattr(Device, "call", lose_the_answer)
+            with pytest.raises(Lost):
+                await manager.generate("x509-CA-A", KeyType.EC_P256)
         assert len(private_objects(hsm)) == 1
         key = await manager.generate("x509-CA-A", KeyType.EC_P256)
         assert len(private_objects(hsm)) == 1

@@ -15,10 +15,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 
-from keystores.errors import NotFound, PermanentlyUnusable, TemporarilyUnavailable
+from keystores.errors import NotFound, TemporarilyUnavailable
 from keystores.pkcs11 import device as devices
 from keystores.pkcs11 import tokens
+from keystores.pkcs11.batches import Signer
 from keystores.pkcs11.configuration import CloneConfiguration
+from keystores.pkcs11.protocol import Mechanism
 from operations.errors import ConfigurationError
 from plugins.keymanager import Hash, Key, KeyType, Scheme
 from tests.simulators.softhsm import SoftHsm
@@ -58,8 +60,12 @@ async def signs(key: Key) -> None:
 
 
 def take_away(hsm: SoftHsm) -> Callable[[], None]:
-    shutil.move(hsm.tokens, hsm.folder / "away")
-    return lambda: shutil.move(hsm.folder / "away", hsm.tokens)
+    away = hsm.tokens.rename(hsm.folder / "away")
+
+    def bring_back() -> None:
+        away.rename(hsm.tokens)
+
+    return bring_back
 
 
 def said(caplog: pytest.LogCaptureFixture, text: str) -> int:
@@ -201,20 +207,17 @@ async def test_a_device_that_lies_is_replaced_by_its_clone(
     async with opened(hsm) as manager:
         await manager.generate("x509-CA-A", KeyType.EC_P256)
     copy(hsm, clone)
+    honest = Signer.sign
+    asked: list[Signer] = []
+
+    async def first_lies(self: Signer, key: bytes | str, mechanism: Mechanism, payloads: list[bytes]) -> list[bytes]:
+        asked.append(self)
+        return await honest(self, key, mechanism, [DIGEST[::-1]] if len(asked) == 1 else payloads)
+
     async with opened(hsm, **with_clone(clone)) as manager:
-        key = await manager.get("x509-CA-A")
-        signer = manager._tokens._signer  # type: ignore[attr-defined]
-        honest = signer.sign
-
-        async def lying(name: bytes, mechanism: Any, payloads: list[bytes]) -> list[bytes]:
-            return await honest(name, mechanism, [payload[::-1] for payload in payloads])  # type: ignore[no-any-return]
-
-        monkeypatch.setattr(signer, "sign", lying)
-        await signs(key)
-        with monkeypatch.context() as alone:
-            alone.setattr(manager._tokens, "_clones", [])  # type: ignore[attr-defined]
-            with pytest.raises(PermanentlyUnusable):
-                await key.sign(DIGEST, SHA256)
+        monkeypatch.setattr(Signer, "sign", first_lies)
+        await signs(await manager.get("x509-CA-A"))
+        assert len(set(asked)) == 2
 
 
 async def test_a_clone_that_is_the_first_token_is_refused(hsm: SoftHsm) -> None:

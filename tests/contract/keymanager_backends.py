@@ -179,5 +179,17 @@ BUILT_ON_DEMAND = {"kryoptic": kryoptic_backend}
 LACKING = {"tpm": frozenset({KeyType.RSA_4096})}
 """The key types that a backend does not have, and refuses."""
 
-SEALING = ("disk", "tpm")
+SEALING = ("disk", "pkcs11", "tpm")
 """The backends that have the further power to seal."""
+
+INVENTORY = ("disk", "memory", "pkcs11", "tpm")
+"""The backends that tell of their keys, prove and dispose of them."""
+
+NEVER_EXPORTED = ("pkcs11", "tpm")
+"""Those of them whose proof stands."""
+
+WITHDRAWING = ("disk", "memory", "pkcs11")
+"""Those of them that give up a key which an id still names."""
+
+RETIRING = ("pkcs11",)
+"""Those of them that keep a key for a while after another one took its id."""

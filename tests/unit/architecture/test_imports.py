@@ -33,6 +33,8 @@ UNWANTED = {
     "server.cli.upstreamauthority": NEVER | TOKEN | HTTP | COMMANDS - {"pathlib", "urllib.parse"},
     "server.cli.logger": NEVER | TOKEN | HTTP | COMMANDS,
     "server.cli.debug": NEVER | TOKEN | HTTP | COMMANDS,
+    "server.cli.keys": NEVER | TOKEN | HTTP | COMMANDS,
+    "agent.cli.keys": NEVER | TOKEN | HTTP | COMMANDS - {"pathlib", "urllib.parse"},
     "agent.cli.logger": NEVER | TOKEN | HTTP | COMMANDS - {"pathlib", "urllib.parse"},
     "agent.cli.debug": NEVER | TOKEN | HTTP | COMMANDS - {"pathlib", "urllib.parse"},
     "agent.cli.healthcheck": NEVER | TOKEN | HTTP | COMMANDS - {"pathlib", "urllib.parse"},

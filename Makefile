@@ -12,10 +12,10 @@ SECONDS ?= 3600
 WORKERS ?= $(shell echo $$((2 * $$(nproc))))
 SPREAD = --dist load --maxschedchunk 1
 
-.PHONY: help install demo test interop soak lint types bench fresh generate lock clean
+.PHONY: help install demo test interop soak lint types bench fresh generate lock keystore-plugins clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: .venv/.installed ## Debian packages that are missing, .venv with the locked dependencies, the commands in .venv/bin
 
@@ -33,7 +33,7 @@ test: install ## the tests, with SoftHSM and swtpm
 interop: install ## published clients in Go, Python, Rust and Java against our server and agent; needs Go, Rust, a JDK, Maven
 	@for tool in go cargo java mvn; do command -v $$tool >/dev/null || \
 	  { echo "make interop needs $$tool: install golang, cargo, default-jdk, maven, or put $$tool on the PATH" >&2; exit 1; }; done
-	$(BIN)/pytest -m interop -n 2 $(SPREAD) tests/interop $(ARGS)
+	$(BIN)/pytest -m interop -n 2 $(SPREAD) tests/interop tests/contract $(ARGS)
 
 soak: install ## an hour of rotations at lives of seconds, under load; SECONDS=300 for a shorter one
 	SPIRE_SOAK_SECONDS=$(SECONDS) $(BIN)/pytest -m soak tests/soak $(ARGS)
@@ -57,6 +57,9 @@ generate: install ## generated/ from protos/, manual pages and docs/parity.md fr
 	ci/generate
 	ci/manpages
 	$(BIN)/python -m tests.parity.report
+
+keystore-plugins: install ## build/plugins/: the key stores as plugins of SPIRE in Go, one file each, with their checksums
+	ci/keystore-plugins
 
 lock: ## requirements*.lock from pyproject.toml
 	ci/lock

@@ -12,11 +12,13 @@ from functools import lru_cache
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from operations.errors import InvalidArgument
 
 PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
+AuthorityKey = PublicKey | ed25519.Ed25519PublicKey
+"""What may sign CA certificates: a root in a token may be of Ed25519, what is below it is not."""
 
 # Certificates of older tools have serial numbers of zero or subjects with empty parts, and Go takes them. What
 # cryptography has to say on standard error would look like a fault.
@@ -67,7 +69,7 @@ def public_key(der: bytes) -> PublicKey:
     return key
 
 
-def subject_public_key_info(key: PublicKey) -> bytes:
+def subject_public_key_info(key: AuthorityKey) -> bytes:
     """The DER SubjectPublicKeyInfo (RFC 5280, 4.1) of a key."""
     return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
 
@@ -75,13 +77,21 @@ def subject_public_key_info(key: PublicKey) -> bytes:
 @lru_cache(maxsize=1024)
 def certificate_key(der: bytes) -> bytes:
     """The DER SubjectPublicKeyInfo in a certificate, of an RSA or EC key. Raises InvalidArgument."""
+    key = authority_key(der)
+    if not isinstance(key, PublicKey):
+        raise InvalidArgument("unsupported public key type: use RSA or ECDSA")
+    return subject_public_key_info(key)
+
+
+def authority_key(der: bytes) -> AuthorityKey:
+    """The key in an authority's DER certificate. Raises InvalidArgument."""
     try:
         key = certificate(der).public_key()
     except (ValueError, UnsupportedAlgorithm) as error:
         raise InvalidArgument("unable to parse certificate: its public key is malformed") from error
-    if not isinstance(key, PublicKey):
-        raise InvalidArgument("unsupported public key type: use RSA or ECDSA")
-    return subject_public_key_info(key)
+    if not isinstance(key, AuthorityKey):
+        raise InvalidArgument("unsupported public key type: use RSA, ECDSA or Ed25519")
+    return key
 
 
 def split(data: bytes) -> list[bytes]:

@@ -12,7 +12,7 @@ SECONDS ?= 3600
 WORKERS ?= $(shell echo $$((2 * $$(nproc))))
 SPREAD = --dist load --maxschedchunk 1
 
-.PHONY: help install demo test interop soak lint types bench fresh generate lock keystore-plugins clean
+.PHONY: help install demo test interop soak lint types mypy basedpyright bench fresh generate lock keystore-plugins clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,8 +42,12 @@ lint: install ## ruff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: install ## mypy and basedpyright, both strict
+types: mypy basedpyright ## mypy and basedpyright, both strict
+
+mypy: install
 	$(BIN)/mypy $(CODE)
+
+basedpyright: install
 	$(BIN)/basedpyright $(CODE)
 
 bench: install ## figures for this server; beside a Go one when SPIRE_SERVER_BIN and SPIRE_AGENT_BIN name it

@@ -163,7 +163,7 @@ class TokenSession:
                 raise
 
     def _generated(self, wanted: Generate) -> tuple[pkcs11.PublicKey, pkcs11.PrivateKey]:
-        public_template, private_template = _templates(self.profile)
+        public_template, private_template = templates(self.profile)
         capabilities = MechanismFlag.SIGN | MechanismFlag.VERIFY
         if wanted.modulus_bits is not None:
             return self._session.generate_keypair(
@@ -270,7 +270,7 @@ def _log_in(module: Module, name: TokenName, token: pkcs11.Token, session: pkcs1
         attempt.accepted()
 
 
-def _templates(profile: Profile) -> tuple[dict[Attribute, object], dict[Attribute, object]]:
+def templates(profile: Profile) -> tuple[dict[Attribute, object], dict[Attribute, object]]:
     """What the public and the private half are told besides usage, id and label."""
     private: dict[Attribute, object] = {Attribute.PRIVATE: True, Attribute.SENSITIVE: True}
     public: dict[Attribute, object] = {}

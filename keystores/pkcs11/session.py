@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Protocol
 
+import msgspec
 import pkcs11
 from pkcs11 import Attribute, MechanismFlag, ObjectClass, TokenFlag, exceptions
 from pkcs11 import mechanisms as library
@@ -29,6 +30,12 @@ _WRONG_PIN = {
     0xA3: "CKR_PIN_EXPIRED",
     0xA4: "CKR_PIN_LOCKED",
 }
+_TEMPLATE_REFUSED = (
+    exceptions.AttributeReadOnly,
+    exceptions.AttributeTypeInvalid,
+    exceptions.AttributeValueInvalid,
+    exceptions.TemplateInconsistent,
+)
 _MECHANISMS: Mapping[Mechanism, tuple[library.Mechanism, tuple[library.Mechanism, library.MGF, int] | None]] = {
     Mechanism.ECDSA: (library.Mechanism.ECDSA, None),
     Mechanism.EDDSA: (library.Mechanism.EDDSA, None),
@@ -151,7 +158,7 @@ class TokenSession:
         """
         with self._calling(f"generating a key of type {wanted.kind}"):
             try:
-                public, private = self._generated(wanted)
+                public, private = self._generated_by_any_template(wanted)
             except LACKING as error:
                 raise Unsupported(f"the token makes no keys of type {wanted.kind}: {return_value(error)}") from error
             try:
@@ -162,8 +169,16 @@ class TokenSession:
                 public.destroy()
                 raise
 
-    def _generated(self, wanted: Generate) -> tuple[pkcs11.PublicKey, pkcs11.PrivateKey]:
-        public_template, private_template = templates(self.profile)
+    def _generated_by_any_template(self, wanted: Generate) -> tuple[pkcs11.PublicKey, pkcs11.PrivateKey]:
+        """Asked for less where the token refuses to be told so much: what the key became is looked at anyway."""
+        *more, least = lesser(self.profile)
+        for stated in more:
+            with suppress(*_TEMPLATE_REFUSED):
+                return self._generated(wanted, stated)
+        return self._generated(wanted, least)
+
+    def _generated(self, wanted: Generate, stated: Profile) -> tuple[pkcs11.PublicKey, pkcs11.PrivateKey]:
+        public_template, private_template = templates(stated)
         capabilities = MechanismFlag.SIGN | MechanismFlag.VERIFY
         if wanted.modulus_bits is not None:
             return self._session.generate_keypair(
@@ -208,7 +223,7 @@ class TokenSession:
                 time.sleep(pause)
             except exceptions.DeviceMemory as error:
                 if not self.profile.audit_log:
-                    raise
+                    raise Busy("signing: CKR_DEVICE_MEMORY: the device has no memory left for it") from error
                 raise Busy(
                     "signing: CKR_DEVICE_MEMORY: the device's audit log is full, most likely, and it is told to keep "
                     "it: read the log and set its index (yubihsm-shell: get logs, set index); see docs/runbooks/hsm.md"
@@ -268,6 +283,16 @@ def _log_in(module: Module, name: TokenName, token: pkcs11.Token, session: pkcs1
         if code not in (CKR_OK, CKR_USER_ALREADY_LOGGED_IN):
             raise Gone(f"the token with {name.text} does not log in: C_Login gave {code:#x}")
         attempt.accepted()
+
+
+def lesser(profile: Profile) -> list[Profile]:
+    """The profile, and what to try when the token refuses its template: each states less than the one before."""
+    changes = ({"states_sign_recover": False}, {"states_extractable": False}, {"states_unused": False})
+    profiles = [profile]
+    for change in changes:
+        if (less := msgspec.structs.replace(profiles[-1], **change)) != profiles[-1]:
+            profiles.append(less)
+    return profiles
 
 
 def templates(profile: Profile) -> tuple[dict[Attribute, object], dict[Attribute, object]]:

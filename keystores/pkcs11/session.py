@@ -7,11 +7,9 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Protocol
 
-import msgspec
 import pkcs11
 from pkcs11 import Attribute, MechanismFlag, ObjectClass, TokenFlag, exceptions
 from pkcs11 import mechanisms as library
-from pkcs11.constants import DEFAULT
 
 from keystores.errors import PermanentlyUnusable, Refused, Unsupported
 from keystores.pkcs11.cryptoki import CKR_OK, CKR_USER_ALREADY_LOGGED_IN, CKR_USER_PIN_NOT_INITIALIZED
@@ -19,6 +17,7 @@ from keystores.pkcs11.failures import Busy, Gone, KeyGone, WrongPin
 from keystores.pkcs11.module import LACKING, Module, return_value, serial, translated
 from keystores.pkcs11.profiles import Profile, ProfileName, profile, recognised
 from keystores.pkcs11.protocol import FoundKey, Generate, Mechanism, PublicParts, Sign, TokenFacts, TokenName
+from keystores.pkcs11.templates import check_attributes, check_id, lesser, templates
 
 PAUSES = (0.05, 0.1, 0.2, 0.4, 0.8)
 """Seconds before a throttled signature is tried again."""
@@ -163,6 +162,7 @@ class TokenSession:
                 raise Unsupported(f"the token makes no keys of type {wanted.kind}: {return_value(error)}") from error
             try:
                 check_attributes(private)
+                check_id(private, wanted.cka_id)
                 return _parts(public)
             except (Refused, Unsupported):
                 private.destroy()
@@ -285,61 +285,7 @@ def _log_in(module: Module, name: TokenName, token: pkcs11.Token, session: pkcs1
         attempt.accepted()
 
 
-def lesser(profile: Profile) -> list[Profile]:
-    """The profile, and what to try when the token refuses its template: each states less than the one before."""
-    changes = ({"states_sign_recover": False}, {"states_extractable": False}, {"states_unused": False})
-    profiles = [profile]
-    for change in changes:
-        if (less := msgspec.structs.replace(profiles[-1], **change)) != profiles[-1]:
-            profiles.append(less)
-    return profiles
-
-
-def templates(profile: Profile) -> tuple[dict[Attribute, object], dict[Attribute, object]]:
-    """What the public and the private half are told besides usage, id and label."""
-    private: dict[Attribute, object] = {Attribute.PRIVATE: True, Attribute.SENSITIVE: True}
-    public: dict[Attribute, object] = {}
-    if profile.states_extractable:
-        private[Attribute.EXTRACTABLE] = False
-    if profile.states_sign_recover:
-        private[Attribute.SIGN_RECOVER] = False
-    if profile.states_public_private:
-        public[Attribute.PRIVATE] = True
-    if not profile.states_unused:
-        for attribute in (Attribute.DECRYPT, Attribute.UNWRAP, Attribute.DERIVE):
-            private[attribute] = DEFAULT
-        for attribute in (Attribute.ENCRYPT, Attribute.WRAP):
-            public[attribute] = DEFAULT
-    return public, private
-
-
 def _parts(public: pkcs11.PublicKey) -> PublicParts:
     if public[Attribute.KEY_TYPE] is library.KeyType.RSA:
         return PublicParts(modulus=public[Attribute.MODULUS], exponent=public[Attribute.PUBLIC_EXPONENT])
     return PublicParts(ec_parameters=public[Attribute.EC_PARAMS], ec_point=public[Attribute.EC_POINT])
-
-
-DEMANDED = {
-    Attribute.TOKEN: True,
-    Attribute.PRIVATE: True,
-    Attribute.SENSITIVE: True,
-    Attribute.ALWAYS_SENSITIVE: True,
-    Attribute.EXTRACTABLE: False,
-    Attribute.NEVER_EXTRACTABLE: True,
-    Attribute.LOCAL: True,
-    Attribute.SIGN: True,
-    Attribute.DECRYPT: False,
-    Attribute.UNWRAP: False,
-    Attribute.DERIVE: False,
-}
-
-
-def check_attributes(private: pkcs11.PrivateKey) -> None:
-    """Raises Refused for a new key that is not sign-only, sensitive, local and never extractable."""
-    wrong = [
-        f"CKA_{attribute.name} is {str(not demanded).lower()}"
-        for attribute, demanded in DEMANDED.items()
-        if bool(private[attribute]) is not demanded
-    ]
-    if wrong:
-        raise Refused(f"the token made a key that is not as safe as it must be ({', '.join(wrong)}); it was destroyed")

@@ -7,7 +7,7 @@ from pkcs11 import Attribute
 from pkcs11.constants import DEFAULT
 
 from keystores.pkcs11.profiles import Profile, ProfileName, profile, recognised
-from keystores.pkcs11.session import lesser, templates
+from keystores.pkcs11.templates import lesser, templates
 
 SAID = {
     ProfileName.SOFTHSM2: ("SoftHSM project", "SoftHSM v2", "SoftHSM Implementation of PKCS11"),

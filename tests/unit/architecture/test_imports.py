@@ -40,9 +40,13 @@ UNWANTED = {
     "agent.cli.healthcheck": NEVER | TOKEN | HTTP | COMMANDS - {"pathlib", "urllib.parse"},
     "agent.cli.x509": NEVER | TOKEN | HTTP | COMMANDS - {"pathlib", "urllib.parse"},
     "keystores.programs.program": NEVER | TOKEN | HTTP | COMMANDS - {"pathlib", "urllib.parse"} | {"asyncio"},
-    "keystores.programs.pkcs11_store, plugins.served.program": NEVER | TOKEN | HTTP
+    "keystores.programs.pkcs11_store, plugins.served.program": NEVER
+    | TOKEN
+    | HTTP
     | {"sqlalchemy", "OpenSSL", "jwt", "plugins.external", "server", "agent", "tpm2_pytss"},
-    "keystores.pkcs11.manager": NEVER | HTTP | {"sqlalchemy", "OpenSSL", "jwt"},
+    "keystores.pkcs11.manager": NEVER | TOKEN | HTTP | {"sqlalchemy", "OpenSSL", "jwt"},
+    "keystores.pkcs11.root": NEVER | TOKEN | HTTP | {"sqlalchemy", "OpenSSL", "jwt"},
+    "keystores.pkcs11.service": NEVER | HTTP | {"asyncio", "cryptography", "sqlalchemy", "OpenSSL", "jwt", "difflib"},
 }
 """For each module that a process begins with: what must not come with it."""
 

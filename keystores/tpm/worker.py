@@ -91,6 +91,7 @@ class _Process:
         self._answered_at = 0.0
         self._why: errors.TemporarilyUnavailable = _Ended("the TPM's worker process ended")
         self._reading = asyncio.create_task(self._read())
+        self._stopping = False
         self.alive = True
 
     @classmethod
@@ -144,7 +145,8 @@ class _Process:
                 self._take(messages.reply(await self._reader.readexactly(size)))
         except (OSError, EOFError, msgspec.MsgspecError):
             pass
-        self._end(self._why)
+        if not self._stopping:
+            self._end(self._why)
 
     def _take(self, reply: Reply) -> None:
         self._answered_at = time.monotonic()
@@ -177,6 +179,7 @@ class _Process:
         if not self.alive:
             return
         self._why = errors.TemporarilyUnavailable("the key manager is closed")
+        self._stopping = True
         self._writer.write_eof()
         try:
             await asyncio.to_thread(self._process.wait, patience)

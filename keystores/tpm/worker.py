@@ -61,7 +61,7 @@ class TpmResponse(Exception):
         self.code = code
 
 
-_KINDS: Final[dict[str, type[errors.KeyStoreError]]] = {
+KINDS: Final[dict[str, type[errors.KeyStoreError]]] = {
     kind.__name__: kind
     for kind in (
         errors.NotFound,
@@ -110,6 +110,10 @@ class _Process:
         started = cls(process, *await asyncio.open_connection(sock=ours))
         started.send(place)
         return started
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def send(self, message: Request) -> None:
         """A frame goes out whole, whatever becomes of the caller; no more are under way than fit."""
@@ -252,7 +256,7 @@ class Worker:
             return self._process
 
     def _error(self, failed: Failed) -> errors.KeyStoreError:
-        error = _KINDS.get(failed.kind, errors.PermanentlyUnusable)(failed.message)
+        error = KINDS.get(failed.kind, errors.PermanentlyUnusable)(failed.message)
         if failed.code:
             error.__cause__ = TpmResponse(failed.code, failed.reason)
         if failed.away:
@@ -268,6 +272,11 @@ class Worker:
         """Raises TemporarilyUnavailable after `close`."""
         if self._closed:
             raise errors.TemporarilyUnavailable("the key manager is closed")
+
+    @property
+    def pid(self) -> int | None:
+        """The process at hand, for operators and tests."""
+        return None if self._process is None or not self._process.alive else self._process.pid
 
     async def close(self) -> None:
         """End the process, which leaves nothing in the TPM unless it hangs."""

@@ -10,7 +10,6 @@ import asyncio
 import os
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections import deque
@@ -19,7 +18,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from keystores import errors
+from keystores import errors, processes
 from keystores.tpm import messages
 from keystores.tpm.messages import Beat, Failed, Place, Reply, Request
 
@@ -29,7 +28,8 @@ QUEUE_LIMIT: Final = 1000
 """Calls that may wait for one TPM."""
 UNDER_WAY: Final = 2
 SHORTEST_LOOK: Final = 0.05
-COMMAND: Final = (sys.executable, "-P", "-m", "keystores.tpm.service")
+LONGEST_HOLD_OFF: Final = 8.0
+SERVICE: Final = "keystores.tpm.service"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +97,13 @@ class _Process:
     @classmethod
     async def start(cls, place: Place) -> _Process:
         ours, theirs = socket.socketpair()
-        environment = {"TSS2_LOG": "all+NONE", **os.environ}
+        # The library's log says what the errors say, and would be in the service's.
+        environment = processes.environment({"TSS2_LOG": os.environ.get("TSS2_LOG", "all+NONE")})
         try:
             process = await asyncio.to_thread(
-                lambda: subprocess.Popen(COMMAND, stdin=theirs.fileno(), stdout=subprocess.DEVNULL, env=environment)
+                lambda: subprocess.Popen(
+                    processes.command(SERVICE), stdin=theirs.fileno(), stdout=subprocess.DEVNULL, env=environment
+                )
             )
         except OSError as error:
             ours.close()
@@ -159,6 +162,10 @@ class _Process:
             if not future.done():
                 future.set_result(reply)
 
+    def end(self) -> None:
+        """Kill the process, which has nothing in the TPM any more."""
+        self._end(_Ended("the TPM's worker process ended"))
+
     def _end(self, why: errors.TemporarilyUnavailable) -> None:
         """Kill the process and fail what it had."""
         if not self.alive:
@@ -207,6 +214,7 @@ class Worker:
         self._closed = False
         self._ask_again_at = 0.0
         self._away: errors.KeyStoreError | None = None
+        self._failures = 0
 
     def expect(self, source: str, name: bytes) -> None:
         """From now on the parent is this one: the process at hand knows by itself, one after it is told."""
@@ -228,7 +236,7 @@ class Worker:
             self._waiting -= 1
         if isinstance(reply, Failed):
             raise self._error(reply)
-        self._away = None
+        self._away, self._failures = None, 0
         if not isinstance(reply, expected):
             raise errors.PermanentlyUnusable(f"the TPM's worker answered with {type(reply).__name__}")
         return reply
@@ -264,9 +272,15 @@ class Worker:
         return error
 
     def _hold_off(self, error: errors.KeyStoreError, seconds: float) -> None:
-        """The circuit breaker: whoever asks meanwhile is told the same at once."""
+        """The circuit breaker: whoever asks meanwhile is told the same at once, each time for twice as long.
+
+        The second time the process goes, too: a TCTI may keep what is broken in it, as GLib keeps a bus that ended.
+        """
         self._away = error
-        self._ask_again_at = time.monotonic() + seconds
+        self._ask_again_at = time.monotonic() + min(seconds * 2**self._failures, LONGEST_HOLD_OFF)
+        self._failures += 1
+        if self._failures > 1 and self._process is not None:
+            self._process.end()
 
     def check_open(self) -> None:
         """Raises TemporarilyUnavailable after `close`."""

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import stat
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from keystores.errors import (
 )
 from keystores.tpm import proofs
 from keystores.tpm.configuration import Configuration
-from keystores.tpm.manager import AGENT_KEYS, TpmKeyManager, load
+from keystores.tpm.manager import AGENT_KEYS, load
 from keystores.tpm.messages import Certified
 from keystores.tpm.worker import KINDS, TpmResponse
 from operations.errors import Corrupt
@@ -32,7 +31,7 @@ from plugins.keyinventory import Disposing, Inventory, Proving
 from plugins.keymanager import Hash, KeyType, Scheme
 from tests.simulators import swtpm
 from tests.simulators.swtpm import Swtpm
-from tests.unit.keystores.tpm_stores import CONTEXT, DIGEST, SHA256, SHORT, Parts, check_signs, opened
+from tests.unit.keystores.tpm_stores import CONTEXT, DIGEST, SHA256, SHORT, Parts, check_signs, opened, signs_again
 
 
 @pytest.fixture
@@ -348,23 +347,11 @@ async def test_a_tpm_that_goes_and_comes_back_needs_no_restart(tpm: Swtpm, keys:
     with pytest.raises(TemporarilyUnavailable):
         await manager.generate("new", KeyType.EC_P256)
     tpm.start()
-    await signs_again(manager)
+    await signs_again(key)
     tpm.reset()
     await check_signs(key)
     await manager.close()
     assert tpm.handles() == []
-
-
-async def signs_again(manager: TpmKeyManager) -> None:
-    end = time.monotonic() + 25
-    while True:
-        try:
-            await check_signs(await manager.get("key"))
-        except TemporarilyUnavailable:
-            assert time.monotonic() < end
-            await asyncio.sleep(0.1)
-        else:
-            return
 
 
 async def test_a_worker_that_dies_costs_no_call(tpm: Swtpm, keys: Path) -> None:

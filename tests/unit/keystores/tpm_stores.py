@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
+from keystores.errors import TemporarilyUnavailable
 from keystores.tpm.blobs import Folder
 from keystores.tpm.configuration import Configuration
 from keystores.tpm.manager import SERVER_KEYS, Policy, TpmKeyManager, load
@@ -44,6 +47,19 @@ class Parts:
 
 async def opened(tcti: str, keys: Path, **settings: str) -> TpmKeyManager:
     return await load(Configuration(tcti=tcti, keys_path=str(keys), **settings), CONTEXT, SERVER_KEYS)
+
+
+async def signs_again(key: Key) -> None:
+    """Within the 25 s that operators rely on."""
+    end = time.monotonic() + 25
+    while True:
+        try:
+            await check_signs(key)
+        except TemporarilyUnavailable:
+            assert time.monotonic() < end
+            await asyncio.sleep(0.1)
+        else:
+            return
 
 
 async def check_signs(key: Key) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from collections.abc import Sequence
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 
 from keystores import public_keys
 from keystores.errors import PermanentlyUnusable, Unsupported
-from plugins.keymanager import Hash, KeyType
+from keystores.pkcs11.protocol import Mechanism, PublicParts
+from plugins.keymanager import Hash, KeyType, Scheme
 
 COORDINATE_SIZE = {KeyType.EC_P256: 32, KeyType.EC_P384: 48}
 """Bytes of a coordinate, and of r and s."""
@@ -24,6 +28,22 @@ _DIGEST_INFO = {
     Hash.SHA512: bytes.fromhex("3051300d060960864801650304020305000440"),
 }
 """What precedes the digest in a DER DigestInfo (RFC 8017, 9.2, note 1)."""
+
+
+ED25519_PARAMETERS = frozenset({bytes.fromhex("06032b6570"), bytes.fromhex("130c656477617264733235353139")})
+"""CKA_EC_PARAMS of Ed25519 keys: the OID (RFC 8410), or the PrintableString edwards25519 (PKCS#11 3.0, 2.3.10)."""
+
+_ED25519_SIZE = 32
+_PSS = {Hash.SHA256: Mechanism.PSS_SHA256, Hash.SHA384: Mechanism.PSS_SHA384, Hash.SHA512: Mechanism.PSS_SHA512}
+
+
+def signing(key_type: KeyType, digests: Sequence[bytes], scheme: Scheme) -> tuple[Mechanism, list[bytes]]:
+    """How a token signs digests, and what it is given."""
+    if key_type in COORDINATE_SIZE:
+        return Mechanism.ECDSA, [ecdsa_input(digest, key_type) for digest in digests]
+    if scheme.pss:
+        return _PSS[scheme.hash], list(digests)
+    return Mechanism.PKCS1, [digest_info(digest, scheme.hash) for digest in digests]
 
 
 def digest_info(digest: bytes, hash_: Hash) -> bytes:
@@ -61,15 +81,36 @@ def ec_point(value: bytes, key_type: KeyType) -> bytes:
     short = raw < 0x80  # Both curves' lengths fit in one byte of DER.
     if not short:
         raise Unsupported(f"points of {key_type.value} are not supported")
+    return _unwrapped(value, raw, key_type.value)
+
+
+def _unwrapped(value: bytes, raw: int, what: str) -> bytes:
     if len(value) == raw:
-        point = value
-    elif len(value) == raw + 2 and value[:2] == bytes((0x04, raw)):
-        point = value[2:]
-    elif len(value) == raw + 3 and value[:3] == bytes((0x03, raw + 1, 0)):
-        point = value[3:]
-    else:
-        raise PermanentlyUnusable(f"the token's CKA_EC_POINT of {len(value)} bytes is no point of {key_type.value}")
-    return point
+        return value
+    if len(value) == raw + 2 and value[:2] == bytes((0x04, raw)):
+        return value[2:]
+    if len(value) == raw + 3 and value[:3] == bytes((0x03, raw + 1, 0)):
+        return value[3:]
+    raise PermanentlyUnusable(f"the token's CKA_EC_POINT of {len(value)} bytes is no point of {what}")
+
+
+def public_key(parts: PublicParts) -> bytes | None:
+    """DER SubjectPublicKeyInfo of a public key object; None for an algorithm that is not known here."""
+    if parts.modulus is not None and parts.exponent is not None:
+        return rsa_public_key(parts.modulus, parts.exponent)
+    point = parts.ec_point or b""
+    if parts.ec_parameters in ED25519_PARAMETERS:
+        return ed25519_public_key(point)
+    for key_type, parameters in EC_PARAMETERS.items():
+        if parts.ec_parameters == parameters:
+            return ec_public_key(point, key_type)
+    return None
+
+
+def ed25519_public_key(value: bytes) -> bytes:
+    """DER SubjectPublicKeyInfo of a CKA_EC_POINT in any of its three forms. Raises PermanentlyUnusable."""
+    key = ed25519.Ed25519PublicKey.from_public_bytes(_unwrapped(value, _ED25519_SIZE, "Ed25519"))
+    return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
 def ec_public_key(point: bytes, key_type: KeyType) -> bytes:

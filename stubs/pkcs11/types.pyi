@@ -9,9 +9,11 @@ BytesAttribute: TypeAlias = Literal[
 ]
 
 class Slot:
+    slot_id: int
     def get_token(self) -> Token: ...
 
 class Token:
+    slot: Slot
     label: str
     serial: bytes
     manufacturer_id: str
@@ -43,6 +45,9 @@ class PrivateKey(Object):
         mechanism_param: tuple[Mechanism, MGF, int] | None = ...,
     ) -> bytes: ...
 
+class SecretKey(Object):
+    def sign(self, data: bytes, *, mechanism: Mechanism) -> bytes: ...
+
 class LocalDomainParameters:
     def generate_keypair(
         self,
@@ -51,10 +56,12 @@ class LocalDomainParameters:
         label: str,
         store: bool,
         capabilities: MechanismFlag,
+        public_template: Mapping[Attribute, object],
         private_template: Mapping[Attribute, object],
     ) -> tuple[PublicKey, PrivateKey]: ...
 
 class Session:
+    handle: int
     def close(self) -> None: ...
     def get_objects(self, attrs: Mapping[Attribute, Any]) -> Iterator[Any]: ...
     def create_domain_parameters(
@@ -69,5 +76,18 @@ class Session:
         label: str,
         store: bool,
         capabilities: MechanismFlag,
+        public_template: Mapping[Attribute, object],
         private_template: Mapping[Attribute, object],
     ) -> tuple[PublicKey, PrivateKey]: ...
+    def generate_key(
+        self,
+        key_type: KeyType,
+        key_length: int,
+        *,
+        id: bytes,
+        label: str,
+        store: bool,
+        capabilities: MechanismFlag,
+        mechanism: Mechanism,
+        template: Mapping[Attribute, object],
+    ) -> SecretKey: ...

@@ -10,8 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from keystores import public_keys
 from keystores.errors import NotFound, Refused
 from keystores.pkcs11 import mapping
-from keystores.pkcs11.mapping import MappedKey, Mapping, RetiredKey, reconcile
-from keystores.pkcs11.module import TokenKey
+from keystores.pkcs11.mapping import MappedKey, Mapping, RetiredKey, TokenKey, reconcile
 from operations.errors import Corrupt
 from plugins.keymanager import KeyType
 

@@ -9,53 +9,25 @@ import os
 import re
 import shutil
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Any
 
-import msgspec
 import pytest
-from pkcs11 import Attribute
 
 from keystores.errors import InvalidArgument, NotFound, Refused, TemporarilyUnavailable
-from keystores.pkcs11 import module
-from keystores.pkcs11.configuration import Configuration
-from keystores.pkcs11.manager import load_agent, load_server
-from keystores.pkcs11.module import TokenSession
+from keystores.pkcs11.batches import Signer
+from keystores.pkcs11.manager import load_agent
 from keystores.pkcs11.pin import Pin
-from operations import logs
+from keystores.pkcs11.protocol import Mechanism
+from keystores.pkcs11.tokens import Tokens
 from operations.errors import ConfigurationError, PermanentlyUnusable, SpireError
-from plugins.catalog import PluginContext
-from plugins.keymanager import Hash, KeyManager, KeyType, Scheme
+from plugins.keymanager import Hash, KeyType, Scheme
 from tests.simulators import softhsm
 from tests.simulators.softhsm import SoftHsm
+from tests.unit.keystores.tokens import configured, context, opened, private_objects
 
 SHA256 = Scheme(Hash.SHA256)
 DIGEST = hashlib.sha256(b"message").digest()
-
-
-def context() -> PluginContext:
-    return PluginContext(trust_domain="example.org", data_dir=None, log=logs.get("pkcs11"))
-
-
-def configured(hsm: SoftHsm, **changes: Any) -> Configuration:
-    configuration = Configuration(
-        module_path=softhsm.MODULE,
-        token_label=hsm.label,
-        pin_file=str(hsm.pin_file),
-        namespace="server-a",
-        keys_path=str(hsm.folder / "keys.json"),
-    )
-    return msgspec.structs.replace(configuration, **changes)
-
-
-@asynccontextmanager
-async def opened(hsm: SoftHsm, **changes: Any) -> AsyncGenerator[KeyManager]:
-    manager = await load_server(configured(hsm, **changes), context())
-    try:
-        yield manager
-    finally:
-        await manager.close()
 
 
 async def refusal(hsm: SoftHsm, **changes: Any) -> SpireError:
@@ -65,12 +37,6 @@ async def refusal(hsm: SoftHsm, **changes: Any) -> SpireError:
             pass
     assert "\n" not in str(raised.value)
     return raised.value
-
-
-def private_objects(hsm: SoftHsm) -> list[str]:
-    """pkcs11-tool's description of each private key."""
-    listing = hsm.tool("--list-objects", "--type", "privkey")
-    return re.findall(r"Private Key Object;.*?(?=\nPrivate Key Object|\Z)", listing, re.DOTALL)
 
 
 def set_pin_changed(hsm: SoftHsm) -> None:
@@ -378,39 +344,25 @@ async def test_a_second_process_may_not_use_the_same_mapping(hsm: SoftHsm) -> No
 
 async def test_a_device_that_lies_is_found_out(hsm: SoftHsm, monkeypatch: pytest.MonkeyPatch) -> None:
     """The token signs something else than it was given."""
-    honest = TokenSession.sign
+    honest = Signer.sign
 
-    def lying(
-        self: TokenSession, cka_id: bytes, key_type: KeyType, digests: Sequence[bytes], scheme: Scheme
-    ) -> Iterator[bytes]:
-        return honest(self, cka_id, key_type, [digests[0][::-1], *digests[1:]], scheme)
+    async def lying(self: Signer, key: bytes | str, mechanism: Mechanism, payloads: list[bytes]) -> list[bytes]:
+        return await honest(self, key, mechanism, [payloads[0][::-1], *payloads[1:]])
 
     async with opened(hsm) as manager:
         keys = [await manager.generate(key_type.value, key_type) for key_type in (KeyType.EC_P256, KeyType.RSA_2048)]
-        monkeypatch.setattr(TokenSession, "sign", lying)
+        monkeypatch.setattr(Signer, "sign", lying)
         for key in keys:
             for count in (1, 20):
                 with pytest.raises(PermanentlyUnusable, match="does not verify; it was not used"):
                     await key.sign_batch([DIGEST] * count, SHA256)
 
 
-async def test_a_key_that_is_not_safe_is_destroyed(hsm: SoftHsm, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if the token had made a key whose attributes are not those that were asked for."""
-    async with opened(hsm) as manager:
-        with monkeypatch.context() as patched:
-            patched.setitem(module.DEMANDED, Attribute.NEVER_EXTRACTABLE, False)
-            with pytest.raises(Refused, match=r"CKA_NEVER_EXTRACTABLE is true.*it was destroyed"):
-                await manager.generate("x509-CA-A", KeyType.EC_P256)
-        assert private_objects(hsm) == []
-        assert list(await manager.list()) == []
-        await manager.generate("x509-CA-A", KeyType.EC_P256)
-
-
 async def test_a_token_that_keeps_its_labels_still_replaces_keys(hsm: SoftHsm, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(_self: TokenSession, _cka_id: bytes, _label: str) -> None:
+    async def refuse(_self: Tokens, _cka_id: bytes, _label: str) -> None:
         raise Refused("labelling a key: the token refuses it: CKR_ATTRIBUTE_READ_ONLY")
 
-    monkeypatch.setattr(TokenSession, "relabel", refuse)
+    monkeypatch.setattr(Tokens, "relabel", refuse)
     async with opened(hsm) as manager:
         for _ in range(2):
             key = await manager.generate("x509-CA-A", KeyType.EC_P256)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +15,13 @@ from operations.errors import ConfigurationError, InvalidArgument
 
 LARGEST = 1 << 20
 """Bytes of a file that are looked at."""
+
+
+_ECDSA_WITH_NULL = re.compile(rb"\x06\x08\x2a\x86\x48\xce\x3d\x04\x03[\x01-\x04]\x05\x00")
+_FORBIDDEN = (
+    "its ECDSA signature algorithm has parameters, which RFC 5758 (3.2) forbids, as in certificates that tpm2-openssl "
+    "signs: have it signed by another tool, or use an RSA key"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +80,12 @@ def reason(error: Exception) -> str:
 
 
 def _certificates(path: str, what: str) -> list[bytes]:
+    found: list[bytes] = []
     try:
         found = from_pem(read(path))
         for certificate in found:
             issuing.parsed(certificate)
     except (OSError, InvalidArgument) as error:
-        raise ConfigurationError(f"{path}: unable to load upstream CA {what}: {reason(error)}") from error
+        why = _FORBIDDEN if any(map(_ECDSA_WITH_NULL.search, found)) else reason(error)
+        raise ConfigurationError(f"{path}: unable to load upstream CA {what}: {why}") from error
     return found

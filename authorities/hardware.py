@@ -11,7 +11,8 @@ import asyncio
 import ipaddress
 import re
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Protocol
@@ -25,6 +26,7 @@ from authorities.issuing import Limits, Request
 from identity import der
 from identity.bundles import JwtAuthority
 from identity.spiffeid import TrustDomain
+from keystores.errors import KeyStoreError
 from operations import duration
 from operations.errors import ConfigurationError, InvalidArgument, Refused, TemporarilyUnavailable, Unsupported
 from operations.logs import Logger
@@ -171,7 +173,9 @@ class HardwareAuthority:
         now = int(self._now())
         found = files.certificates
         self._check_end(found.issuer, now, ttl)
-        certificate = await issuing.sign_by(key, found.issuer, Request(csr, self._trust_domain, ttl, now, files.limits))
+        request = Request(csr, self._trust_domain, ttl, now, files.limits)
+        with self._named():
+            certificate = await issuing.sign_by(key, found.issuer, request)
         return MintedX509Ca((certificate, *found.above), found.roots, no_updates())
 
     async def publish_jwt_key(self, key: JwtAuthority) -> PublishedJwtKeys:
@@ -202,7 +206,8 @@ class HardwareAuthority:
     async def _device(self, files: _Files) -> RootKey:
         """The key of these certificates. Raises ConfigurationError for one of others, and what opening it raises."""
         async with self._opening:
-            opened = self._key or await self._open_key(files.public_key)
+            with self._named():
+                opened = self._key or await self._open_key(files.public_key)
             try:
                 self._check_key(opened, files)
             except BaseException:
@@ -211,6 +216,14 @@ class HardwareAuthority:
                 raise
             self._key = opened
             return opened
+
+    @contextmanager
+    def _named(self) -> Generator[None]:
+        """Say of an error of the device whose it is: key managers have devices, too."""
+        try:
+            yield
+        except KeyStoreError as error:
+            raise type(error)(f'UpstreamAuthority "{self._name}": {error}') from error
 
     def _check_key(self, key: RootKey, files: _Files) -> None:
         if key.public_key != files.public_key:

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from authorities.hardware import HardwareAuthority, Terms, check_files
-from identity import bundles, der, x509svid
+from identity import asn1, bundles, der, x509svid
 from identity.bundles import JwtAuthority, X509Authority
 from identity.spiffeid import SpiffeId, TrustDomain
 from keystores import errors
@@ -227,6 +227,18 @@ async def test_roots_that_are_refused_at_the_start(bench: Bench, root: Root, rea
     assert bench.key.closed == bool(bench.opened)
 
 
+async def test_an_ecdsa_algorithm_with_parameters_is_explained(bench: Bench) -> None:
+    """As tpm2-openssl writes it: in the TBSCertificate and outside."""
+    tbs, algorithm, signature = asn1.children(Root(KEYS["P-256"]).certificate())
+    parts = list(asn1.children(tbs))
+    wrong = asn1.element(asn1.SEQUENCE, next(asn1.children(algorithm)) + b"\x05\x00")
+    changed = asn1.element(asn1.SEQUENCE, b"".join([*parts[:2], wrong, *parts[3:]]))
+    encoded = asn1.element(asn1.SEQUENCE, changed + wrong + signature)
+    (bench.folder / "root.pem").write_text(bundles.to_pem([encoded]))
+    with pytest.raises(ConfigurationError, match=r"root\.pem: .* RFC 5758 .* tpm2-openssl"):
+        await bench.started()
+
+
 async def test_a_chain_that_leads_to_no_root_is_refused(tmp_path: Path) -> None:
     bench = Bench(tmp_path, Root(KEYS["P-256"], "middle", above=Root(ec_key(), "top")), above=(Root(ec_key(), "top"),))
     with pytest.raises(ConfigurationError, match="cannot be validated with the provided bundle"):
@@ -289,7 +301,8 @@ async def test_a_device_that_says_no_ends_the_start(bench: Bench, error: errors.
     bench.away = error
     with pytest.raises(type(error)) as caught:
         await bench.started()
-    assert caught.value is error
+    assert str(caught.value) == f'UpstreamAuthority "pkcs11": {error}'
+    assert caught.value.__cause__ is error
 
 
 async def test_a_device_that_is_away_at_the_start_is_looked_for_later(

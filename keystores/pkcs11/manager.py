@@ -20,9 +20,9 @@ from keystores.pkcs11 import configuration as settings
 from keystores.pkcs11 import encoding, mapping
 from keystores.pkcs11.device import Device
 from keystores.pkcs11.failures import Gone
+from keystores.pkcs11.lane import Lost
 from keystores.pkcs11.mapping import MappedKey, Mapping
 from keystores.pkcs11.pin import Pin
-from keystores.pkcs11.process import Lost
 from keystores.pkcs11.protocol import Generate, PublicParts
 from keystores.pkcs11.tokens import Tokens
 from plugins.keymanager import Key, KeyManager, KeyType, Scheme
@@ -40,6 +40,8 @@ DISPOSAL_INTERVAL = 60.0
 MOST_DOUBTFUL = 16
 """Keys whose making had no answer, to be destroyed; of more, the next start finds them by their labels."""
 INLINE_CHECKS = 4
+PIECE = 128
+"""Digests that go to the token at once."""
 SERVER_KEYS, AGENT_KEYS = 8, 4
 
 
@@ -70,8 +72,14 @@ class Pkcs11Key:
 
     async def sign_batch(self, digests: Sequence[bytes], scheme: Scheme) -> list[bytes]:
         public_keys.check_digests(digests, scheme)
-        if not digests:
-            return []
+        if len(digests) <= PIECE:
+            return await self._sign_piece(digests, scheme) if digests else []
+        # One piece is checked while the token signs the next.
+        pieces = [digests[at : at + PIECE] for at in range(0, len(digests), PIECE)]
+        signed = await asyncio.gather(*(self._sign_piece(piece, scheme) for piece in pieces))
+        return [signature for piece in signed for signature in piece]
+
+    async def _sign_piece(self, digests: Sequence[bytes], scheme: Scheme) -> list[bytes]:
         mechanism, payloads = encoding.signing(self.key_type, digests, scheme)
 
         async def check(raw: Sequence[bytes]) -> list[bytes]:

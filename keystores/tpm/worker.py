@@ -34,12 +34,17 @@ COMMAND: Final = (sys.executable, "-P", "-m", "keystores.tpm.service")
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """Seconds. `answer` without a sign of life from the TPM, after which its process is killed; `creation` instead
-    for new keys, since hardware may take half a minute for an RSA key. `hold_off` in which a TPM that was away is not
-    asked again, `hang_hold_off` one that hung. `closing` for the process to leave the TPM empty."""
+    """Seconds.
+
+    `answer` without a sign of life from the TPM, after which its process is killed; `creation` instead for new keys,
+    since hardware may take half a minute for an RSA key. `busy` of waiting for a TPM that says it is busy, within
+    that. `hold_off` in which a TPM that was away is not asked again, `hang_hold_off` one that hung. `closing` for the
+    process to leave the TPM empty.
+    """
 
     answer: float = 10.0
     creation: float = 60.0
+    busy: float = 5.0
     hold_off: float = 1.0
     hang_hold_off: float = 5.0
     closing: float = 5.0
@@ -86,6 +91,7 @@ class _Process:
         self._answered_at = 0.0
         self._why: errors.TemporarilyUnavailable = _Ended("the TPM's worker process ended")
         self._reading = asyncio.create_task(self._read())
+        self._stopping = False
         self.alive = True
 
     @classmethod
@@ -139,7 +145,8 @@ class _Process:
                 self._take(messages.reply(await self._reader.readexactly(size)))
         except (OSError, EOFError, msgspec.MsgspecError):
             pass
-        self._end(self._why)
+        if not self._stopping:
+            self._end(self._why)
 
     def _take(self, reply: Reply) -> None:
         self._answered_at = time.monotonic()
@@ -172,6 +179,7 @@ class _Process:
         if not self.alive:
             return
         self._why = errors.TemporarilyUnavailable("the key manager is closed")
+        self._stopping = True
         self._writer.write_eof()
         try:
             await asyncio.to_thread(self._process.wait, patience)
@@ -186,7 +194,7 @@ class Worker:
     """The TPM, as seen from the event loop."""
 
     def __init__(self, place: Place, patience: Patience = PATIENCE) -> None:
-        self.place = place
+        self.place = msgspec.structs.replace(place, busy=patience.busy)
         self._patience = patience
         self._process: _Process | None = None
         self._starting = asyncio.Lock()

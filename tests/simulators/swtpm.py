@@ -20,15 +20,51 @@ SIGNING = "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|noda|sign"
 """Those of a signing key."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass
 class Swtpm:
-    """A running swtpm. `path` is its command socket, which serves one connection at a time."""
+    """A swtpm with its state. `path` is its command socket, which serves one connection at a time."""
 
-    path: Path
+    folder: Path
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def path(self) -> Path:
+        return self.folder / "tpm.sock"
 
     @property
     def tcti(self) -> str:
         return f"swtpm:path={self.path}"
+
+    def start(self) -> None:
+        """Power it on, with TPM2_Startup(CLEAR) as firmware does it."""
+        state = self.folder / "state"
+        state.mkdir(parents=True, exist_ok=True)
+        self.process = subprocess.Popen(
+            [
+                *("swtpm", "socket", "--tpm2", "--tpmstate", f"dir={state}", "--flags", "not-need-init,startup-clear"),
+                *("--server", f"type=unixio,path={self.path}", "--ctrl", f"type=unixio,path={self.path}.ctrl"),
+                *("--log", f"file={self.folder / 'swtpm.log'}"),
+            ],
+            stdin=subprocess.DEVNULL,
+        )
+        eventually(self._listens, "swtpm's socket")
+
+    def _listens(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(f"{self.path}.ctrl") == 0
+
+    def power_off(self) -> None:
+        """Pull its plug: nothing is saved that is not saved already."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait(30)
+            self.process = None
+        for path in (self.path, self.folder / "tpm.sock.ctrl"):
+            path.unlink(missing_ok=True)
+
+    def reset(self) -> None:
+        self.power_off()
+        self.start()
 
     def command(self, code: int, parameters: bytes = b"") -> tuple[int, bytes]:
         """One command without sessions (TPM 2.0 Library, part 1, 18). Returns the response code and parameters."""
@@ -73,20 +109,9 @@ class Swtpm:
 @contextmanager
 def started(folder: Path) -> Generator[Swtpm]:
     """A new TPM, started and ready, until the block ends."""
-    state = folder / "state"
-    state.mkdir(parents=True)
-    path = folder / "tpm.sock"
-    process = subprocess.Popen(
-        [
-            *("swtpm", "socket", "--tpm2", "--tpmstate", f"dir={state}", "--flags", "not-need-init,startup-clear"),
-            *("--server", f"type=unixio,path={path}", "--ctrl", f"type=unixio,path={path}.ctrl"),
-            *("--log", f"file={folder / 'swtpm.log'}"),
-        ],
-        stdin=subprocess.DEVNULL,
-    )
+    tpm = Swtpm(folder)
+    tpm.start()
     try:
-        eventually(path.exists, "swtpm's socket")
-        yield Swtpm(path)
+        yield tpm
     finally:
-        process.terminate()
-        process.wait(30)
+        tpm.power_off()

@@ -66,6 +66,11 @@ class Device:
         return self._away is not None
 
     @property
+    def pid(self) -> int | None:
+        """Of the worker process, when there is one."""
+        return self._pool.worker.pid if self._pool is not None else None
+
+    @property
     def sessions(self) -> int:
         """How many calls are done at once."""
         return self._pool.size if self._pool is not None else 1
@@ -167,9 +172,14 @@ class Device:
             self._log.warning("A PKCS#11 worker is given up", error=error, pid=pool.worker.pid)
             pool.worker.kill()
             pool.give_up(Lost("the PKCS#11 worker ended before the call had its turn"))
-            task = asyncio.ensure_future(pool.worker.end())
-            self._ending.add(task)
-            task.add_done_callback(self._ending.discard)
+            self._end(pool.worker)
+
+    def _end(self, worker: WorkerProcess) -> asyncio.Task[None]:
+        """Goes on when nobody waits for it; `close` does."""
+        task = asyncio.create_task(worker.end())
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+        return task
 
     async def _opened(self) -> Pool:
         if self._pool is not None and not self._pool.broken:
@@ -257,7 +267,7 @@ class Device:
         pool, self._pool = self._pool, None
         if pool is not None and not pool.broken:
             pool.give_up(Lost("the PKCS#11 worker is replaced"))
-            await pool.worker.end()
+            await asyncio.shield(self._end(pool.worker))
 
     async def _keep_alive(self, interval: float | None) -> None:
         """Use the sessions before the device ends idle ones."""

@@ -160,6 +160,7 @@ class FaultyHsm:
         crash segv|abort|exit
         kill self|parent    SIGKILL to the process, or to the one that started it
         forget              every session is closed, and handles from before name other keys from now on
+        heal FAULT          the fault of that id is lifted
         wrong, truncated, empty, repeated, der   what C_Sign makes of its signature
         swap                C_SignInit takes another private key
         empty               C_GetSlotList finds no token, C_FindObjects no object

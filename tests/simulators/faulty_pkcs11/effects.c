@@ -64,6 +64,8 @@ static bool common(Call *call, bool after) {
             script_wait(fault);
         } else if (strcmp(fault->action, "forget") == 0)
             forget();
+        else if (strcmp(fault->action, "heal") == 0)
+            script_lift(fault->arguments);
         else if (strcmp(fault->action, "return") == 0) {
             call->rv = strtoul(fault->arguments, NULL, 16);
             ended = true;
@@ -241,6 +243,12 @@ CK_RV altered_signature(const Call *call, CK_SESSION_HANDLE session, CK_BYTE *da
         return CKR_BUFFER_TOO_SMALL;
     memcpy(signature, given, *length = given_length);
     return CKR_OK;
+}
+
+void signature_discarded(CK_SESSION_HANDLE session, CK_BYTE *data, CK_ULONG size) {
+    CK_BYTE nobody[LARGEST_SIGNATURE];
+    CK_ULONG length = sizeof nobody;
+    real->C_Sign(session, data, size, nobody, &length);
 }
 
 void alter_text(const Call *call, const char *action, CK_UTF8CHAR *text, size_t width) {

@@ -29,6 +29,9 @@ CK_RV altered_attributes(const Call *call, CK_SESSION_HANDLE session, CK_OBJECT_
 CK_RV altered_signature(const Call *call, CK_SESSION_HANDLE session, CK_BYTE *data, CK_ULONG size, CK_BYTE *signature,
                         CK_ULONG *length);
 
+/* A failed C_Sign ends the operation (PKCS#11 2.40, 5.11). */
+void signature_discarded(CK_SESSION_HANDLE session, CK_BYTE *data, CK_ULONG size);
+
 /* A fixed-width text of CK_INFO and CK_TOKEN_INFO. */
 void alter_text(const Call *call, const char *action, CK_UTF8CHAR *text, size_t width);
 

@@ -48,7 +48,6 @@ FORWARD(C_DestroyObject, (S, CK_OBJECT_HANDLE object), (session, IN(object)))
 FORWARD(C_GetObjectSize, (S, CK_OBJECT_HANDLE object, CK_ULONG *size), (session, IN(object), size))
 FORWARD(C_SetAttributeValue, (S, CK_OBJECT_HANDLE object, TEMPLATE), (session, IN(object), attributes, count))
 FORWARD(C_FindObjectsInit, (S, TEMPLATE), (session, attributes, count))
-FORWARD(C_FindObjectsFinal, (S), (session))
 FORWARD(C_EncryptInit, (S, CK_MECHANISM *mechanism, CK_OBJECT_HANDLE key), (session, mechanism, IN(key)))
 FORWARD(C_Encrypt, (S, BYTES(data), OUTPUT(out)), (session, data, data_size, out, out_size))
 FORWARD(C_EncryptUpdate, (S, BYTES(data), OUTPUT(out)), (session, data, data_size, out, out_size))
@@ -235,6 +234,16 @@ static CK_RV faulty_C_FindObjects(CK_SESSION_HANDLE session, CK_OBJECT_HANDLE *o
     return call_end(&call);
 }
 
+/* A search ends even where its end fails. */
+static CK_RV faulty_C_FindObjectsFinal(CK_SESSION_HANDLE session) {
+    Call call;
+    bool reached = call_begin(&call, "C_FindObjectsFinal", false);
+    CK_RV rv = real->C_FindObjectsFinal(session);
+    if (reached)
+        call.rv = rv;
+    return call_end(&call);
+}
+
 static CK_RV faulty_C_SignInit(CK_SESSION_HANDLE session, CK_MECHANISM *mechanism, CK_OBJECT_HANDLE key) {
     Call call;
     if (call_begin(&call, "C_SignInit", false)) {
@@ -254,6 +263,8 @@ static CK_RV faulty_C_Sign(CK_SESSION_HANDLE session, CK_BYTE *data, CK_ULONG si
     Call call;
     if (call_begin(&call, "C_Sign", signature == NULL))
         call.rv = altered_signature(&call, session, data, size, signature, length);
+    else
+        signature_discarded(session, data, size);
     return call_end(&call);
 }
 

@@ -99,6 +99,14 @@ void script_wait(const Fault *fault) {
         usleep(5000);
 }
 
+void script_lift(const char *id) {
+    char from[PATH], to[PATH], name[64];
+    path_of(from, "hits", id);
+    snprintf(name, sizeof name, "%s.lifted", id);
+    path_of(to, "hits", name);
+    rename(from, to);
+}
+
 void script_overlap(void) { append(".", "overlaps", ".", 1, O_CREAT); }
 
 void script_session(unsigned long handle, bool read_write, bool open) {

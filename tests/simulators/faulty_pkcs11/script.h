@@ -47,6 +47,9 @@ const char *script_fault(const Call *call, const char *action, bool after);
 /* Wait until the fault is lifted, two minutes at most. */
 void script_wait(const Fault *fault);
 
+/* End a fault. */
+void script_lift(const char *id);
+
 void script_overlap(void);
 void script_session(unsigned long handle, bool read_write, bool open);
 void script_no_sessions(void);

@@ -111,6 +111,11 @@ class _Files:
     def load(cls, terms: Terms, now: float) -> _Files:
         """Raises ConfigurationError, which names the file or the setting."""
         found = certificates.load(terms.cert_file_path, terms.bundle_file_path, now)
+        if not terms.bundle_file_path and not issuing.is_self_signed(found.issuer):
+            # Many verifiers take nothing else as the end of a chain.
+            raise ConfigurationError(
+                f"bundle_file_path: name the file with its root, since {terms.cert_file_path} is not self-signed"
+            )
         try:
             issuing.signature_algorithm(found.issuer)
             _check_usage(found.issuer)

@@ -15,8 +15,8 @@ from cryptography import x509
 
 from identity import bundles, tainting, x509svid
 from identity.spiffeid import TrustDomain
-from tests.integration.conftest import MakeAgent
-from tests.simulators import ceremony, softhsm, spire, swtpm
+from tests.integration.conftest import MakeAgent, pkcs11
+from tests.simulators import ceremony, softhsm, spire, swtpm, tpm_resource_manager
 from tests.simulators.softhsm import SoftHsm
 from tests.simulators.spire import MEMORY, Server, command, eventually
 
@@ -307,6 +307,45 @@ def test_a_root_is_replaced_as_the_runbook_says(
     assert WORKLOAD in agent.fetch()
 
 
+def test_one_token_holds_the_root_and_the_servers_keys(
+    token: SoftHsm, tmp_path: Path, programs: list[spire.Program]
+) -> None:
+    """Which is slow, and possible: neither takes the other's keys for its own."""
+    root = token_root(token, tmp_path)
+    folder = tmp_path / "server"
+    keys = pkcs11(token, folder / "keys.json")
+    server = Server(folder, key_manager=f"{keys}\n  {root.block()}", environment=root.environment)
+    programs.append(server.run)
+    server.start()
+    for _ in range(3):
+        rotate(server)
+        mint(server)
+    server.run.end()
+    assert token.tool("--list-objects", "--type", "privkey").count("root-2026") == 1
+    server.start()
+    mint(server)
+
+
+def test_one_tpm_holds_the_root_and_the_servers_keys(
+    tpm: swtpm.Swtpm, tmp_path: Path, programs: list[spire.Program]
+) -> None:
+    root = tpm_root(tpm, tmp_path)
+    folder = tmp_path / "server"
+    with tpm_resource_manager.before(tpm) as manager:
+        settings = f'tcti = "{manager.client("keys")}"\n keys_path = "{folder}/keys"'
+        block = root.block(tcti=f'"{manager.client("root")}"')
+        server = Server(folder, key_manager=f'KeyManager "tpm" {{ plugin_data {{ {settings} }} }}\n  {block}')
+        programs.append(server.run)
+        server.start()
+        for _ in range(3):
+            rotate(server)
+            mint(server)
+        server.run.end()
+        server.start()
+        mint(server)
+        server.run.end()
+
+
 def test_a_certificate_is_renewed_while_the_server_runs(
     token: SoftHsm, tmp_path: Path, make_rooted: MakeRooted
 ) -> None:
@@ -410,6 +449,12 @@ def test_validate_reads_the_certificates(token: SoftHsm, tmp_path: Path, make_ro
     server = make_rooted(root)
     validate = (spire.SERVER, "validate", "-config", str(server.config))
     assert command(*validate).returncode == 0
+    for change, named in (({"token_serial": '"1"'}, "token_serial"), ({"path_length": "1"}, "path_length: 1 is more")):
+        server.key_manager = f"{MEMORY}\n{root.block(**change)}"
+        server.configure()
+        done = command(*validate)
+        assert done.returncode == 1
+        assert named in done.stdout + done.stderr
     root.certificate.unlink()
     done = command(*validate)
     assert done.returncode == 1

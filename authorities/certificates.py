@@ -46,7 +46,7 @@ def load(cert_file_path: str, bundle_file_path: str, now: float) -> Certificates
     certificates = _certificates(cert_file_path, "cert")
     if bundle_file_path:
         roots = _certificates(bundle_file_path, "bundle")
-        above = tuple(certificates)
+        above = tuple(each for each in certificates if each not in roots or not _is_self_signed(each))
     elif len(certificates) == 1:
         # Without a bundle it is its own root, and so needs not come along.
         roots, above = certificates, ()
@@ -77,6 +77,10 @@ def read(path: str) -> bytes:
 def reason(error: Exception) -> str:
     """Why a file cannot be used."""
     return error.strerror or "it cannot be read" if isinstance(error, OSError) else str(error)
+
+
+def _is_self_signed(certificate: bytes) -> bool:
+    return issuing.is_self_signed(issuing.parsed(certificate))
 
 
 def _certificates(path: str, what: str) -> list[bytes]:

@@ -150,6 +150,7 @@ class HardwareAuthority:
         self._opening = asyncio.Lock()
         self._files: _Files | None = None
         self._key: RootKey | None = None
+        self._closed = False
 
     async def start(self) -> None:
         """Look at the files and the device. Raises ConfigurationError, and what opening the key raises; a device that
@@ -191,6 +192,7 @@ class HardwareAuthority:
 
     async def close(self) -> None:
         async with self._opening:
+            self._closed = True
             key, self._key = self._key, None
             if key is not None:
                 await key.close()
@@ -199,18 +201,28 @@ class HardwareAuthority:
         """The device's key and its certificates as they are now; as they were before where they cannot be used."""
         try:
             files = await asyncio.to_thread(_Files.load, self._terms, self._now())
+        except ConfigurationError as error:
+            files = self._before(error)
+        try:
             key = await self._device(files)
         except ConfigurationError as error:
-            if self._key is None or self._files is None:
+            if self._key is None:
                 raise
-            self._log.warning("The upstream CA's files cannot be used; going on with what was read before", error=error)
-            return self._key, self._files
+            key, files = self._key, self._before(error)
         self._files = files
         return key, files
+
+    def _before(self, error: ConfigurationError) -> _Files:
+        if self._files is None:
+            raise error
+        self._log.warning("The upstream CA's files cannot be used; going on with what was read before", error=error)
+        return self._files
 
     async def _device(self, files: _Files) -> RootKey:
         """The key of these certificates. Raises ConfigurationError for one of others, and what opening it raises."""
         async with self._opening:
+            if self._closed:
+                raise TemporarilyUnavailable("the upstream authority is closed")
             with self._named():
                 opened = self._key or await self._open_key(files.public_key)
             try:

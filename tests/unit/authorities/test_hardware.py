@@ -370,6 +370,33 @@ async def test_files_that_cannot_be_used_leave_what_was_before(
     assert not bench.key.closed
 
 
+async def test_files_that_break_while_the_device_is_away_leave_what_was_before(bench: Bench) -> None:
+    bench.away = AWAY
+    authority = await bench.started()
+    (bench.folder / "root.pem").unlink()
+    with pytest.raises(TemporarilyUnavailable):
+        await minted(authority)
+    bench.away = None
+    assert (await minted(authority)).issuer.rfc4514_string() == "CN=root"
+
+
+async def test_a_root_among_the_certificates_does_not_go_along(tmp_path: Path) -> None:
+    top = Root(KEYS["Ed25519"], "top")
+    bench = Bench(tmp_path, Root(KEYS["P-384"], "middle", above=top), above=(top,))
+    with (tmp_path / "root.pem").open("a") as file:
+        file.write((tmp_path / "bundle.pem").read_text())
+    given = await (await bench.started()).mint_x509_ca(REQUEST, HOUR)
+    assert len(given.chain) == 2
+
+
+async def test_it_does_not_open_the_device_again_once_closed(bench: Bench) -> None:
+    authority = await bench.started()
+    await authority.close()
+    with pytest.raises(TemporarilyUnavailable, match="closed"):
+        await minted(authority)
+    assert bench.opened == 1
+
+
 async def test_what_is_no_request_does_not_reach_the_device(bench: Bench) -> None:
     authority = await bench.started()
     for request in (b"", b"garbage", csr(KEY, uris=["spiffe://other.org"]), REQUEST[:-1] + b"\0"):

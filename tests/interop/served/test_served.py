@@ -519,10 +519,27 @@ def test_a_module_that_crashes_costs_neither_plugin_nor_server(running: spire.Se
     assert not workers & descendants(plugin)
 
 
+def test_a_token_that_is_away_comes_back_without_a_restart(house: House, running: spire.Server) -> None:
+    """SoftHSM's loaded module sees nothing any more once its folder has been away."""
+    plugin, begun = plugin_of(running), sorted(house.labels())
+    aside = house.hsm.tokens.with_name("aside")
+    house.hsm.tokens.rename(aside)
+    for worker in descendants(plugin):
+        os.kill(worker, signal.SIGKILL)
+    for _ in range(3):
+        done = running.ask("x509", "mint", "-spiffeID", "spiffe://example.org/minted", check=False)
+        assert done.returncode != 0
+        assert "code = Unavailable" in done.stderr + running.run.output()
+    aside.rename(house.hsm.tokens)
+    eventually(partial(signs, running), "a signature after the token's return")
+    assert (plugin_of(running), sorted(house.labels())) == (plugin, begun)
+
+
 def test_a_plugin_that_ends_is_not_started_again(running: spire.Server) -> None:
-    first = authority(running)
+    first, workers = authority(running), descendants(plugin_of(running))
     os.kill(plugin_of(running), signal.SIGKILL)
     eventually(lambda: "plugin process exited" in running.run.output(), "the host's notice")
+    eventually(partial(none_alive, workers), "the end of the plugin's workers")
     assert not signs(running)
     assert running.run.running
     assert running.run.end() == 0

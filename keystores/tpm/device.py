@@ -27,18 +27,18 @@ from tpm2_pytss import (
     TSS2_Exception,
 )
 
-from keystores.tpm.failures import failure
+from keystores.tpm.failures import Fault, failure, not_there
 from keystores.tpm.messages import Blob, LoadedKey, Persistent, Place
 from keystores.tpm.parents import Parent, Parents
-from keystores.tpm.responses import Meaning, is_tpm, meaning
+from keystores.tpm.responses import HANDLE, Meaning, error_number, is_tpm, meaning
 
 T = TypeVar("T")
 
 LOADED_LIMIT: Final = 2
 SESSION_SECONDS: Final = 60.0
 SESSION_USES: Final = 1000
-WAITS: Final = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 1.6)
-"""Seconds before a busy TPM is asked again, 5 in all."""
+FIRST_WAIT, LONGEST_WAIT = 0.05, 1.6
+"""Seconds before a busy TPM is asked again; each time twice as long."""
 LOADED_SESSION_FIRST, TRANSIENT_FIRST = 0x02000000, 0x80000000
 REMAKES: Final = 2
 """New contexts for one piece of work."""
@@ -59,6 +59,34 @@ class _Session:
         """Count a use. False when the session is worn."""
         self._uses += 1
         return self._uses <= SESSION_USES and time.monotonic() < self._until
+
+
+def at_handle(esapi: ESAPI, handle: int) -> ESYS_TR:
+    """The persistent object at a handle. Raises Fault where there is none."""
+    try:
+        return esapi.tr_from_tpmpublic(handle)
+    except TSS2_Exception as error:
+        if is_tpm(int(error.rc)) and error_number(int(error.rc)) == HANDLE:
+            raise not_there(handle, error) from error
+        raise
+
+
+def _waits(seconds: float) -> Iterator[float]:
+    """Growing waits, that many seconds in all."""
+    wait = FIRST_WAIT
+    while seconds > 0:
+        yield min(wait, seconds)
+        seconds -= wait
+        wait = min(2 * wait, LONGEST_WAIT)
+
+
+def _unmarshalled(blob: Blob) -> tuple[TPM2B_PRIVATE, TPM2B_PUBLIC]:
+    try:
+        private, _ = TPM2B_PRIVATE.unmarshal(blob.private)
+        public, _ = TPM2B_PUBLIC.unmarshal(blob.public)
+    except TSS2_Exception as error:
+        raise Fault("PermanentlyUnusable", "the blob is damaged", code=int(error.rc), reason=str(error)) from error
+    return private, public
 
 
 def _known(blob: Blob) -> bytes:
@@ -82,7 +110,7 @@ class Device:
 
         Raises Fault, of the kind TemporarilyUnavailable while the TPM is away.
         """
-        waits, remakes = iter(WAITS), REMAKES
+        waits, remakes = _waits(self._place.busy), REMAKES
         while True:
             try:
                 return work()
@@ -133,10 +161,17 @@ class Device:
                     self.esapi.flush_context(parent.handle)
 
     def _load_parent(self) -> Parent:
-        context = self._parent_context
+        context, self._parent_context = self._parent_context, None
         if context is not None:
-            handle = self.esapi.context_load(context)
-            return Parent(self.esapi, handle, self._parents.source, transient=True)
+            try:
+                handle = self.esapi.context_load(context)
+            except TSS2_Exception as error:
+                # A reset makes an end of saved contexts; what else is wrong shows next.
+                if meaning(int(error.rc)) not in {Meaning.INTEGRITY, Meaning.GONE} or not is_tpm(int(error.rc)):
+                    raise
+            else:
+                self._parent_context = context
+                return Parent(self.esapi, handle, self._parents.source, transient=True)
         found = self._parents.find(self.esapi)
         if found.transient:
             self._parent_context = self.esapi.context_save(found.handle)
@@ -176,8 +211,7 @@ class Device:
             self._loaded.move_to_end(known)
             return handle
         self.make_room(LOADED_LIMIT - 1)
-        private, _ = TPM2B_PRIVATE.unmarshal(key.private)
-        public, _ = TPM2B_PUBLIC.unmarshal(key.public)
+        private, public = _unmarshalled(key)
         with self.parent() as parent:
             handle = self.esapi.load(parent.handle, private, public, session1=self.session())
         self._loaded[known] = handle
@@ -187,7 +221,7 @@ class Device:
     def _at_handle(self, key: Persistent) -> ESYS_TR:
         handle = self._persistent.get(key.handle)
         if handle is None:
-            handle = self._persistent[key.handle] = self.esapi.tr_from_tpmpublic(key.handle)
+            handle = self._persistent[key.handle] = at_handle(self.esapi, key.handle)
             self.esapi.tr_set_auth(handle, key.auth)
         return handle
 

@@ -64,6 +64,11 @@ def failure(error: TSS2_Exception, tcti: str) -> Fault:
     return Fault(kind, message, code=code, reason=str(error), away=away)
 
 
+def not_there(handle: int, error: TSS2_Exception) -> Fault:
+    reason = f"the TPM has no key at {handle:#010x}; tpm2_getcap handles-persistent lists them"
+    return Fault("NotFound", reason, code=int(error.rc), reason=str(error))
+
+
 def unreachable(tcti: str, code: int, reason: str) -> Fault:
     """No TPM behind the TCTI, or one that broke off."""
     name, _, options = tcti.partition(":")

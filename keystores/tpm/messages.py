@@ -19,7 +19,8 @@ class Place(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Where keys are made and loaded. Gets no answer.
 
     `parent` is a persistent handle, TPM_RH_OWNER for the primary key of TSS2 key files, or None for the SRK.
-    `source` and `name` (a TPM Name) are what an earlier run found there, and what must be there again.
+    `source` and `name` (a TPM Name) are what an earlier run found there, and what must be there again. A busy TPM
+    is given `busy` seconds.
     """
 
     tcti: str
@@ -28,6 +29,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     parent_auth: bytes = b""
     source: str = ""
     name: bytes = b""
+    busy: float = 5.0
 
 
 class Blob(msgspec.Struct, frozen=True, kw_only=True, tag=True):

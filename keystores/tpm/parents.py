@@ -11,13 +11,14 @@ from typing import Final
 from tpm2_pytss import ESAPI, ESYS_TR, TPM2_ALG, TPM2_RH, TPM2_SE, TPM2B_SENSITIVE_CREATE, TPMA_SESSION, TSS2_Exception
 
 from keystores.tpm import templates
-from keystores.tpm.failures import Fault
+from keystores.tpm.failures import Fault, not_there
 from keystores.tpm.messages import Place
 from keystores.tpm.responses import HANDLE, Meaning, error_number, is_tpm, meaning
 
 SRK_HANDLE: Final = 0x81000001
 """Where the Provisioning Guidance (7.8) has the SRK, if anything is there."""
 OWNER: Final = int(TPM2_RH.OWNER)
+_SRK, _PRIMARY = "SRK", "primary"
 _TEMPLATES: Final = ("ec-p256", "rsa-2048")
 
 
@@ -66,9 +67,9 @@ class Parents:
 
     def _srk(self, esapi: ESAPI) -> Parent:
         """The one of before; else the persistent one if it is fit; else a primary key, ECC where the TPM can."""
-        kind = self._source.partition(":")[2]
-        if self._source and kind in _TEMPLATES:
-            return self._primary(esapi, kind, zeros=True)
+        form, _, kind = self._source.partition(":")
+        if kind in _TEMPLATES:
+            return self._primary(esapi, kind, zeros=form == _SRK)
         persistent = self._persistent(esapi, SRK_HANDLE)
         if persistent is not None and (not self._name or persistent.name == self._name):
             return persistent
@@ -115,7 +116,7 @@ class Parents:
         finally:
             if session is not ESYS_TR.PASSWORD:
                 esapi.flush_context(session)
-        return Parent(esapi, handle, f"SRK:{kind}" if zeros else f"primary:{kind}", transient=True)
+        return Parent(esapi, handle, f"{_SRK if zeros else _PRIMARY}:{kind}", transient=True)
 
     def _required(self, esapi: ESAPI, handle: int) -> Parent:
         found = self._persistent(esapi, handle, required=True)
@@ -132,8 +133,7 @@ class Parents:
             if not is_tpm(code) or error_number(code) != HANDLE:
                 raise
             if required:
-                reason = f"parent: the TPM has no key at {handle:#010x}; tpm2_getcap handles-persistent lists them"
-                raise Fault("NotFound", reason, code=code, reason=str(error)) from error
+                raise not_there(handle, error) from error
             return None
         public, *_ = esapi.read_public(key)
         if not templates.is_storage_parent(public):

@@ -15,7 +15,7 @@ from keystores.errors import AlreadyExists, NotFound, PermanentlyUnusable, Unsup
 from keystores.pkcs11 import configuration, encoding
 from keystores.pkcs11.batches import Signer
 from keystores.pkcs11.device import Device
-from keystores.pkcs11.pin import Pin
+from keystores.pkcs11.prompt import pin_of
 from keystores.pkcs11.protocol import FindKey, FoundKey, Mechanism
 from operations.errors import ConfigurationError
 from plugins.keymanager import Hash, KeyType
@@ -69,8 +69,7 @@ async def open_root(
     Refused for the PIN, ConfigurationError, TemporarilyUnavailable while the device is away.
     """
     marker = _marker(settings, context)
-    pin = Pin.configured(settings.pin_file, settings.pin_credential, marker)
-    device = Device(configuration.token_spec(settings), pin, context.log)
+    device = Device(configuration.token_spec(settings), await pin_of(settings, marker), context.log)
     try:
         await device.open()
         found = await device.call(FindKey(key_label), list[FoundKey])

@@ -107,6 +107,7 @@ def test_an_agent_with_its_key_in_a_token_serves_while_its_server_is_away(
     assert listed["agent-svid-A"]["used_by"] == [
         {"name": f"{agent_id(server)}", "purpose": "agent SVID", "status": "active"}
     ]
+    assert listed["sealing"]["used_by"] == [{"name": "", "purpose": "sealed store", "status": "active"}]
     assert all(proof["stands"] for proof in admin(agent, "keys", "verify")["proofs"])
 
     server.run.end(signal.SIGKILL)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from keystores.pkcs11.pin import Pin
+from tests.simulators.faulty_hsm import FaultyHsm
 from tests.simulators.softhsm import SoftHsm
 
 
@@ -15,4 +16,11 @@ def hsm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SoftHsm]:
     monkeypatch.setattr("keystores.pkcs11.prompt.TERMINAL", str(tmp_path / "no terminal"))
     Pin.refused_here.clear()
     with SoftHsm.create(tmp_path / "hsm").installed() as installed:
+        yield installed
+
+
+@pytest.fixture
+def faults(hsm: SoftHsm) -> Iterator[FaultyHsm]:
+    """The script of faults for a module that is this SoftHSM."""
+    with FaultyHsm.create(hsm.folder / "faults").installed() as installed:
         yield installed

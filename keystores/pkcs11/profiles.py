@@ -59,7 +59,8 @@ _PROFILES: dict[ProfileName, Profile] = {
     ProfileName.CLOUDHSM: Profile(
         states_sign_recover=False, states_public_private=True, sessions=8, throttles=True, keep_alive=60.0
     ),
-    ProfileName.NSHIELD: Profile(states_sign_recover=False, states_unused=False, sessions=8),
+    # It refuses keys for everything, not usages that are stated as false (pkcs11-provider#761, #791).
+    ProfileName.NSHIELD: Profile(states_sign_recover=False, sessions=8),
     ProfileName.GENERIC: Profile(),
 }
 

@@ -38,7 +38,9 @@ BUILTINS: Builtins = {
     },
     "UpstreamAuthority": {
         "disk": Builtin("authorities.disk:Configuration", "authorities.disk:load"),
+        "pkcs11": Builtin("authorities.pkcs11:Configuration", "authorities.pkcs11:load"),
         "spire": Builtin("authorities.spire:Configuration", "authorities.spire:load"),
+        "tpm": Builtin("authorities.tpm:Configuration", "authorities.tpm:load"),
     },
 }
 

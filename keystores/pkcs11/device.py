@@ -7,16 +7,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import TypeVar
 
-from keystores.errors import KeyStoreError, NotFound, TemporarilyUnavailable
+import msgspec
+
+from keystores.errors import KeyStoreError, NotFound, PermanentlyUnusable, TemporarilyUnavailable
 from keystores.pkcs11.configuration import TokenSpec
 from keystores.pkcs11.failures import Gone, NoSession
+from keystores.pkcs11.lane import Lane, Lost, Silent
 from keystores.pkcs11.pin import Pin
 from keystores.pkcs11.pool import Pool
-from keystores.pkcs11.process import Lane, Lost, Silent, Start, WorkerProcess
+from keystores.pkcs11.process import Start, WorkerProcess
 from keystores.pkcs11.profiles import profile
-from keystores.pkcs11.protocol import Check, Open, Request, TokenFacts
+from keystores.pkcs11.protocol import Check, Open, Request, Sign, TokenFacts
 from operations.errors import SpireError
 from operations.logs import Logger
 
@@ -47,8 +51,10 @@ class Device:
         self._started: WorkerProcess | None = None
         self._pool: Pool | None = None
         self._opening: asyncio.Task[Pool] | None = None
-        self._tasks: set[asyncio.Task[object]] = set()
+        self._ending: set[asyncio.Task[None]] = set()
         self._failures = 0
+        self._told_of_sessions = False
+        self._signed: Sign | None = None
         self._away: str | None = None
         self._background: list[asyncio.Task[None]] = []
         self._closed = False
@@ -62,6 +68,11 @@ class Device:
     def away(self) -> bool:
         """The breaker is open: calls are refused at once."""
         return self._away is not None
+
+    @property
+    def pid(self) -> int | None:
+        """Of the worker process, when there is one."""
+        return self._pool.worker.pid if self._pool is not None else None
 
     @property
     def sessions(self) -> int:
@@ -135,52 +146,49 @@ class Device:
     async def _once(
         self, request: Callable[[], Request] | Request, result: type[T], patience: float, left: float, *, rw: bool
     ) -> T:
-        pool = await self._opened()
-        lane = await pool.acquire(left, rw=rw)
+        pool = self._pool
+        if pool is None or pool.broken:
+            pool = await self._opened()
+        lane = pool.take(rw=rw) or await pool.wait(left, rw=rw)
         try:
             asked = request() if callable(request) else request
         except BaseException:
             pool.release(lane)
             raise
-        task = asyncio.ensure_future(self._asked(pool, lane, asked, result, patience))
-        self._hold(task)
-        return await asyncio.shield(task)
-
-    def _hold(self, task: asyncio.Task[T]) -> None:
-        """Nobody may wait for it any more, and it must still be ended, and its error be seen."""
-        held: asyncio.Task[object] = task
-
-        def over(done: asyncio.Task[object]) -> None:
-            self._tasks.discard(done)
-            if not done.cancelled():
-                done.exception()
-
-        self._tasks.add(held)
-        held.add_done_callback(over)
-
-    async def _asked(self, pool: Pool, lane: Lane, request: Request, result: type[T], patience: float) -> T:
+        if isinstance(asked, Sign):
+            self._signed = asked
         try:
-            answer = await lane.ask(request, result, patience)
-        except Lost as error:
-            self._lose(pool, error)
-            raise
+            return await lane.ask(asked, result, patience, partial(self._over, pool))
         except NoSession as error:
-            if pool.retire(lane):
+            if lane.rw:
+                raise
+            raise _Retired(str(error)) from error
+
+    def _over(self, pool: Pool, lane: Lane, error: Exception | None) -> None:
+        if isinstance(error, Lost):
+            self._lose(pool, error)
+        elif isinstance(error, NoSession) and not lane.rw:
+            pool.retire(lane)
+            if not self._told_of_sessions:
+                self._told_of_sessions = True
                 self._log.info("The token has fewer sessions than wanted", sessions=pool.size)
-                raise _Retired(str(error)) from error
-            raise
-        except BaseException:
+        else:
             pool.release(lane)
-            raise
-        pool.release(lane)
-        return answer
 
     def _lose(self, pool: Pool, error: Lost) -> None:
         if not pool.broken:
-            self._log.warning("A PKCS#11 worker is given up", error=error, pid=pool.worker.pid)
+            tell = self._log.debug if self.away else self._log.warning
+            tell("A PKCS#11 worker is given up", error=error, pid=pool.worker.pid)
             pool.worker.kill()
             pool.give_up(Lost("the PKCS#11 worker ended before the call had its turn"))
-            self._hold(asyncio.ensure_future(pool.worker.end()))
+            self._end(pool.worker)
+
+    def _end(self, worker: WorkerProcess) -> asyncio.Task[None]:
+        """Goes on when nobody waits for it; `close` does."""
+        task = asyncio.create_task(worker.end())
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+        return task
 
     async def _opened(self) -> Pool:
         if self._pool is not None and not self._pool.broken:
@@ -206,7 +214,7 @@ class Device:
         try:
             await worker.connect(self._pin)
             opening = Open(self.spec.module_path, self.spec.name, self.spec.profile)
-            facts = await worker.lanes[0].ask(opening, TokenFacts, PATIENCE)
+            facts = await worker.lanes[0].ask(opening, TokenFacts, PATIENCE, _nobody)
         except BaseException as error:
             if isinstance(error, Lost):
                 worker.kill()
@@ -241,17 +249,17 @@ class Device:
             self._background.append(asyncio.create_task(self._probe()))
 
     async def _probe(self) -> None:
-        """Ends when the token answers. A worker that cannot reach it is replaced: some modules see a device that came
-        back only when they are loaded anew.
+        """Ends when the token answers, and signs again what it signed last, should it have signed anything.
+
+        A worker that cannot reach it is replaced: some modules see a device that came back only when loaded anew.
         """
         pause = FIRST_PROBE
         while True:
             await asyncio.sleep(pause)
             pause = min(2 * pause, LAST_PROBE)
             try:
-                pool = await self._opened()
-                lane = await pool.acquire(PROBE_PATIENCE, rw=True)
-                await self._asked(pool, lane, Check(), type(None), PROBE_PATIENCE)
+                await self._once(Check(), type(None), PROBE_PATIENCE, PROBE_PATIENCE, rw=True)
+                await self._sign_again()
             except SpireError as error:
                 if self._away != str(error):
                     self._away = str(error)
@@ -266,11 +274,20 @@ class Device:
         for tell in self.when_back:
             tell()
 
+    async def _sign_again(self) -> None:
+        """A module may answer everything else and crash or hang when it signs. The signature goes nowhere."""
+        if self._signed is not None:
+            request = msgspec.structs.replace(self._signed, payloads=self._signed.payloads[:1])
+            try:
+                await self._once(request, list[bytes], PROBE_PATIENCE, PROBE_PATIENCE, rw=True)
+            except PermanentlyUnusable:  # the key is no more, and the token is there
+                self._signed = None
+
     async def _drop_pool(self) -> None:
         pool, self._pool = self._pool, None
         if pool is not None and not pool.broken:
             pool.give_up(Lost("the PKCS#11 worker is replaced"))
-            await pool.worker.end()
+            await asyncio.shield(self._end(pool.worker))
 
     async def _keep_alive(self, interval: float | None) -> None:
         """Use the sessions before the device ends idle ones."""
@@ -291,10 +308,14 @@ class Device:
         await asyncio.gather(*self._background, return_exceptions=True)
         if self._opening is not None:
             await asyncio.wait([self._opening])
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=PATIENCE)
+        if self._pool is not None:
+            await self._pool.quiet(PATIENCE)
         await self._drop_pool()
         if self._started is not None:
             await self._started.end()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        if self._ending:
+            await asyncio.wait(self._ending)
+
+
+def _nobody(_lane: Lane, _error: Exception | None) -> None:
+    """A worker that is being opened is nobody else's yet."""

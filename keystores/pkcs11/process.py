@@ -6,23 +6,16 @@ import asyncio
 import os
 import socket
 import subprocess
-from collections import deque
 from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import IO, TypeVar
-
-import msgspec
+from typing import IO
 
 from keystores import processes
 from keystores.errors import TemporarilyUnavailable
-from keystores.pkcs11 import failures, protocol
-from keystores.pkcs11.pin import Attempt, Pin
-from keystores.pkcs11.protocol import Beat, Done, Failure, PinDenied, PinGiven, PinTried, PinWanted
-from operations.errors import SpireError
+from keystores.pkcs11.lane import Lane
+from keystores.pkcs11.pin import Pin
 from operations.logs import Logger
-
-T = TypeVar("T")
 
 END_PATIENCE = 3.0
 """Seconds for a worker to close its sessions before it is killed."""
@@ -31,128 +24,12 @@ _LINES = 200
 """Lines of a worker's standard error that are logged; a module that writes more is told off once."""
 
 
-class Lost(TemporarilyUnavailable):
-    """The worker process ended, or was killed, under the call. What it did is not known."""
-
-
-class Silent(Lost):
-    """The call itself had no answer: it is what the worker was killed for."""
-
-
 @dataclass(frozen=True, slots=True)
 class Start:
     """How a worker is started: how many sockets it gets, and what its environment has besides the program's."""
 
     sessions: int
     environment: Mapping[str, str]
-
-
-class Lane(asyncio.Protocol):
-    """The program's end of one socket. One call at a time; `WorkerProcess` sees to that."""
-
-    def __init__(self, pin: Pin) -> None:
-        self.rw = False
-        self._pin = pin
-        self._transport: asyncio.Transport | None = None
-        self._received = bytearray()
-        self._replies: deque[protocol.ToProgram] = deque()
-        self._waiter: asyncio.Future[None] | None = None
-        self._lost = False
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if isinstance(transport, asyncio.Transport):
-            self._transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        self._received += data
-        try:
-            while len(self._received) >= protocol.HEADER_SIZE:
-                end = protocol.HEADER_SIZE + protocol.size(bytes(self._received[: protocol.HEADER_SIZE]))
-                if len(self._received) < end:
-                    break
-                self._replies.append(protocol.to_program(bytes(self._received[protocol.HEADER_SIZE : end])))
-                del self._received[:end]
-        except (ValueError, msgspec.MsgspecError):
-            self.close()
-            self.connection_lost(None)
-            return
-        self._wake()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._lost = True
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    def close(self) -> None:
-        if self._transport is not None:
-            self._transport.close()
-
-    async def ask(self, request: protocol.Request, result: type[T], patience: float) -> T:
-        """The result. Raises what the worker raised, Lost, and Silent after `patience` seconds without an answer.
-
-        It is not to be cancelled: the next call would get this one's answer.
-        """
-        self._send(request)
-        refusal: list[SpireError] = []
-        async with AsyncExitStack() as held:
-            attempt: Attempt | None = None
-            while True:
-                match await self._next(patience):
-                    case Beat():
-                        pass
-                    case PinWanted():
-                        attempt = await self._give_pin(held, refusal)
-                    case PinTried(accepted):
-                        if attempt is not None and accepted:
-                            await asyncio.to_thread(attempt.accepted)
-                        elif attempt is not None:
-                            refusal.append(await asyncio.to_thread(attempt.refused))
-                        await held.aclose()
-                    case Done(raw):
-                        return msgspec.msgpack.decode(raw, type=result)
-                    case Failure(kind, text):
-                        error = failures.error(kind, text)
-                        if refusal:
-                            raise refusal[-1] from error
-                        raise error
-
-    async def _give_pin(self, held: AsyncExitStack, refusal: list[SpireError]) -> Attempt | None:
-        """Reads the PIN and sends it, or says in `refusal` why not. Until `held` is closed nobody else logs in."""
-        trying = self._pin.attempt()
-        try:
-            attempt = await asyncio.to_thread(trying.__enter__)
-        except SpireError as error:
-            refusal.append(error)
-            self._send(PinDenied(failures.kind(error), str(error)))
-            return None
-        held.callback(trying.__exit__, None, None, None)
-        self._send(PinGiven(attempt.pin))
-        return attempt
-
-    def _send(self, message: protocol.ToWorker) -> None:
-        if self._transport is None or self._lost:
-            raise Lost("the PKCS#11 worker has ended")
-        self._transport.write(protocol.frame(message))
-
-    async def _next(self, patience: float) -> protocol.ToProgram:
-        loop = asyncio.get_running_loop()
-        late_at = loop.time() + patience
-        while not self._replies:
-            if self._lost:
-                raise Lost("the PKCS#11 worker ended during the call: the module crashed, or was stopped")
-            if loop.time() >= late_at:
-                raise Silent(f"the PKCS#11 module gave no answer within {patience:g} s")
-            self._waiter = loop.create_future()
-            timer = loop.call_at(late_at, self._wake)
-            try:
-                await self._waiter
-            finally:
-                timer.cancel()
-                self._waiter = None
-        return self._replies.popleft()
 
 
 class WorkerProcess:

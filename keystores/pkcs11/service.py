@@ -15,7 +15,6 @@ import socket
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 
 import msgspec
@@ -27,6 +26,7 @@ from keystores.pkcs11.module import Module
 from keystores.pkcs11.protocol import (
     Beat,
     Check,
+    DescribeKeys,
     Destroy,
     Failure,
     FindKey,
@@ -38,6 +38,7 @@ from keystores.pkcs11.protocol import (
     PinTried,
     PinWanted,
     Relabel,
+    Seal,
     Sign,
 )
 from keystores.pkcs11.session import TokenSession
@@ -46,6 +47,7 @@ BEAT = 1.0
 """Seconds of a batch after which the program hears that the device goes on."""
 _PR_SET_PDEATHSIG = 1
 _LAST_WAIT = 1.0
+_CHUNK = 64 * 1024
 
 
 class Closed(Exception):
@@ -57,7 +59,7 @@ class Wire:
 
     def __init__(self, descriptor: int) -> None:
         self._socket = socket.socket(fileno=descriptor)
-        self._early: deque[protocol.ToWorker] = deque()
+        self._received = bytearray()
 
     def send(self, message: protocol.ToProgram) -> None:
         try:
@@ -66,19 +68,23 @@ class Wire:
             raise Closed from error
 
     def receive(self) -> protocol.ToWorker:
-        return protocol.to_worker(self._exactly(protocol.size(self._exactly(protocol.HEADER_SIZE))))
+        self._read(protocol.HEADER_SIZE)
+        end = protocol.HEADER_SIZE + protocol.size(bytes(self._received[: protocol.HEADER_SIZE]))
+        self._read(end)
+        body = bytes(self._received[protocol.HEADER_SIZE : end])
+        del self._received[:end]
+        return protocol.to_worker(body)
 
-    def _exactly(self, size: int) -> bytes:
-        data = bytearray()
-        while len(data) < size:
+    def _read(self, size: int) -> None:
+        """At least so many bytes in hand."""
+        while len(self._received) < size:
             try:
-                chunk = self._socket.recv(size - len(data))
+                chunk = self._socket.recv(_CHUNK)
             except OSError as error:
                 raise Closed from error
             if not chunk:
                 raise Closed
-            data += chunk
-        return bytes(data)
+            self._received += chunk
 
 
 class _Attempt:
@@ -143,6 +149,16 @@ class Lane:
                 return connection.run(lambda session: session.relabel(cka_id, label))
             case Destroy(cka_id):
                 return connection.run(lambda session: session.destroy(cka_id))
+            case _:
+                return self._further(request)
+
+    def _further(self, request: protocol.ToWorker) -> object:
+        """What only operators and sealed stores ask for."""
+        match request:
+            case DescribeKeys(prefix, expected):
+                return self._connection.run(lambda session: session.described(prefix, expected))
+            case Seal():
+                return self._connection.run(lambda session: session.seal(request))
             case _:
                 raise failures.OutOfStep(f"a {type(request).__name__} where a request was expected")
 

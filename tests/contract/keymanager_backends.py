@@ -21,7 +21,7 @@ from plugins.catalog import PluginContext
 from plugins.external.loading import ExternalPlugins
 from plugins.keymanager import KeyManager, KeyType
 from server.catalog import FACADES
-from tests.simulators import softhsm, swtpm
+from tests.simulators import kryoptic, softhsm, swtpm
 
 
 class Backend(Protocol):
@@ -51,12 +51,13 @@ class Disk:
 
 @dataclass
 class Pkcs11:
-    hsm: softhsm.SoftHsm
+    hsm: softhsm.SoftHsm | kryoptic.Kryoptic
+    module_path: str = softhsm.MODULE
     durable = True
 
     async def open(self) -> KeyManager:
         configuration = Configuration(
-            module_path=softhsm.MODULE,
+            module_path=self.module_path,
             token_label=self.hsm.label,
             pin_file=str(self.hsm.pin_file),
             namespace="server-a",
@@ -99,6 +100,12 @@ def disk_backend(folder: Path) -> Generator[Backend]:
 def pkcs11_backend(folder: Path) -> Generator[Backend]:
     with softhsm.SoftHsm.create(folder).installed() as hsm:
         yield Pkcs11(hsm)
+
+
+@contextmanager
+def kryoptic_backend(folder: Path) -> Generator[Backend]:
+    with kryoptic.Kryoptic.create(folder).installed() as token:
+        yield Pkcs11(token, kryoptic.module())
 
 
 class External:
@@ -166,8 +173,23 @@ BACKENDS = {
     "tpm": tpm_backend,
 }
 
+BUILT_ON_DEMAND = {"kryoptic": kryoptic_backend}
+"""Those that belong to `make interop`: what they stand on is built by a toolchain that the other tests do without."""
+
 LACKING = {"tpm": frozenset({KeyType.RSA_4096})}
 """The key types that a backend does not have, and refuses."""
 
-SEALING = ("disk", "tpm")
+SEALING = ("disk", "pkcs11", "tpm")
 """The backends that have the further power to seal."""
+
+INVENTORY = ("disk", "memory", "pkcs11", "tpm")
+"""The backends that tell of their keys, prove and dispose of them."""
+
+NEVER_EXPORTED = ("pkcs11", "tpm")
+"""Those of them whose proof stands."""
+
+WITHDRAWING = ("disk", "memory", "pkcs11")
+"""Those of them that give up a key which an id still names."""
+
+RETIRING = ("pkcs11",)
+"""Those of them that keep a key for a while after another one took its id."""

@@ -15,15 +15,17 @@ from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 
 from keystores.errors import InvalidArgument, NotFound, TemporarilyUnavailable, Unsupported
 from plugins.keymanager import Hash, Key, KeyManager, KeyType, Scheme
-from tests.contract.keymanager_backends import BACKENDS, LACKING, Backend
+from tests.contract.keymanager_backends import BACKENDS, BUILT_ON_DEMAND, LACKING, Backend
 
 SHA256 = Scheme(Hash.SHA256)
 ALGORITHMS = {Hash.SHA256: hashes.SHA256(), Hash.SHA384: hashes.SHA384(), Hash.SHA512: hashes.SHA512()}
 
 
-@pytest.fixture(params=sorted(BACKENDS))
+@pytest.fixture(
+    params=[*sorted(BACKENDS), *(pytest.param(name, marks=pytest.mark.interop) for name in sorted(BUILT_ON_DEMAND))]
+)
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
-    with BACKENDS[request.param](tmp_path) as made:
+    with (BACKENDS | BUILT_ON_DEMAND)[request.param](tmp_path) as made:
         yield made
 
 

@@ -88,24 +88,12 @@ class SoftHsm:
                 os.environ["SOFTHSM2_CONF"] = before
 
 
-def faulty_module(folder: Path) -> Path:
-    """A PKCS#11 module in `folder` that is SoftHSM, with the faults of faulty_pkcs11.c, asked for in that folder."""
-    folder.mkdir()
-    module = _compiled("faulty_pkcs11.c", folder / "faulty.so")
-    os.environ["FAULTY_PKCS11"] = str(folder)
-    return module
-
-
 def slow_module(folder: Path) -> Path:
     """A PKCS#11 module in `folder` that is SoftHSM with a slow C_Sign; SLOW_PKCS11_US says how slow."""
-    return _compiled("slow_pkcs11.c", folder / "slow.so")
-
-
-def _compiled(source: str, module: Path) -> Path:
-    path = Path(__file__).with_name(source)
+    module = folder / "slow.so"
+    source = Path(__file__).with_name("slow_pkcs11.c")
     options = ["-shared", "-fPIC", "-I/usr/include/p11-kit-1", f'-DSOFTHSM="{MODULE}"']
-    command = ["gcc", *options, "-o", str(module), str(path)]
-    subprocess.run(command, check=True, timeout=60)
+    subprocess.run(["gcc", *options, "-o", str(module), str(source)], check=True, timeout=60)
     return module
 
 

@@ -9,53 +9,25 @@ import os
 import re
 import shutil
 import time
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Any
 
-import msgspec
 import pytest
 
 from keystores.errors import InvalidArgument, NotFound, Refused, TemporarilyUnavailable
 from keystores.pkcs11.batches import Signer
-from keystores.pkcs11.configuration import Configuration
-from keystores.pkcs11.manager import load_agent, load_server
+from keystores.pkcs11.manager import load_agent
 from keystores.pkcs11.pin import Pin
 from keystores.pkcs11.protocol import Mechanism
 from keystores.pkcs11.tokens import Tokens
-from operations import logs
 from operations.errors import ConfigurationError, PermanentlyUnusable, SpireError
-from plugins.catalog import PluginContext
-from plugins.keymanager import Hash, KeyManager, KeyType, Scheme
+from plugins.keymanager import Hash, KeyType, Scheme
 from tests.simulators import softhsm
 from tests.simulators.softhsm import SoftHsm
+from tests.unit.keystores.tokens import configured, context, opened, private_objects
 
 SHA256 = Scheme(Hash.SHA256)
 DIGEST = hashlib.sha256(b"message").digest()
-
-
-def context() -> PluginContext:
-    return PluginContext(trust_domain="example.org", data_dir=None, log=logs.get("pkcs11"))
-
-
-def configured(hsm: SoftHsm, **changes: Any) -> Configuration:
-    configuration = Configuration(
-        module_path=softhsm.MODULE,
-        token_label=hsm.label,
-        pin_file=str(hsm.pin_file),
-        namespace="server-a",
-        keys_path=str(hsm.folder / "keys.json"),
-    )
-    return msgspec.structs.replace(configuration, **changes)
-
-
-@asynccontextmanager
-async def opened(hsm: SoftHsm, **changes: Any) -> AsyncGenerator[KeyManager]:
-    manager = await load_server(configured(hsm, **changes), context())
-    try:
-        yield manager
-    finally:
-        await manager.close()
 
 
 async def refusal(hsm: SoftHsm, **changes: Any) -> SpireError:
@@ -65,12 +37,6 @@ async def refusal(hsm: SoftHsm, **changes: Any) -> SpireError:
             pass
     assert "\n" not in str(raised.value)
     return raised.value
-
-
-def private_objects(hsm: SoftHsm) -> list[str]:
-    """pkcs11-tool's description of each private key."""
-    listing = hsm.tool("--list-objects", "--type", "privkey")
-    return re.findall(r"Private Key Object;.*?(?=\nPrivate Key Object|\Z)", listing, re.DOTALL)
 
 
 def set_pin_changed(hsm: SoftHsm) -> None:

@@ -110,6 +110,18 @@ def test_it_ends_when_its_host_is_killed(folder: Path, wrapper: Sequence[str]) -
     eventually(lambda: all(map(gone, found)), "the plugin's end")
 
 
+async def test_on_sigterm_the_host_says_goodbye_first(load: Load, log: Log, tmp_path: Path) -> None:
+    """As when systemd stops a service, and sends it to all of its processes."""
+    wrapper = tmp_path / "plugin"
+    wrapper.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\nexec {sys.executable} -m tests.simulators.served\n")
+    wrapper.chmod(0o755)
+    manager = await load("KeyManager", command=str(wrapper), args=(), data_text="")
+    os.kill(int((tmp_path / "pid").read_text()), signal.SIGTERM)
+    await manager.close()
+    assert log.named("Plugin deinitialized")
+    assert log.named("plugin exited")
+
+
 @pytest.mark.parametrize("word", ["hangs", "leaves-child"])
 async def test_it_ends_with_what_it_started_whatever_hangs(load: Load, tmp_path: Path, word: str) -> None:
     wrapper = tmp_path / "plugin"

@@ -176,9 +176,10 @@ class KeyManagerPlugin:
 
     async def _let_go(self) -> None:
         """Wait for the calls that run, then close. Needs `_changing`."""
-        former, self._configured = self._configured, None
+        former = self._configured
         if former is not None:
             await self._idle.wait()
+            self._configured = None
             await former.manager.close()
 
     @asynccontextmanager

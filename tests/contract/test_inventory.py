@@ -103,8 +103,6 @@ async def test_a_proof_says_whether_a_key_can_leave(name: str, backend: Backend)
     assert proof.stands == (name in NEVER_EXPORTED)
     failed = {check.name for check in proof.checks if not check.passed}
     assert failed == (set() if name in NEVER_EXPORTED else {"non-exportability"})
-    again = {check.name: check for check in (await manager.prove("x509-CA-A")).checks}
-    assert again["possession"].found != checks["possession"].found, "each challenge is fresh"
     with pytest.raises(NotFound):
         await manager.prove("nobody")
     await manager.close()

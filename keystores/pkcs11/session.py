@@ -208,7 +208,7 @@ class TokenSession:
                 time.sleep(pause)
             except exceptions.DeviceMemory as error:
                 if not self.profile.audit_log:
-                    raise
+                    raise Busy("signing: CKR_DEVICE_MEMORY: the device has no memory left for it") from error
                 raise Busy(
                     "signing: CKR_DEVICE_MEMORY: the device's audit log is full, most likely, and it is told to keep "
                     "it: read the log and set its index (yubihsm-shell: get logs, set index); see docs/runbooks/hsm.md"

@@ -129,6 +129,7 @@ async def test_a_dead_network_hsm_is_given_up_in_time(
     """It gives no answer for 5 to 15 minutes. Pkcs11Interop#214, nethsm-pkcs11#156, boulder#1003"""
     caplog.set_level(logging.INFO)
     key = await manager.get("key")
+    last = 0.0
     with faults.planted(ANYTHING, "hang") as dead:
         for _ in range(6):
             began = time.monotonic()

@@ -253,7 +253,7 @@ async def test_every_call_survives(
 ) -> None:
     if kind.waits:
         for module, name in ((device, "PATIENCE"), (device, "PROBE_PATIENCE"), (manager, "GENERATION_PATIENCE")):
-            monkeypatch.setattr(module, name, 2.0)
+            monkeypatch.setattr(module, name, 1.5)
     async with bench(hsm, faults, kind) as made:
         await every_call(made)
         record_property(PROPERTY, made.row.report())

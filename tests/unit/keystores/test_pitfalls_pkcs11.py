@@ -365,7 +365,7 @@ async def test_two_objects_that_match_are_an_error(manager: KeyManager, faults: 
 
 async def test_a_crash_loop_mints_no_keys_without_end(hsm: SoftHsm, faults: FaultyHsm) -> None:
     """Each round generates, loses the answer, and starts anew. spire#5038"""
-    for _ in range(12):
+    for _ in range(6):
         manager = await load(hsm, faults)
         try:
             with (

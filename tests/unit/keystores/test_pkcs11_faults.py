@@ -46,7 +46,12 @@ async def test_a_fresh_worker_signs_while_a_call_hangs(
 @pytest.mark.parametrize(
     "code",
     [
+        faulty_hsm.CKR_GENERAL_ERROR,
         faulty_hsm.CKR_FUNCTION_FAILED,
+        faulty_hsm.CKR_DEVICE_ERROR,
+        faulty_hsm.CKR_ENCRYPTED_DATA_INVALID,
+        faulty_hsm.CKR_KEY_HANDLE_INVALID,
+        faulty_hsm.CKR_USER_NOT_LOGGED_IN,
         faulty_hsm.CKR_DEVICE_REMOVED,
         faulty_hsm.CKR_SESSION_CLOSED,
         faulty_hsm.CKR_SESSION_HANDLE_INVALID,

@@ -381,6 +381,41 @@ async def test_a_crash_loop_mints_no_keys_without_end(hsm: SoftHsm, faults: Faul
         assert len(private_keys(hsm)) <= 8
 
 
+@pytest.mark.parametrize(
+    ("function", "code", "after"),
+    [
+        ("C_GenerateKeyPair", faulty_hsm.CKR_DEVICE_ERROR, True),
+        ("C_GenerateKeyPair", faulty_hsm.CKR_DEVICE_MEMORY, True),
+        ("C_GenerateKeyPair", faulty_hsm.CKR_MECHANISM_INVALID, True),
+        ("C_GetAttributeValue", faulty_hsm.CKR_DEVICE_ERROR, False),
+        ("C_GetAttributeValue", faulty_hsm.CKR_ATTRIBUTE_TYPE_INVALID, False),
+    ],
+)
+async def test_a_device_that_fails_after_it_made_a_key_is_not_filled_with_keys(
+    hsm: SoftHsm, faults: FaultyHsm, function: str, code: int, after: bool
+) -> None:
+    """A server that goes on trying, without a restart, leaves no more than one behind. spire#5038"""
+    async with opened(hsm, faults) as manager:
+        await manager.generate("key", KeyType.EC_P256)
+        for _ in range(12):
+            with faults.planted(function, "return", code, after=after), pytest.raises(KeyStoreError):
+                await manager.generate("key", KeyType.EC_P256)
+            await recovers(await manager.get("key"))
+        assert len(private_keys(hsm)) <= 2
+        await manager.generate("key", KeyType.EC_P256)
+        assert private_keys(hsm) == accounted_for(hsm)
+
+
+async def test_a_device_that_destroys_nothing_still_rotates(hsm: SoftHsm, faults: FaultyHsm) -> None:
+    """The new key is there and named: that an old one could not be destroyed is told, and tried again."""
+    async with opened(hsm, faults, grace="0s") as manager:
+        with faults.planted("C_DestroyObject", "return", faulty_hsm.CKR_ACTION_PROHIBITED):
+            for _ in range(5):
+                await signs(await manager.generate("key", KeyType.EC_P256))
+        await signs(await manager.generate("key", KeyType.EC_P256))
+        assert len(private_keys(hsm)) == 1
+
+
 async def test_a_key_that_another_server_uses_is_not_disposed_of(hsm: SoftHsm, faults: FaultyHsm) -> None:
     """Namespaces keep them apart on one token; what is shared on purpose is disposed of by nobody."""
     async with opened(hsm, faults, "one", grace="0s") as one, opened(hsm, faults, "two", grace="0s") as two:

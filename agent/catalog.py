@@ -16,6 +16,7 @@ BUILTINS: Builtins = {
         "disk": Builtin("keystores.disk:AgentConfiguration", "keystores.disk:load_agent"),
         "memory": Builtin("keystores.memory:Configuration", "keystores.memory:load"),
         "pkcs11": Builtin("keystores.pkcs11.configuration:Configuration", "keystores.pkcs11.manager:load_agent"),
+        "tpm": Builtin("keystores.tpm.configuration:Configuration", "keystores.tpm.manager:load_agent"),
     },
     "NodeAttestor": {
         "join_token": Builtin("attestors.join_token.agent:Configuration", "attestors.join_token.agent:load"),

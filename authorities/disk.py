@@ -10,17 +10,16 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 
-from authorities import issuing
+from authorities import certificates, issuing
+from authorities.certificates import Certificates
 from authorities.issuing import Ca, PrivateKey
-from identity.bundles import JwtAuthority, X509Authority, from_pem
+from identity.bundles import JwtAuthority
 from identity.spiffeid import TrustDomain
 from operations.errors import ConfigurationError, InvalidArgument, SpireError, Unsupported
 from operations.logs import Logger
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
     from plugins.catalog import PluginContext
 
 NAME = "disk"
-LARGEST = 1 << 20
-"""Bytes of a file that are looked at."""
 
 
 class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -49,11 +46,10 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 @dataclass(frozen=True, slots=True)
 class _Files:
-    """What was read: the CA, the certificates that go along with what it signs, and the roots; DER."""
+    """What was read."""
 
     ca: Ca
-    chain: tuple[bytes, ...]
-    roots: tuple[X509Authority, ...]
+    certificates: Certificates
 
 
 class DiskAuthority:
@@ -89,7 +85,7 @@ class DiskAuthority:
         certificate = await asyncio.to_thread(
             issuing.sign, files.ca, csr, self._trust_domain, preferred_ttl, int(self._now())
         )
-        return MintedX509Ca((certificate, *files.chain), files.roots, no_updates())
+        return MintedX509Ca((certificate, *files.certificates.above), files.certificates.roots, no_updates())
 
     async def publish_jwt_key(self, key: JwtAuthority) -> PublishedJwtKeys:
         raise Unsupported("publishing upstream is unsupported")
@@ -110,41 +106,18 @@ class DiskAuthority:
 
 def _load(configuration: Configuration, now: float) -> _Files:
     key = _private_key(configuration.key_file_path)
-    certificates = _certificates(configuration.cert_file_path, "cert")
-    if configuration.bundle_file_path:
-        roots = _certificates(configuration.bundle_file_path, "bundle")
-        chain = tuple(certificates)
-    elif len(certificates) == 1:
-        # Without a bundle it is its own root, and so needs not come along.
-        roots, chain = certificates, ()
-    else:
-        raise ConfigurationError(
-            f"{configuration.cert_file_path}: with no bundle_file_path configured only self-signed CAs are supported, "
-            f"and the file has {len(certificates)} certificates"
-        )
+    loaded = certificates.load(configuration.cert_file_path, configuration.bundle_file_path, now)
     try:
-        ca = Ca.of(certificates[0], key)
-        issuing.check_path(certificates, roots, datetime.fromtimestamp(now, UTC))
+        return _Files(Ca.of(loaded.issuer, key), loaded)
     except InvalidArgument as error:
-        raise ConfigurationError(f"{configuration.cert_file_path}: unable to load upstream CA: {error}") from error
-    return _Files(ca, chain, tuple(X509Authority(root) for root in dict.fromkeys(roots)))
-
-
-def _certificates(path: str, what: str) -> list[bytes]:
-    try:
-        found = from_pem(_read(path))
-        for certificate in found:
-            issuing.parsed(certificate)
-    except (OSError, InvalidArgument) as error:
-        raise ConfigurationError(f"{path}: unable to load upstream CA {what}: {_reason(error)}") from error
-    return found
+        raise certificates.unusable(configuration.cert_file_path, error) from error
 
 
 def _private_key(path: str) -> PrivateKey:
     try:
-        key = serialization.load_pem_private_key(_read(path), None)
+        key = serialization.load_pem_private_key(certificates.read(path), None)
     except OSError as error:
-        raise ConfigurationError(f"{path}: unable to load upstream CA key: {_reason(error)}") from error
+        raise ConfigurationError(f"{path}: unable to load upstream CA key: {certificates.reason(error)}") from error
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise ConfigurationError(
             f"{path}: unable to load upstream CA key: it is no unencrypted private key in PEM"
@@ -152,15 +125,6 @@ def _private_key(path: str) -> PrivateKey:
     if not isinstance(key, PrivateKey):
         raise ConfigurationError(f"{path}: unable to load upstream CA key: use an RSA or ECDSA key")
     return key
-
-
-def _read(path: str) -> bytes:
-    with Path(path).open("rb") as file:
-        return file.read(LARGEST)
-
-
-def _reason(error: Exception) -> str:
-    return error.strerror or "it cannot be read" if isinstance(error, OSError) else str(error)
 
 
 async def load(configuration: Configuration, context: PluginContext) -> DiskAuthority:

@@ -1,4 +1,4 @@
-"""SPIFFE bundles as JWK sets (SPIFFE Trust Domain and Bundle standard, section 4; RFC 7517 and RFC 7518)."""
+"""SPIFFE bundles as JWK sets (SPIFFE Trust Domain and Bundle standard, section 4; RFC 7517, RFC 7518 and RFC 8037)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 from typing import Annotated, Any, TypeVar
 
 import msgspec
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from identity import der
 from identity.bundles import Bundle, JwtAuthority, X509Authority
@@ -104,8 +104,9 @@ def load(trust_domain: TrustDomain, document: str | bytes) -> Bundle:
 
 
 def _x509_entry(authority: X509Authority) -> dict[str, Any]:
-    key = der.public_key(der.certificate_key(authority.der))
-    return {"use": _X509_USE, **_jwk(key), "x5c": [base64.b64encode(authority.der).decode()]}
+    key = der.authority_key(authority.der)
+    parameters = _edwards_jwk(key) if isinstance(key, ed25519.Ed25519PublicKey) else _jwk(key)
+    return {"use": _X509_USE, **parameters, "x5c": [base64.b64encode(authority.der).decode()]}
 
 
 def _jwt_entry(authority: JwtAuthority) -> dict[str, Any]:
@@ -119,7 +120,7 @@ def _x509_authority(key: _Key, index: int) -> X509Authority:
         certificate = base64.b64decode(key.x5c[0], validate=True)
     except ValueError as error:
         raise InvalidArgument(f"the certificate in x509-svid entry {index} is not valid base64") from error
-    if der.certificate_key(certificate) != _public_key(key, index):
+    if not _names_key_of(key, certificate, index):
         raise InvalidArgument(f"the certificate in x509-svid entry {index} has another public key than the entry")
     return X509Authority(certificate)
 
@@ -128,6 +129,19 @@ def _jwt_authority(key: _Key, index: int) -> JwtAuthority:
     if not key.kid:
         raise InvalidArgument(f"missing key ID in jwt-svid entry {index}")
     return JwtAuthority(key.kid, _public_key(key, index))
+
+
+def _names_key_of(key: _Key, certificate: bytes, index: int) -> bool:
+    found = der.authority_key(certificate)
+    if isinstance(found, ed25519.Ed25519PublicKey):
+        named = _edwards_jwk(found)
+        return (key.kty, key.crv, key.x) == (named["kty"], named["crv"], named["x"])
+    return der.certificate_key(certificate) == _public_key(key, index)
+
+
+def _edwards_jwk(key: ed25519.Ed25519PublicKey) -> dict[str, str]:
+    """RFC 8037, section 2. Only X.509 authorities have such keys; JWT-SVIDs are not signed by them."""
+    return {"kty": "OKP", "crv": "Ed25519", "x": _base64url_of(key.public_bytes_raw())}
 
 
 def _jwk(key: der.PublicKey, key_id: str = "") -> dict[str, str]:
@@ -167,7 +181,10 @@ def _number(text: str) -> int:
 
 
 def _base64url(number: int, length: int = 0) -> str:
-    octets = number.to_bytes(length or (number.bit_length() + 7) // 8, "big")
+    return _base64url_of(number.to_bytes(length or (number.bit_length() + 7) // 8, "big"))
+
+
+def _base64url_of(octets: bytes) -> str:
     return base64.urlsafe_b64encode(octets).rstrip(b"=").decode()
 
 

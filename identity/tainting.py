@@ -26,8 +26,7 @@ def subject_key_id(certificate: bytes) -> str:
     try:
         found = der.certificate(certificate).extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     except x509.ExtensionNotFound:
-        key = der.public_key(der.certificate_key(certificate))
-        found = x509.SubjectKeyIdentifier.from_public_key(key)
+        found = x509.SubjectKeyIdentifier.from_public_key(der.authority_key(certificate))
     return found.digest.hex()
 
 

@@ -17,6 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.bindings.openssl.binding import Binding
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import SignatureAlgorithmOID
 from OpenSSL import crypto
 
 from identity import der
@@ -137,8 +138,14 @@ def _check_path(path: Sequence[x509.Certificate]) -> None:
         if not _is_ca(issuer):
             raise Refused("could not verify leaf certificate: an issuer is not a CA by its basic constraints")
     for certificate in path[:-1]:
-        if not isinstance(certificate.signature_hash_algorithm, _SIGNATURE_HASHES):
+        if not _is_strong(certificate):
             raise Refused("could not verify leaf certificate: signed with a weak or unknown hash algorithm")
+
+
+def _is_strong(certificate: x509.Certificate) -> bool:
+    if certificate.signature_algorithm_oid == SignatureAlgorithmOID.ED25519:
+        return True  # which hashes by itself (RFC 8032)
+    return isinstance(certificate.signature_hash_algorithm, _SIGNATURE_HASHES)
 
 
 def _is_ca(certificate: x509.Certificate) -> bool:

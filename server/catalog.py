@@ -30,6 +30,7 @@ BUILTINS: Builtins = {
         "disk": Builtin("keystores.disk:ServerConfiguration", "keystores.disk:load_server"),
         "memory": Builtin("keystores.memory:Configuration", "keystores.memory:load"),
         "pkcs11": Builtin("keystores.pkcs11.configuration:Configuration", "keystores.pkcs11.manager:load_server"),
+        "tpm": Builtin("keystores.tpm.configuration:Configuration", "keystores.tpm.manager:load_server"),
     },
     "NodeAttestor": {
         "join_token": Builtin("attestors.join_token.server:Configuration", "attestors.join_token.server:load"),
@@ -37,7 +38,9 @@ BUILTINS: Builtins = {
     },
     "UpstreamAuthority": {
         "disk": Builtin("authorities.disk:Configuration", "authorities.disk:load"),
+        "pkcs11": Builtin("authorities.pkcs11:Configuration", "authorities.pkcs11:load"),
         "spire": Builtin("authorities.spire:Configuration", "authorities.spire:load"),
+        "tpm": Builtin("authorities.tpm:Configuration", "authorities.tpm:load"),
     },
 }
 

@@ -18,7 +18,11 @@ WATCH_INTERVAL = 5.0
 """Seconds between two looks of a watcher."""
 
 MOST_FAILED_ROTATIONS = 10
-"""In a row, until the authorities count as broken."""
+"""In a row, until the authorities count as broken, if one should have been replaced by then.
+
+SPIRE does not wait for that. But whoever restarts a server for it takes away an authority that signs for hours yet,
+when its key is in memory and the upstream authority that would sign another is away.
+"""
 
 GET_BUNDLE = "/spire.api.server.bundle.v1.Bundle/GetBundle"
 
@@ -55,7 +59,7 @@ def parts(store: DataStore, authority: CertificateAuthority, socket_path: str) -
     """The checks of the server's parts, by SPIRE's names."""
 
     async def rotates() -> None:
-        if authority.failed_rotations > MOST_FAILED_ROTATIONS:
+        if authority.failed_rotations > MOST_FAILED_ROTATIONS and authority.overdue:
             raise PermanentlyUnusable("rotations exceed the threshold number of failures")
 
     async def answers() -> None:

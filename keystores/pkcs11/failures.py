@@ -21,6 +21,10 @@ class Busy(errors.TemporarilyUnavailable):
     """The device is there and cannot do it now; opening anything anew would not help."""
 
 
+class NoToken(errors.NotFound):
+    """The module answers, and has no token of that name: a wrong name, or one that was pulled out."""
+
+
 class WrongPin(errors.Refused):
     """The token refused the PIN."""
 
@@ -43,6 +47,7 @@ KINDS: dict[str, type[errors.KeyStoreError]] = {
         KeyGone,
         NoSession,
         Busy,
+        NoToken,
         WrongPin,
         OutOfStep,
     )

@@ -18,7 +18,7 @@ from pkcs11 import TokenFlag, _pkcs11, exceptions
 
 from keystores.errors import NotFound, Refused, Unsupported
 from keystores.pkcs11.cryptoki import CKR_OK, Cryptoki
-from keystores.pkcs11.failures import Gone, NoSession
+from keystores.pkcs11.failures import Gone, NoSession, NoToken
 from keystores.pkcs11.protocol import TokenName
 
 RELOAD_PATIENCE = 2.0
@@ -157,7 +157,7 @@ class Module:
         matching = [token for token in initialised if _matches(name, token)]
         if not matching:
             labels = ", ".join(repr(token.label) for token in initialised) or "none"
-            raise NotFound(f"PKCS#11 module {self.path} has no token with {name.text}; the tokens there are: {labels}")
+            raise NoToken(f"PKCS#11 module {self.path} has no token with {name.text}; the tokens there are: {labels}")
         if len(matching) > 1:
             raise Refused(f"{len(matching)} tokens have {name.text}; name one by token_serial")
         return matching[0]

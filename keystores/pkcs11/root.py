@@ -11,10 +11,11 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 
-from keystores.errors import AlreadyExists, NotFound, PermanentlyUnusable, Unsupported
+from keystores.errors import AlreadyExists, NotFound, PermanentlyUnusable, TemporarilyUnavailable, Unsupported
 from keystores.pkcs11 import configuration, encoding
 from keystores.pkcs11.batches import Signer
 from keystores.pkcs11.device import Device
+from keystores.pkcs11.failures import NoToken
 from keystores.pkcs11.pin import Pin
 from keystores.pkcs11.protocol import FindKey, FoundKey, Mechanism
 from operations.errors import ConfigurationError
@@ -66,13 +67,17 @@ async def open_root(
 
     `certified_key` is the DER SubjectPublicKeyInfo of the root's certificate, for tokens that keep no public key
     object. Raises NotFound without such a key, AlreadyExists for two, Unsupported for a type that a root cannot have,
-    Refused for the PIN, ConfigurationError, TemporarilyUnavailable while the device is away.
+    Refused for the PIN, ConfigurationError, TemporarilyUnavailable while the device is away. A token that the module
+    does not show counts as away: it may be plugged in later, and until then the server has its intermediate.
     """
     marker = _marker(settings, context)
     pin = Pin.configured(settings.pin_file, settings.pin_credential, marker)
     device = Device(configuration.token_spec(settings), pin, context.log)
     try:
-        await device.open()
+        try:
+            await device.open()
+        except NoToken as error:
+            raise TemporarilyUnavailable(str(error)) from error
         found = await device.call(FindKey(key_label), list[FoundKey])
         return Pkcs11RootKey(device, key_label, _public_key(found, key_label, device.name, certified_key))
     except BaseException:

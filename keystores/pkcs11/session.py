@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Protocol
 
@@ -12,11 +12,23 @@ from pkcs11 import Attribute, MechanismFlag, ObjectClass, TokenFlag, exceptions
 from pkcs11 import mechanisms as library
 
 from keystores.errors import PermanentlyUnusable, Refused, Unsupported
+from keystores.pkcs11 import description, sealing
 from keystores.pkcs11.cryptoki import CKR_OK, CKR_USER_ALREADY_LOGGED_IN, CKR_USER_PIN_NOT_INITIALIZED
 from keystores.pkcs11.failures import Busy, Gone, KeyGone, WrongPin
 from keystores.pkcs11.module import LACKING, Module, return_value, serial, translated
 from keystores.pkcs11.profiles import Profile, ProfileName, profile, recognised
-from keystores.pkcs11.protocol import FoundKey, Generate, Mechanism, PublicParts, Sign, TokenFacts, TokenName
+from keystores.pkcs11.protocol import (
+    DescribedKey,
+    FoundKey,
+    Generate,
+    Mechanism,
+    PublicParts,
+    Seal,
+    Sealed,
+    Sign,
+    TokenFacts,
+    TokenName,
+)
 from keystores.pkcs11.templates import check_attributes, check_id, lesser, templates
 
 PAUSES = (0.05, 0.1, 0.2, 0.4, 0.8)
@@ -144,6 +156,38 @@ class TokenSession:
         if not found:
             self._require_login()
         return found
+
+    def described(self, label_prefix: str, expected: Sequence[bytes]) -> list[DescribedKey]:
+        """The private and secret keys whose CKA_LABEL begins with the prefix, with their attributes of now.
+
+        Raises KeyGone when one of the expected CKA_IDs is not among them.
+        """
+        with self._calling("reading the attributes of the token's keys"):
+            found: list[DescribedKey] = []
+            for kind in (ObjectClass.PRIVATE_KEY, ObjectClass.SECRET_KEY):
+                secret = kind is ObjectClass.SECRET_KEY
+                for key in list(self._session.get_objects({Attribute.CLASS: kind})):
+                    label = description.label(key)
+                    if label is None or not label.startswith(label_prefix):
+                        continue
+                    cka_id = key[Attribute.ID]
+                    public = None if secret else self._public_parts(cka_id)
+                    told = description.attributes(key)
+                    found.append(DescribedKey(FoundKey(cka_id, label, public), told, secret))
+        gone = set(expected) - {each.key.cka_id for each in found}
+        if gone or not found:
+            self._require_login()
+        if gone:
+            raise KeyGone(f"the token no longer has the key with CKA_ID {min(gone).hex()}")
+        return found
+
+    def seal(self, wanted: Seal) -> Sealed:
+        """See sealing.py. A session that sees nothing would make another key. Raises KeyGone for no witness."""
+        self._require_login()
+        with self._calling("making a secret"):
+            if wanted.witness is not None and not list(self._session.get_objects({Attribute.ID: wanted.witness})):
+                raise KeyGone(f"the token no longer has the key with CKA_ID {wanted.witness.hex()}")
+            return sealing.seal(self._session, wanted, self.profile)
 
     def _public_parts(self, cka_id: bytes) -> PublicParts | None:
         public = list(self._session.get_objects({Attribute.CLASS: ObjectClass.PUBLIC_KEY, Attribute.ID: cka_id}))

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 import string
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
@@ -18,15 +19,16 @@ from identity import tainting
 from identity.bundles import JwtAuthority
 from operations import logs, metrics
 from operations.errors import InvalidArgument, NotFound, SpireError
-from plugins.keymanager import KeyManager
+from plugins.keymanager import Key, KeyManager
 from plugins.upstreamauthority import UpstreamAuthority
 from server.ca import ca_certificate, conformance, journal, names, signing
+from server.ca.alerts import Alerts
 from server.ca.authority import Authority, JwtSigner, X509Ca
 from server.ca.composing import Composers
 from server.ca.journal import Journal, Status
 from server.ca.jwt import JwtEncoder
 from server.ca.restoring import Restoring, jwt_key_id, x509_key_id
-from server.ca.rotation import Rotation, Slots
+from server.ca.rotation import Rotation, Slots, activation_threshold
 from server.ca.settings import AuthorityStore, CaSettings
 from server.ca.upstream import Upstream
 
@@ -80,6 +82,8 @@ class Authorities:
         self._now = now
         self.failed_rotations = 0
         """In a row."""
+        self._alerts = Alerts(now)
+        self._uncertified: Key | None = None
         self._composers = composers
         self._upstream: Upstream | None = None
         if upstream is not None:
@@ -96,6 +100,12 @@ class Authorities:
     @property
     def has_upstream(self) -> bool:
         return self._upstream is not None
+
+    @property
+    def overdue(self) -> bool:
+        """Whether an authority that signs should have been replaced by now."""
+        current = [rotation.slots.current for rotation in self._rotations()]
+        return any(each is None or self._now() > activation_threshold(each) for each in current)
 
     @property
     def jwt_disabled(self) -> bool:
@@ -118,7 +128,7 @@ class Authorities:
         await self._republish()
         for rotation in self._rotations():
             rotation.tell_active()
-        await self._rotate(starting=True)
+        await self.rotate(starting=True)
 
     async def run(self) -> NoReturn:
         """Rotate, prune and listen to the upstream authority until cancelled. What fails is logged and tried again."""
@@ -127,6 +137,12 @@ class Authorities:
                 tasks.create_task(self._upstream.subscribe())
             tasks.create_task(self._leave_tainted())
             await self._keep_rotating()
+
+    @asynccontextmanager
+    async def at_rest(self) -> AsyncGenerator[None]:
+        """While it is held the keys that are used stay the same, and none is made."""
+        async with self.x509.at_rest(), self.jwt.at_rest():
+            yield
 
     async def close(self) -> None:
         """Stop listening to the upstream authority."""
@@ -139,16 +155,15 @@ class Authorities:
         self._listeners.append(listener)
 
     async def _keep_rotating(self) -> NoReturn:
-        interval = min(_ROTATE_INTERVAL, self._settings.ca_ttl / _LOOKS_PER_LIFE)
         pruned_at = self._now()
         while True:
-            await asyncio.sleep(interval)
-            await self._rotate()
+            await asyncio.sleep(min(_ROTATE_INTERVAL, self._shortest_life() / _LOOKS_PER_LIFE))
+            await self.rotate()
             if self._now() - pruned_at >= _PRUNE_INTERVAL:
                 pruned_at = self._now()
                 await self._prune()
 
-    async def _rotate(self, *, starting: bool = False) -> None:
+    async def rotate(self, *, starting: bool = False) -> None:
         """Do what is due. A start fails for what keeps it from issuing, and only for that."""
         now = self._now()
         failed = 0
@@ -159,9 +174,17 @@ class Authorities:
                 failed = 1
                 if starting and not rotation.slots.can_sign(now):
                     raise
-                _log.error(f"Unable to rotate {rotation.kind}", error=error)
+                self._alerts.failed(f"rotate {rotation.kind}", error)
+            else:
+                self._alerts.works(f"rotate {rotation.kind}")
         self._tell_lifetime(now)
         self.failed_rotations = self.failed_rotations + 1 if failed else 0
+
+    def _shortest_life(self) -> float:
+        """Seconds. An upstream authority may give less than it is asked for."""
+        current = (rotation.slots.current for rotation in self._rotations())
+        lives = (each.not_after - each.issued_at for each in current if each is not None)
+        return max(1, min(lives, default=self._settings.ca_ttl))
 
     def _tell_lifetime(self, now: float) -> None:
         current = self.x509.slots.current
@@ -234,13 +257,15 @@ class Authorities:
     @metrics.timed("ca", "manager", "x509_ca", "prepare")
     async def _prepare_x509(self, slot: str) -> X509Ca:
         settings = self._settings
-        key = await self._keys.generate(x509_key_id(slot), settings.ca_key_type)
+        key = await self._new_x509_key(slot)
         issued_at = int(self._now())
         serial = signing.new_serial()
         content = await self._composers.x509_ca(names.authority_name(settings.subject, serial))
         if self._upstream is not None:
             csr = await ca_certificate.signing_request(key, settings.trust_domain, content)
+            self._uncertified = key
             chain = await self._upstream.mint(key, csr, settings.ca_ttl)
+            self._uncertified = None
             return X509Ca.of(slot, issued_at, key, chain[0], chain)
         life = ca_certificate.Life(issued_at, issued_at + settings.ca_ttl)
         certificate = await ca_certificate.self_signed(key, settings.trust_domain, content, serial, life)
@@ -248,6 +273,13 @@ class Authorities:
             conformance.check_x509_ca(certificate, settings.trust_domain, signing.utc(issued_at))
         await self._store.append_x509_authority(certificate)
         return X509Ca.of(slot, issued_at, key, certificate)
+
+    async def _new_x509_key(self, slot: str) -> Key:
+        """One that no authority has: while the upstream authority is away, the next try takes that of the last."""
+        key, self._uncertified = self._uncertified, None
+        if key is not None and key.id == x509_key_id(slot):
+            return key
+        return await self._keys.generate(x509_key_id(slot), self._settings.ca_key_type)
 
     @metrics.timed("ca", "manager", "jwt_key", "prepare")
     async def _prepare_jwt(self, slot: str) -> JwtSigner:

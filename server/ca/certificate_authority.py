@@ -118,6 +118,11 @@ class CertificateAuthority:
         """How often in a row the authorities could not be rotated."""
         return self._authorities.failed_rotations
 
+    @property
+    def overdue(self) -> bool:
+        """Whether an authority that signs should have been replaced by now."""
+        return self._authorities.overdue
+
     async def probe(self) -> None:
         """Let the X.509 authority's key sign what is no certificate, to see whether it can. Raises as `issue_x509`."""
         authority = self._x509(self._now())

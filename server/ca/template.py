@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from identity import der as identity_der
+from identity import asn1, der
 from plugins.keymanager import KeyType
-from server.ca import der, names, signing
+from server.ca import names, signing
 
 _URI = 0x86  # GeneralName: [6] IMPLICIT IA5String (RFC 5280, 4.2.1.6)
 _DNS_NAME = 0x82  # GeneralName: [2] IMPLICIT IA5String
@@ -49,7 +49,7 @@ class Extension:
     @classmethod
     def of(cls, oid: str, value: bytes, *, critical: bool) -> Extension:
         """Of a dotted object identifier and the DER of the value. Raises ValueError."""
-        encoded_oid = der.object_identifier(oid)
+        encoded_oid = asn1.object_identifier(oid)
         return cls(encoded_oid, _extension(encoded_oid, value, critical=critical))
 
 
@@ -79,10 +79,10 @@ class LeafTemplate:
         subject = names.leaf_name()
         sample = Leaf(1, 0, 1, subject.public_bytes(), "spiffe://sample/leaf", (), signing.public_key_of(issuer))
         tbs, self.algorithm = signing.tbs_certificate(builder(issuer, sample, subject), key_type)
-        self._version, _, algorithm, issuer_name, _, _, _, extensions = der.children(tbs)
+        self._version, _, algorithm, issuer_name, _, _, _, extensions = asn1.children(tbs)
         self._after_serial = algorithm + issuer_name
-        (sequence,) = der.children(extensions)
-        parts = list(der.children(sequence))
+        (sequence,) = asn1.children(extensions)
+        parts = list(asn1.children(sequence))
         ski, san = (_index_of(parts, oid) for oid in (_SKI_OID, _SAN_OID))
         if san != len(parts) - 1:
             raise ValueError("the SAN is to be the last extension of the template")
@@ -94,24 +94,24 @@ class LeafTemplate:
         extensions = b"".join(
             (
                 self._before_ski,
-                _extension(_SKI_OID, der.element(der.OCTET_STRING, signing.subject_key_id(leaf.public_key))),
+                _extension(_SKI_OID, asn1.element(asn1.OCTET_STRING, signing.subject_key_id(leaf.public_key))),
                 self._between,
                 _san(leaf),
             )
         )
         if leaf.extensions:
             extensions = _with_further(extensions, leaf.extensions)
-        return der.element(
-            der.SEQUENCE,
+        return asn1.element(
+            asn1.SEQUENCE,
             b"".join(
                 (
                     self._version,
-                    der.integer(leaf.serial),
+                    asn1.integer(leaf.serial),
                     self._after_serial,
-                    der.validity(leaf.not_before, leaf.not_after),
+                    asn1.validity(leaf.not_before, leaf.not_after),
                     leaf.subject,
                     leaf.public_key,
-                    der.element(_EXTENSIONS, der.element(der.SEQUENCE, extensions)),
+                    asn1.element(_EXTENSIONS, asn1.element(asn1.SEQUENCE, extensions)),
                 )
             ),
         )
@@ -131,7 +131,7 @@ def builder(issuer: x509.Certificate, leaf: Leaf, subject: x509.Name) -> x509.Ce
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer.subject)
-        .public_key(identity_der.public_key(leaf.public_key))
+        .public_key(der.public_key(leaf.public_key))
         .serial_number(leaf.serial)
         .not_valid_before(signing.utc(leaf.not_before))
         .not_valid_after(signing.utc(leaf.not_after))
@@ -153,25 +153,26 @@ def key_usage(*usages: str) -> x509.KeyUsage:
 
 def _with_further(usual: bytes, further: Sequence[Extension]) -> bytes:
     replaced = {extension.oid for extension in further}
-    kept = (each for each in der.children(der.element(der.SEQUENCE, usual)) if next(der.children(each)) not in replaced)
+    present = asn1.children(asn1.element(asn1.SEQUENCE, usual))
+    kept = (each for each in present if next(asn1.children(each)) not in replaced)
     return b"".join((*kept, *(extension.encoded for extension in further)))
 
 
 def _san(leaf: Leaf) -> bytes:
     general_names = b"".join(
         (
-            *(der.element(_DNS_NAME, name.encode("ascii")) for name in leaf.dns_names),
-            der.element(_URI, leaf.spiffe_id.encode("ascii")),
+            *(asn1.element(_DNS_NAME, name.encode("ascii")) for name in leaf.dns_names),
+            asn1.element(_URI, leaf.spiffe_id.encode("ascii")),
         )
     )
     # RFC 5280, 4.2.1.6: critical where the subject is empty.
-    return _extension(_SAN_OID, der.element(der.SEQUENCE, general_names), critical=leaf.subject == _EMPTY_NAME)
+    return _extension(_SAN_OID, asn1.element(asn1.SEQUENCE, general_names), critical=leaf.subject == _EMPTY_NAME)
 
 
 def _extension(oid: bytes, value: bytes, *, critical: bool = False) -> bytes:
-    return der.element(der.SEQUENCE, oid + (_CRITICAL if critical else b"") + der.element(der.OCTET_STRING, value))
+    return asn1.element(asn1.SEQUENCE, oid + (_CRITICAL if critical else b"") + asn1.element(asn1.OCTET_STRING, value))
 
 
 def _index_of(extensions: Sequence[bytes], oid: bytes) -> int:
-    (index,) = (index for index, extension in enumerate(extensions) if next(der.children(extension)) == oid)
+    (index,) = (index for index, extension in enumerate(extensions) if next(asn1.children(extension)) == oid)
     return index

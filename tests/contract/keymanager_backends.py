@@ -12,14 +12,16 @@ from typing import Protocol
 from keystores import disk, memory
 from keystores.pkcs11.configuration import Configuration
 from keystores.pkcs11.manager import load_server
+from keystores.tpm import configuration as tpm_configuration
+from keystores.tpm import manager as tpm_manager
 from operations import logs
 from operations.hcl import Body, Position
 from plugins.blocks import PluginBlock
 from plugins.catalog import PluginContext
 from plugins.external.loading import ExternalPlugins
-from plugins.keymanager import KeyManager
+from plugins.keymanager import KeyManager, KeyType
 from server.catalog import FACADES
-from tests.simulators import kryoptic, softhsm
+from tests.simulators import kryoptic, softhsm, swtpm
 
 
 class Backend(Protocol):
@@ -63,6 +65,25 @@ class Pkcs11:
         )
         context = PluginContext(trust_domain="example.org", data_dir=None, log=logs.get("pkcs11"))
         return await load_server(configuration, context)
+
+
+@dataclass
+class Tpm:
+    tpm: swtpm.Swtpm
+    folder: Path
+    durable = True
+
+    async def open(self) -> KeyManager:
+        configuration = tpm_configuration.Configuration(tcti=self.tpm.tcti, keys_path=str(self.folder / "keys"))
+        context = PluginContext(trust_domain="example.org", data_dir=None, log=logs.get("tpm"))
+        return await tpm_manager.load_server(configuration, context)
+
+
+@contextmanager
+def tpm_backend(folder: Path) -> Generator[Backend]:
+    with swtpm.started(folder / "tpm") as tpm:
+        yield Tpm(tpm, folder)
+        assert not tpm.handles(), "a bare TPM is left clean"
 
 
 @contextmanager
@@ -111,10 +132,64 @@ def external_backend(_folder: Path) -> Generator[Backend]:
     yield External()
 
 
-BACKENDS = {"memory": memory_backend, "disk": disk_backend, "pkcs11": pkcs11_backend, "external": external_backend}
+@dataclass
+class Served:
+    """The key store in a token as a plugin that our own program hosts."""
+
+    hsm: softhsm.SoftHsm
+    durable = True
+
+    async def open(self) -> KeyManager:
+        place = Position("s.conf", 1)
+        block = PluginBlock(
+            type="KeyManager",
+            name="pkcs11",
+            data=Body((), place, ""),
+            position=place,
+            command=str(Path(sys.executable).with_name("spire-keystore-pkcs11")),
+            data_text=f"""
+                module_path = "{softhsm.MODULE}"
+                token_label = "{self.hsm.label}"
+                pin_file    = "{self.hsm.pin_file}"
+                keys_path   = "{self.hsm.folder}/keys.json"
+            """,
+        )
+        manager: KeyManager = await ExternalPlugins(FACADES, tuple).load(block, "example.org")
+        return manager
+
+
+@contextmanager
+def served_backend(folder: Path) -> Generator[Backend]:
+    with softhsm.SoftHsm.create(folder).installed() as hsm:
+        yield Served(hsm)
+
+
+BACKENDS = {
+    "memory": memory_backend,
+    "disk": disk_backend,
+    "pkcs11": pkcs11_backend,
+    "external": external_backend,
+    "served": served_backend,
+    "tpm": tpm_backend,
+}
 
 BUILT_ON_DEMAND = {"kryoptic": kryoptic_backend}
 """Those that belong to `make interop`: what they stand on is built by a toolchain that the other tests do without."""
 
-SEALING = ("disk",)
+LACKING = {"tpm": frozenset({KeyType.RSA_4096})}
+"""The key types that a backend does not have, and refuses."""
+
+SEALING = ("disk", "pkcs11", "tpm")
 """The backends that have the further power to seal."""
+
+INVENTORY = ("disk", "memory", "pkcs11", "tpm")
+"""The backends that tell of their keys, prove and dispose of them."""
+
+NEVER_EXPORTED = ("pkcs11", "tpm")
+"""Those of them whose proof stands."""
+
+WITHDRAWING = ("disk", "memory", "pkcs11")
+"""Those of them that give up a key which an id still names."""
+
+RETIRING = ("pkcs11",)
+"""Those of them that keep a key for a while after another one took its id."""

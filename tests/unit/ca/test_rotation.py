@@ -14,6 +14,7 @@ from keystores.disk import DiskKeyManager
 from operations.errors import Corrupt, Refused, SpireError, TemporarilyUnavailable
 from plugins.keymanager import KeyType
 from server.ca import journal
+from server.ca.alerts import Alerts
 from server.ca.certificate_authority import AuthorityInfo, CertificateAuthority, Status
 from server.ca.journal import Journal
 from tests.simulators.ca_server import HOUR, SECONDS, Keys, Server, states, until
@@ -275,6 +276,42 @@ async def test_a_start_needs_no_new_key_while_the_old_one_signs(caplog: pytest.L
     server.now += 12 * HOUR
     with pytest.raises(TemporarilyUnavailable, match="the token is away"):
         await server.start()
+
+
+async def test_a_failure_is_told_when_it_begins_when_it_changes_every_hour_and_at_its_end(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    clock = [0.0]
+    alerts = Alerts(lambda: clock[0])
+
+    def told() -> list[str]:
+        lines = [f"{record.message} {record.__dict__['fields']['failures']}" for record in caplog.records]
+        caplog.clear()
+        return lines
+
+    caplog.set_level("INFO", "spire")
+    alerts.works("rotate")
+    for clock[0] in (0.0, 10.0, 20.0):
+        alerts.failed("rotate", TemporarilyUnavailable("away"))
+    assert told() == ["Unable to rotate 1"]
+    alerts.failed("rotate", TemporarilyUnavailable("busy"))
+    assert told() == ["Unable to rotate 4"]
+    clock[0] = 3620.0
+    alerts.failed("rotate", TemporarilyUnavailable("busy"))
+    alerts.failed("rotate", TemporarilyUnavailable("busy"))
+    assert told() == ["Unable to rotate 5"]
+    alerts.works("rotate")
+    alerts.works("rotate")
+    assert told() == ["Able to rotate again 6"]
+
+
+async def test_an_authority_is_overdue_in_its_last_sixth() -> None:
+    server = Server()
+    authority = await server.start()
+    server.now += 20 * HOUR
+    assert not authority.overdue
+    server.now += 1
+    assert authority.overdue
 
 
 async def test_long_lives_are_prepared_30_and_activated_7_days_before_their_end() -> None:

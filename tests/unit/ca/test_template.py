@@ -13,10 +13,10 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given
 from hypothesis import strategies as st
 
-from identity import der as identity_der
+from identity import asn1, der
 from keystores.memory import MemoryKeyManager
 from plugins.keymanager import KeyType
-from server.ca import der, names, signing, template
+from server.ca import names, signing, template
 from server.ca.template import Leaf, LeafTemplate
 from tests.simulators.pki import NOW, Authority, ec_key, spki
 
@@ -113,14 +113,14 @@ def test_an_rsa_issuers_certificate_is_the_builders_to_the_last_byte() -> None:
 
 @pytest.mark.parametrize("public_key", PUBLIC_KEYS)
 def test_key_identifiers_are_those_of_rfc_5280(public_key: bytes) -> None:
-    expected = x509.SubjectKeyIdentifier.from_public_key(identity_der.public_key(public_key)).digest
+    expected = x509.SubjectKeyIdentifier.from_public_key(der.public_key(public_key)).digest
     assert signing.subject_key_id(public_key) == expected
 
 
 @given(st.integers(0, 2**160))
 def test_integers(value: int) -> None:
-    encoded = der.integer(value)
-    start, end = der.content_of(encoded)
+    encoded = asn1.integer(value)
+    start, end = asn1.content_of(encoded)
     assert end == len(encoded)
     assert int.from_bytes(encoded[start:end], "big", signed=True) == value
     assert end - start == 1 or encoded[start : start + 2] >= b"\x00\x80"
@@ -128,15 +128,15 @@ def test_integers(value: int) -> None:
 
 @given(st.binary(max_size=70_000))
 def test_elements_and_their_children(content: bytes) -> None:
-    inner = der.element(der.OCTET_STRING, content)
-    outer = der.element(der.SEQUENCE, inner + inner)
-    assert list(der.children(outer)) == [inner, inner]
+    inner = asn1.element(asn1.OCTET_STRING, content)
+    outer = asn1.element(asn1.SEQUENCE, inner + inner)
+    assert list(asn1.children(outer)) == [inner, inner]
 
 
 @given(st.binary(max_size=40))
 def test_walking_over_garbage_ends(garbage: bytes) -> None:
     try:
-        list(der.children(garbage))
+        list(asn1.children(garbage))
     except (ValueError, IndexError):
         return
 
@@ -181,10 +181,10 @@ def test_a_long_first_dns_name_is_in_the_san_only() -> None:
 def test_object_identifiers_are_the_librarys(start: tuple[int, int], rest: list[int]) -> None:
     dotted = ".".join(map(str, (*start, *rest)))
     name = x509.Name([x509.NameAttribute(x509.ObjectIdentifier(dotted), "x")])
-    [relative] = der.children(name.public_bytes())
-    [attribute] = der.children(relative)
-    oid, _ = der.children(attribute)
-    assert der.object_identifier(dotted) == oid
+    [relative] = asn1.children(name.public_bytes())
+    [attribute] = asn1.children(relative)
+    oid, _ = asn1.children(attribute)
+    assert asn1.object_identifier(dotted) == oid
 
 
 @pytest.mark.parametrize(
@@ -192,4 +192,4 @@ def test_object_identifiers_are_the_librarys(start: tuple[int, int], rest: list[
 )
 def test_what_is_no_object_identifier(text: str) -> None:
     with pytest.raises(ValueError, match="no object identifier"):
-        der.object_identifier(text)
+        asn1.object_identifier(text)

@@ -14,10 +14,11 @@ from identity import tainting, x509svid
 from identity.bundles import JwtAuthority, X509Authority
 from identity.spiffeid import TrustDomain
 from keystores.memory import MemoryKeyManager
-from operations.errors import InvalidArgument, Refused, TemporarilyUnavailable
+from operations.errors import InvalidArgument, PermanentlyUnusable, Refused, TemporarilyUnavailable
 from server.ca import checks, signing, upstream
 from server.ca.certificate_authority import CaSettings, CertificateAuthority, Status
 from tests.simulators.authority_store import MemoryAuthorityStore
+from tests.simulators.ca_server import Keys
 from tests.simulators.pki import NOW, Authority, Certificate, csr, ec_key, spki
 from tests.simulators.upstream import FakeUpstream
 
@@ -140,6 +141,56 @@ async def test_an_upstream_that_hangs_is_not_waited_for(monkeypatch: pytest.Monk
     server.above.hanging = True
     with pytest.raises(TemporarilyUnavailable, match=r"did not mint the X\.509 CA within"):
         await server.start()
+
+
+async def test_tries_while_the_upstream_is_away_cost_one_key(caplog: pytest.LogCaptureFixture) -> None:
+    server = Server()
+    calls: list[str] = []
+    server.keys = Keys(calls)
+    caplog.set_level("INFO", "spire")
+    authority = await server.start()
+    before = authority.x509_authorities()
+    server.above.failing = TemporarilyUnavailable("the root's device is away")
+    server.now += 7 * HOUR
+    for _ in range(5):
+        await authority.authorities.rotate()
+        server.now += 10
+        await server.chain(authority)
+    assert authority.x509_authorities() == before
+    server.above.failing = None
+    await authority.authorities.rotate()
+    assert [info.status for info in authority.x509_authorities()] == [Status.ACTIVE, Status.PREPARED]
+    assert [call for call in calls if "x509" in call] == ["generate x509-CA-A", "generate x509-CA-B"]
+    lines = [record.message for record in caplog.records if record.message.endswith(("X509 CA", "X509 CA again"))]
+    assert lines == ["Unable to rotate X509 CA", "Able to rotate X509 CA again"]
+
+    # What was certified is not certified again.
+    server.now += 6 * HOUR
+    for _ in range(3):
+        await authority.authorities.rotate()
+        server.now += 5 * HOUR
+    keys = {info.authority_id for info in authority.x509_authorities()}
+    assert len(keys) == len(authority.x509_authorities())
+
+
+async def test_a_key_that_is_lost_meanwhile_is_not_waited_for() -> None:
+    server = Server()
+    authority = await server.start()
+    server.above.failing = TemporarilyUnavailable("the root's device is away")
+    server.now += 7 * HOUR
+    await authority.authorities.rotate()
+    lost = await server.keys.get("x509-CA-B")
+    with pytest.MonkeyPatch.context() as patch:
+
+        async def gone(*_: object) -> bytes:
+            raise PermanentlyUnusable("the key is gone")
+
+        patch.setattr(type(lost), "sign", gone)
+        await authority.authorities.rotate()
+    server.above.failing = None
+    await authority.authorities.rotate()
+    assert (await server.keys.get("x509-CA-B")).public_key != lost.public_key
+    assert len(authority.x509_authorities()) == 2
 
 
 def _leaf(chain: tuple[bytes, ...]) -> tuple[bytes, ...]:

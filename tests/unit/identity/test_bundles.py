@@ -18,11 +18,14 @@ from identity.bundles import Bundle, JwtAuthority, X509Authority
 from identity.spiffeid import TrustDomain
 from operations.errors import InvalidArgument
 from tests.simulators.pki import Authority, ec_key, spki
+from tests.simulators.roots import KEYS as ROOT_KEYS
+from tests.simulators.roots import Root
 
 TD = TrustDomain("example.org")
 RSA = rsa.generate_private_key(65537, 2048)
 KEYS = [spki(key) for key in (ec_key(), ec_key(ec.SECP384R1()), ec_key(ec.SECP521R1()), RSA)]
-CERTIFICATES = [Authority.root(key=key).der for key in (ec_key(), ec_key(ec.SECP384R1()), RSA)]
+EDWARDS = Root(ROOT_KEYS["Ed25519"], key_id=False).certificate()
+CERTIFICATES = [*(Authority.root(key=key).der for key in (ec_key(), ec_key(ec.SECP384R1()), RSA)), EDWARDS]
 
 x509_authorities = st.lists(st.builds(X509Authority, st.sampled_from(CERTIFICATES)), unique=True, max_size=3)
 jwt_authorities = st.lists(
@@ -198,3 +201,15 @@ def test_validate_looks_at_what_a_message_brought() -> None:
         Bundle(TD, (), (JwtAuthority("k", b"x"),)).validate()
     with pytest.raises(InvalidArgument, match="missing key ID"):
         Bundle(TD, (), (JwtAuthority("", KEYS[0]),)).validate()
+
+
+def test_an_ed25519_root_is_an_octet_key_pair() -> None:
+    """RFC 8037, section 2. It signs no JWT-SVIDs."""
+    bundle = Bundle(TD, (X509Authority(EDWARDS),))
+    [entry] = json.loads(bundle.to_jwks())["keys"]
+    assert (entry["kty"], entry["crv"], len(entry["x"])) == ("OKP", "Ed25519", 43)
+    for change in ({"x": entry["x"][::-1]}, {"crv": "X25519"}, {"kty": "EC"}, {"x": ""}):
+        with pytest.raises(InvalidArgument, match="another public key"):
+            Bundle.from_jwks(TD, json.dumps({"keys": [entry | change]}))
+    with pytest.raises(InvalidArgument, match="unsupported key type OKP Ed25519"):
+        Bundle.from_jwks(TD, json.dumps({"keys": [entry | {"use": "jwt-svid", "kid": "a"}]}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.bindings.openssl.binding import Binding
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -15,6 +16,7 @@ from identity import x509svid
 from identity.spiffeid import SpiffeId, TrustDomain
 from operations.errors import InvalidArgument, Refused
 from tests.simulators.pki import HOUR, NOW, Authority, Certificate, ec_key
+from tests.simulators.roots import KEYS, Root
 
 TD = TrustDomain("example.org")
 ROOT = Authority.root()
@@ -37,6 +39,17 @@ def test_leaf_of_a_root() -> None:
 def test_other_key_types(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> None:
     root = Authority.root(key=key)
     assert x509svid.verify([root.sign(key=key)], {TD: [root.der]}, NOW) == WORKLOAD
+
+
+def test_a_root_of_ed25519() -> None:
+    root, key = Root(KEYS["Ed25519"]), ec_key()
+    middle = Root(key, "middle", above=root).certificate()
+    leaf = Authority(key, x509.load_der_x509_certificate(middle)).sign()
+    assert x509svid.verify([leaf, middle], {TD: [root.certificate()]}, NOW) == WORKLOAD
+    changed = bytearray(middle)
+    changed[-1] ^= 1
+    with pytest.raises(Refused, match="could not verify leaf certificate"):
+        x509svid.verify([leaf, bytes(changed)], {TD: [root.certificate()]}, NOW)
 
 
 def test_chain_with_intermediates_in_any_order() -> None:
@@ -168,7 +181,6 @@ INTERMEDIATE = ROOT.sub()
 CHAIN = (INTERMEDIATE.sign(), INTERMEDIATE.der)
 
 
-@pytest.mark.filterwarnings("ignore::cryptography.utils.CryptographyDeprecationWarning")
 @settings(max_examples=400)
 @given(st.integers(0, 1), st.integers(0), st.integers(1, 255))
 def test_any_changed_byte_is_refused(which: int, position: int, change: int) -> None:

@@ -165,6 +165,7 @@ async def test_parts_that_fail(tmp_path: Path) -> None:
 
     class Broken:
         failed_rotations = 11
+        overdue = True
 
         async def list_bundles(self, *, page_size: int) -> None:
             raise TemporarilyUnavailable(f"locked {page_size}")

@@ -1,0 +1,137 @@
+"""What an operator is shown of the keys: the inventory, and for one key the proof that it is what it seems."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+import struct
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from keystores.errors import KeyStoreError, PermanentlyUnusable, TemporarilyUnavailable
+from keystores.tpm import messages, public_area
+from keystores.tpm.blobs import Entry, Folder, Index
+from keystores.tpm.worker import Worker
+from plugins.keyinventory import Attestation, Check, KeyRecord, Proof
+from plugins.keymanager import Hash, Scheme
+
+if TYPE_CHECKING:
+    from keystores.tpm.manager import TpmKey
+
+NAME_PREFIX: Final = "000b"
+"""Begins the Name of an object whose name algorithm is SHA-256."""
+FORMAT: Final = "tpm2-certify"
+"""TPMS_ATTEST of TPM2_Certify, an Ecdsa-Sig-Value with SHA-256 over it, and as the one certificate the attestation
+key's TPM2B_PUBLIC."""
+_NONCE_SIZE: Final = 32
+_MAGIC: Final = 0xFF544347
+_ATTEST_CERTIFY: Final = 0x8017
+
+
+def record(entry: Entry, place: str, *, retired_at: int | None = None) -> KeyRecord:
+    return KeyRecord(
+        handle=entry.area.name.hex(),
+        id=entry.stored.id,
+        key_type=entry.key_type,
+        public_key=entry.area.der,
+        label=f"key-{entry.name}.json",
+        token=place,
+        attributes=entry.area.attributes,
+        created_at=entry.stored.created_at,
+        retired_at=retired_at,
+    )
+
+
+def records(folder: Folder, index: Index, place: str) -> Sequence[KeyRecord]:
+    """Of keys in use, then of retired ones. Blocks on the disk. Raises NotFound, Corrupt."""
+    used = [record(folder.read_key(name), place) for name in index.keys.values()]
+    retired = [record(folder.read_key(key.name), place, retired_at=key.retired_at) for key in index.retired]
+    return [*used, *retired]
+
+
+async def prove(worker: Worker, key: TpmKey, entry: Entry, listed: KeyRecord) -> Proof:
+    """Raises TemporarilyUnavailable while the TPM cannot be asked."""
+    described = await worker.call(messages.Describe(key=entry.stored.blob), messages.Described)
+    loaded = public_area.parse(described.public)
+    checks = [await _possession(key), _same(loaded, entry), _attributes(loaded)]
+    nonce = secrets.token_bytes(_NONCE_SIZE)
+    certified = await worker.call(messages.Certify(key=entry.stored.blob, nonce=nonce), messages.Certified)
+    checks.append(_certificate(certified, entry.area.name, nonce))
+    attestation = Attestation(FORMAT, certified.statement, certified.signature, (certified.signer,))
+    return Proof(replace(listed, attributes=loaded.attributes), checks, attestation)
+
+
+async def _possession(key: TpmKey) -> Check:
+    """The key signs what nobody could have signed before."""
+    try:
+        await key.sign(hashlib.sha256(secrets.token_bytes(_NONCE_SIZE)).digest(), Scheme(Hash.SHA256))
+    except TemporarilyUnavailable:
+        raise
+    except KeyStoreError as error:
+        return Check("possession", passed=False, found=str(error))
+    return Check("possession", passed=True, found="the key signed a fresh challenge")
+
+
+def _same(loaded: public_area.PublicArea, entry: Entry) -> Check:
+    passed = hmac.compare_digest(loaded.name, entry.area.name)
+    return Check("name", passed=passed, found=f"the TPM loads it as {loaded.name.hex()}")
+
+
+def _attributes(loaded: public_area.PublicArea) -> Check:
+    faults = loaded.faults
+    found = "; ".join(faults) or "made in this TPM, and never leaves it: fixedTPM, fixedParent, sensitiveDataOrigin"
+    return Check("attributes", passed=not faults, found=found)
+
+
+def _certificate(certified: messages.Certified, name: bytes, nonce: bytes) -> Check:
+    try:
+        verify(certified, name, nonce)
+    except PermanentlyUnusable as error:
+        return Check("attestation", passed=False, found=str(error))
+    return Check("attestation", passed=True, found="a restricted key of this TPM certified it by TPM2_Certify")
+
+
+def verify(certified: messages.Certified, name: bytes, nonce: bytes) -> None:
+    """Raises PermanentlyUnusable unless the statement is TPM2_Certify's about this Name and nonce, by a restricted key.
+
+    (TPM 2.0 Library, part 2, 10.12.8 and 10.12.13.) What it leaves open is whose the restricted key is.
+    """
+    signer = public_area.parse(certified.signer)
+    if not signer.attributes["restricted"] or not signer.attributes["fixedTPM"] or signer.attributes["decrypt"]:
+        raise PermanentlyUnusable("the attestation key is not restricted to what the TPM states")
+    if not isinstance(signer.key, ec.EllipticCurvePublicKey):
+        raise PermanentlyUnusable("the attestation key is no EC key")
+    try:
+        signer.key.verify(certified.signature, certified.statement, ec.ECDSA(hashes.SHA256()))
+    except InvalidSignature as error:
+        raise PermanentlyUnusable("the attestation's signature does not verify") from error
+    if _certified_name(certified.statement, nonce) != name:
+        raise PermanentlyUnusable("the attestation is about another key")
+
+
+def _certified_name(statement: bytes, nonce: bytes) -> bytes:
+    """The Name in a TPMS_ATTEST: magic, type, qualifiedSigner, extraData, clockInfo (17), firmwareVersion (8), name."""
+    try:
+        magic, kind, at = *struct.unpack_from(">IH", statement), 6
+        _, at = _sized(statement, at)
+        extra, at = _sized(statement, at)
+        name, at = _sized(statement, at + 25)
+        _, at = _sized(statement, at)
+    except struct.error as error:
+        raise PermanentlyUnusable("the attestation is cut short") from error
+    if magic != _MAGIC or kind != _ATTEST_CERTIFY or at != len(statement):
+        raise PermanentlyUnusable("the attestation is no statement of TPM2_Certify")
+    if not hmac.compare_digest(extra, nonce):
+        raise PermanentlyUnusable("the attestation is not about the nonce that was asked for")
+    return name
+
+
+def _sized(data: bytes, at: int) -> tuple[bytes, int]:
+    [size] = struct.unpack_from(">H", data, at)
+    return data[at + 2 : at + 2 + size], at + 2 + size

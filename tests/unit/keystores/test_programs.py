@@ -177,3 +177,14 @@ def test_one_made_for_another_python_is_told_of(files: Path, tmp_path: Path) -> 
     assert done.returncode == 1
     assert "make it anew for that Python" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_what_runs_from_memory_cannot_be_changed() -> None:
+    code = (
+        "from keystores.programs.one_file import in_memory\n"
+        "path = in_memory('x', b'content')\nassert open(path, 'rb').read() == b'content'\n"
+        "open(path, 'r+b', buffering=0).write(b'x')"
+    )
+    done = run(sys.executable, "-c", code)
+    assert done.returncode == 1
+    assert "PermissionError" in done.stderr

@@ -138,7 +138,7 @@ class TokenSession:
 
     def _require_login(self) -> None:
         """Without a login a token does not refuse: it shows no private keys."""
-        if not self._module.cryptoki.logged_in(self._session.handle):
+        if self._module.tells_logins and not self._module.cryptoki.logged_in(self._session.handle):
             raise Gone("the session is no longer logged in")
 
     def keys(self, wanted: Callable[[str], bool]) -> list[FoundKey]:
@@ -327,6 +327,7 @@ def _log_in(module: Module, name: TokenName, token: pkcs11.Token, session: pkcs1
         if code not in (CKR_OK, CKR_USER_ALREADY_LOGGED_IN):
             raise Gone(f"the token with {name.text} does not log in: C_Login gave {code:#x}")
         attempt.accepted()
+        module.tells_logins = module.cryptoki.logged_in(session.handle)
 
 
 def _parts(public: pkcs11.PublicKey) -> PublicParts:

@@ -213,10 +213,11 @@ async def test_a_token_that_is_away_is_told_once_and_found_again(
 
 
 async def test_the_environment_of_a_module_is_its_own(hsm: SoftHsm, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("SOFTHSM2_CONF")
-    async with opened(hsm, environment={"SOFTHSM2_CONF": str(hsm.configuration)}) as manager:
-        await manager.generate("key", KeyType.EC_P256)
-    assert "SOFTHSM2_CONF" not in os.environ
+    with monkeypatch.context() as without:
+        without.delenv("SOFTHSM2_CONF")
+        async with opened(hsm, environment={"SOFTHSM2_CONF": str(hsm.configuration)}) as manager:
+            await manager.generate("key", KeyType.EC_P256)
+        assert "SOFTHSM2_CONF" not in os.environ
 
 
 async def test_a_making_that_had_no_answer_leaves_no_second_key(hsm: SoftHsm, monkeypatch: pytest.MonkeyPatch) -> None:

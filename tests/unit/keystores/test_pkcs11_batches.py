@@ -18,8 +18,9 @@ from keystores.pkcs11 import batches, encoding
 from keystores.pkcs11.batches import Signer
 from keystores.pkcs11.configuration import TokenSpec
 from keystores.pkcs11.device import Device
+from keystores.pkcs11.lane import Lane
 from keystores.pkcs11.pin import Pin
-from keystores.pkcs11.protocol import Generate, Mechanism, PublicParts, Sign, TokenName
+from keystores.pkcs11.protocol import Generate, Mechanism, PublicParts, Request, Sign, TokenName
 from operations import logs
 from plugins.keymanager import KeyType
 from tests.simulators import softhsm
@@ -58,18 +59,14 @@ async def verify(device: Device) -> Callable[[bytes, bytes], None]:
 def sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many payloads each request to the worker had."""
     asked: list[int] = []
-    honest = Device._once
+    honest = Lane.ask
 
-    async def counting(self: Device, request: Any, *arguments: Any, **options: Any) -> Any:
-        def build() -> Any:
-            built = request() if callable(request) else request
-            if isinstance(built, Sign):
-                asked.append(len(built.payloads))
-            return built
+    def counting(self: Lane, request: Request, *arguments: Any) -> asyncio.Future[Any]:
+        if isinstance(request, Sign):
+            asked.append(len(request.payloads))
+        return honest(self, request, *arguments)
 
-        return await honest(self, build, *arguments, **options)
-
-    monkeypatch.setattr(Device, "_once", counting)
+    monkeypatch.setattr(Lane, "ask", counting)
     return asked
 
 

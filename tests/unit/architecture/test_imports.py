@@ -40,7 +40,9 @@ UNWANTED = {
     "agent.cli.healthcheck": NEVER | TOKEN | HTTP | COMMANDS - {"pathlib", "urllib.parse"},
     "agent.cli.x509": NEVER | TOKEN | HTTP | COMMANDS - {"pathlib", "urllib.parse"},
     "keystores.programs.program": NEVER | TOKEN | HTTP | COMMANDS - {"pathlib", "urllib.parse"} | {"asyncio"},
-    "keystores.programs.pkcs11_store, plugins.served.program": NEVER | TOKEN | HTTP
+    "keystores.programs.pkcs11_store, plugins.served.program": NEVER
+    | TOKEN
+    | HTTP
     | {"sqlalchemy", "OpenSSL", "jwt", "plugins.external", "server", "agent", "tpm2_pytss"},
     "keystores.pkcs11.manager": NEVER | HTTP | {"sqlalchemy", "OpenSSL", "jwt"},
     "keystores.tpm.manager": NEVER | HTTP | TOKEN | {"sqlalchemy", "OpenSSL", "jwt"},

@@ -178,7 +178,6 @@ class TokenFacts(msgspec.Struct, frozen=True, array_like=True):
     library: str
     profile: ProfileName
     sessions: int
-    mechanisms: list[int] = []
 
 
 class PublicParts(msgspec.Struct, frozen=True, array_like=True):

@@ -10,7 +10,6 @@ from typing import Protocol
 import pkcs11
 from pkcs11 import Attribute, MechanismFlag, ObjectClass, TokenFlag, exceptions
 from pkcs11 import mechanisms as library
-from pkcs11.constants import DEFAULT
 
 from keystores.errors import PermanentlyUnusable, Refused, Unsupported
 from keystores.pkcs11 import description, sealing
@@ -30,6 +29,7 @@ from keystores.pkcs11.protocol import (
     TokenFacts,
     TokenName,
 )
+from keystores.pkcs11.templates import check_attributes, check_id, lesser, templates
 
 PAUSES = (0.05, 0.1, 0.2, 0.4, 0.8)
 """Seconds before a throttled signature is tried again."""
@@ -41,6 +41,12 @@ _WRONG_PIN = {
     0xA3: "CKR_PIN_EXPIRED",
     0xA4: "CKR_PIN_LOCKED",
 }
+_TEMPLATE_REFUSED = (
+    exceptions.AttributeReadOnly,
+    exceptions.AttributeTypeInvalid,
+    exceptions.AttributeValueInvalid,
+    exceptions.TemplateInconsistent,
+)
 _MECHANISMS: Mapping[Mechanism, tuple[library.Mechanism, tuple[library.Mechanism, library.MGF, int] | None]] = {
     Mechanism.ECDSA: (library.Mechanism.ECDSA, None),
     Mechanism.EDDSA: (library.Mechanism.EDDSA, None),
@@ -195,19 +201,28 @@ class TokenSession:
         """
         with self._calling(f"generating a key of type {wanted.kind}"):
             try:
-                public, private = self._generated(wanted)
+                public, private = self._generated_by_any_template(wanted)
             except LACKING as error:
                 raise Unsupported(f"the token makes no keys of type {wanted.kind}: {return_value(error)}") from error
             try:
                 check_attributes(private)
+                check_id(private, wanted.cka_id)
                 return _parts(public)
             except (Refused, Unsupported):
                 private.destroy()
                 public.destroy()
                 raise
 
-    def _generated(self, wanted: Generate) -> tuple[pkcs11.PublicKey, pkcs11.PrivateKey]:
-        public_template, private_template = _templates(self.profile)
+    def _generated_by_any_template(self, wanted: Generate) -> tuple[pkcs11.PublicKey, pkcs11.PrivateKey]:
+        """Asked for less where the token refuses to be told so much: what the key became is looked at anyway."""
+        *more, least = lesser(self.profile)
+        for stated in more:
+            with suppress(*_TEMPLATE_REFUSED):
+                return self._generated(wanted, stated)
+        return self._generated(wanted, least)
+
+    def _generated(self, wanted: Generate, stated: Profile) -> tuple[pkcs11.PublicKey, pkcs11.PrivateKey]:
+        public_template, private_template = templates(stated)
         capabilities = MechanismFlag.SIGN | MechanismFlag.VERIFY
         if wanted.modulus_bits is not None:
             return self._session.generate_keypair(
@@ -252,7 +267,7 @@ class TokenSession:
                 time.sleep(pause)
             except exceptions.DeviceMemory as error:
                 if not self.profile.audit_log:
-                    raise
+                    raise Busy("signing: CKR_DEVICE_MEMORY: the device has no memory left for it") from error
                 raise Busy(
                     "signing: CKR_DEVICE_MEMORY: the device's audit log is full, most likely, and it is told to keep "
                     "it: read the log and set its index (yubihsm-shell: get logs, set index); see docs/runbooks/hsm.md"
@@ -314,51 +329,7 @@ def _log_in(module: Module, name: TokenName, token: pkcs11.Token, session: pkcs1
         attempt.accepted()
 
 
-def _templates(profile: Profile) -> tuple[dict[Attribute, object], dict[Attribute, object]]:
-    """What the public and the private half are told besides usage, id and label."""
-    private: dict[Attribute, object] = {Attribute.PRIVATE: True, Attribute.SENSITIVE: True}
-    public: dict[Attribute, object] = {}
-    if profile.states_extractable:
-        private[Attribute.EXTRACTABLE] = False
-    if profile.states_sign_recover:
-        private[Attribute.SIGN_RECOVER] = False
-    if profile.states_public_private:
-        public[Attribute.PRIVATE] = True
-    if not profile.states_unused:
-        for attribute in (Attribute.DECRYPT, Attribute.UNWRAP, Attribute.DERIVE):
-            private[attribute] = DEFAULT
-        for attribute in (Attribute.ENCRYPT, Attribute.WRAP):
-            public[attribute] = DEFAULT
-    return public, private
-
-
 def _parts(public: pkcs11.PublicKey) -> PublicParts:
     if public[Attribute.KEY_TYPE] is library.KeyType.RSA:
         return PublicParts(modulus=public[Attribute.MODULUS], exponent=public[Attribute.PUBLIC_EXPONENT])
     return PublicParts(ec_parameters=public[Attribute.EC_PARAMS], ec_point=public[Attribute.EC_POINT])
-
-
-DEMANDED = {
-    Attribute.TOKEN: True,
-    Attribute.PRIVATE: True,
-    Attribute.SENSITIVE: True,
-    Attribute.ALWAYS_SENSITIVE: True,
-    Attribute.EXTRACTABLE: False,
-    Attribute.NEVER_EXTRACTABLE: True,
-    Attribute.LOCAL: True,
-    Attribute.SIGN: True,
-    Attribute.DECRYPT: False,
-    Attribute.UNWRAP: False,
-    Attribute.DERIVE: False,
-}
-
-
-def check_attributes(private: pkcs11.PrivateKey) -> None:
-    """Raises Refused for a new key that is not sign-only, sensitive, local and never extractable."""
-    wrong = [
-        f"CKA_{attribute.name} is {str(not demanded).lower()}"
-        for attribute, demanded in DEMANDED.items()
-        if bool(private[attribute]) is not demanded
-    ]
-    if wrong:
-        raise Refused(f"the token made a key that is not as safe as it must be ({', '.join(wrong)}); it was destroyed")

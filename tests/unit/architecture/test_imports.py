@@ -44,9 +44,13 @@ UNWANTED = {
     | TOKEN
     | HTTP
     | {"sqlalchemy", "OpenSSL", "jwt", "plugins.external", "server", "agent", "tpm2_pytss"},
-    "keystores.pkcs11.manager": NEVER | HTTP | {"sqlalchemy", "OpenSSL", "jwt"},
+    "keystores.pkcs11.manager": NEVER | TOKEN | HTTP | {"sqlalchemy", "OpenSSL", "jwt"},
+    "keystores.pkcs11.root": NEVER | TOKEN | HTTP | {"sqlalchemy", "OpenSSL", "jwt"},
+    "keystores.pkcs11.service": NEVER | HTTP | {"asyncio", "cryptography", "sqlalchemy", "OpenSSL", "jwt", "difflib"},
     "keystores.tpm.manager": NEVER | HTTP | TOKEN | {"sqlalchemy", "OpenSSL", "jwt"},
     "keystores.tpm.service": NEVER | HTTP | {"sqlalchemy", "OpenSSL", "jwt", "asyncio", "plugins"},
+    "authorities.pkcs11": NEVER | TOKEN | HTTP | {"sqlalchemy", "jwt", "tpm2_pytss"},
+    "authorities.tpm": NEVER | TOKEN | HTTP | {"sqlalchemy", "jwt", "tpm2_pytss"},
 }
 """For each module that a process begins with: what must not come with it."""
 

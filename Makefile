@@ -7,11 +7,13 @@ PYTHON ?= /usr/bin/python3
 BIN := .venv/bin
 CODE := operations identity transport plugins keystores attestors authorities governance publishers server agent tests bench
 SECONDS ?= 3600
+# How many processes run tests: most of a test's time is waiting. `make test ARGS="-n 0 ..."` runs them in one.
+WORKERS ?= $(shell echo $$((2 * $$(nproc))))
 
-.PHONY: help install demo test interop soak lint types bench fresh generate lock clean
+.PHONY: help install demo test interop soak lint types bench fresh generate lock keystore-plugins clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: .venv/.installed ## Debian packages that are missing, .venv with the locked dependencies, the commands in .venv/bin
 
@@ -24,12 +26,12 @@ demo: install ## a workload gets an SVID signed by a key in a SoftHSM token; two
 	ci/demo
 
 test: install ## the tests, with SoftHSM and swtpm
-	$(BIN)/pytest -m "not interop and not soak" $(ARGS)
+	$(BIN)/pytest -m "not interop and not soak" -n $(WORKERS) --dist worksteal $(ARGS)
 
 interop: install ## published clients in Go, Python, Rust and Java against our server and agent; needs Go, Rust, a JDK, Maven
 	@for tool in go cargo java mvn; do command -v $$tool >/dev/null || \
 	  { echo "make interop needs $$tool: install golang, cargo, default-jdk, maven, or put $$tool on the PATH" >&2; exit 1; }; done
-	$(BIN)/pytest -m interop tests/interop tests/contract $(ARGS)
+	$(BIN)/pytest -m interop -n 2 --dist worksteal tests/interop tests/contract $(ARGS)
 
 soak: install ## an hour of rotations at lives of seconds, under load; SECONDS=300 for a shorter one
 	SPIRE_SOAK_SECONDS=$(SECONDS) $(BIN)/pytest -m soak tests/soak $(ARGS)
@@ -53,6 +55,9 @@ generate: install ## generated/ from protos/, manual pages and docs/parity.md fr
 	ci/generate
 	ci/manpages
 	$(BIN)/python -m tests.parity.report
+
+keystore-plugins: install ## build/plugins/: the key stores as plugins of SPIRE in Go, one file each, with their checksums
+	ci/keystore-plugins
 
 lock: ## requirements*.lock from pyproject.toml
 	ci/lock

@@ -10,6 +10,7 @@ from agent import metrics
 from agent.caller_limits import MOST_STREAMS
 from agent.debug_api import DebugService
 from agent.delegated_identity import DelegatedIdentity
+from agent.keys_api import KeysService
 from agent.logger_api import LoggerService
 from agent.manager import Manager
 from agent.workload_attestation import WorkloadAttestation
@@ -27,9 +28,16 @@ _log = logs.get("endpoints")
 
 
 async def serve_admin(
-    path: str, manager: Manager, attestation: WorkloadAttestation, delegates: Collection[str] = ()
+    path: str,
+    manager: Manager,
+    attestation: WorkloadAttestation,
+    delegates: Collection[str] = (),
+    *,
+    key_manager: str = "",
 ) -> Server:
     """Listen at the path, whose folder exists. `delegates` are the SPIFFE IDs that may ask for others' identities.
+
+    `key_manager` is the name of the plugin that has the agent's keys.
 
     Errors as of transport.unix.bind.
     """
@@ -37,6 +45,7 @@ async def serve_admin(
     router.before, router.after = metrics.hooks()
     DebugService(manager).add_to(router)
     LoggerService().add_to(router)
+    KeysService(manager, key_manager).add_to(router)
     DelegatedIdentity(delegates, attestation, manager.cache, manager.jwt_svids).add_to(router)
     server = Server(router, limits=LIMITS)
     await server.listen_unix(path, mode=SOCKET_MODE)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from agent.bundle_set import BundleSet
+from agent.due import DueTimes
 from agent.entries import Entry
 from agent.workload_update import WorkloadUpdate, X509Identity, X509Svid
 from identity.bundles import Bundle
@@ -99,10 +100,7 @@ class X509Cache:
         self._indexed_under: dict[str, Selector] = {}
         self._groups: OrderedDict[frozenset[Selector], _Group] = OrderedDict()
         self._groups_by_selector: defaultdict[Selector, set[_Group]] = defaultdict(set)
-        self._due: dict[str, float] = {}
-        self._queue: list[tuple[float, str]] = []  # of _due; an item that differs from _due is void
-        self._under_way: frozenset[str] = frozenset()  # what `take_due` gave last
-        self._outdated: set[str] = set()  # of these, what is due again for a change since then
+        self._due = DueTimes()
         self.incomplete_will_do = False
 
     # What the streams and calls ask for
@@ -182,8 +180,8 @@ class X509Cache:
             if entry is not None:
                 self._unindex(entry)
                 self._svids.pop(entry_id, None)
-                self._due.pop(entry_id, None)
-                self._outdate(entry_id)
+                self._due.drop(entry_id)
+                self._due.outdate(entry_id)
                 affected.append(entry)
         for entry in changed:
             known = self._entries.get(entry.id)
@@ -195,9 +193,9 @@ class X509Cache:
             self._entries[entry.id] = entry
             self._index(entry)
             affected.append(entry)
-            self._outdate(entry.id)
+            self._due.outdate(entry.id)
             if entry.id in self._svids:
-                self._schedule(entry.id, 0)
+                self._due.set(entry.id, 0)
         self._evict()
         self._prefetch()
         # Groups of an entry that moved are found under its old selectors as well.
@@ -215,27 +213,16 @@ class X509Cache:
 
     def next_due(self) -> float | None:
         """When the next SVID is to be issued, in Unix seconds; 0 for at once."""
-        while self._queue:
-            moment, entry_id = self._queue[0]
-            if self._due.get(entry_id) == moment:
-                return moment
-            heapq.heappop(self._queue)
-        return None
+        return self._due.next()
 
     def take_due(self, limit: int = _LARGEST_BATCH) -> list[Entry]:
         """At most `limit` entries whose SVID is due; those that streams wait for first, then the soonest to expire.
 
         Each stays due until `store` or `retry` says otherwise.
         """
-        now = self._clock()
-        due: dict[str, float] = {}
-        while (moment := self.next_due()) is not None and moment <= now:
-            due[heapq.heappop(self._queue)[1]] = moment
-        for entry_id, moment in due.items():
-            heapq.heappush(self._queue, (moment, entry_id))
-        taken = heapq.nsmallest(limit, (self._entries[entry_id] for entry_id in due), key=self._urgency)
-        self._under_way = frozenset(entry.id for entry in taken)
-        self._outdated.clear()
+        due = (self._entries[entry_id] for entry_id in self._due.until(self._clock()))
+        taken = heapq.nsmallest(limit, due, key=self._urgency)
+        self._due.take(entry.id for entry in taken)
         return taken
 
     def _urgency(self, entry: Entry) -> tuple[bool, float]:
@@ -254,7 +241,7 @@ class X509Cache:
             self._svids[entry.id] = svid
             if new and not self._is_used(entry):  # nobody has asked for it as yet
                 self._svids.move_to_end(entry.id, last=False)
-            self._schedule(entry.id, 0 if entry.id in self._outdated else svid.rotate_at)
+            self._due.set_next(entry.id, svid.rotate_at)
         self._evict()
         self._changed(stored)
 
@@ -262,17 +249,13 @@ class X509Cache:
         """Have these entries' SVIDs issued at a later moment; at once where one has changed since it was taken."""
         for entry_id in entry_ids:
             if entry_id in self._entries:
-                self._schedule(entry_id, 0 if entry_id in self._outdated else moment)
+                self._due.set_next(entry_id, moment)
 
     def renew_now(self, entry_ids: Iterable[str]) -> None:
         """Have SVIDs renewed at once, and what is under way once more; the old ones are served until then."""
-        self._outdated.update(self._under_way)
+        self._due.outdate_all()
         self.retry(entry_ids, 0)
         self._wanted()
-
-    def _outdate(self, entry_id: str) -> None:
-        if entry_id in self._under_way:
-            self._outdated.add(entry_id)
 
     # Groups
 
@@ -307,7 +290,7 @@ class X509Cache:
             if entry.id in self._svids:
                 self._svids.move_to_end(entry.id)
             elif entry.id not in self._due:
-                self._schedule(entry.id, 0)
+                self._due.set(entry.id, 0)
                 missing = True
         if missing:
             self._wanted()
@@ -372,13 +355,6 @@ class X509Cache:
 
     # SVIDs
 
-    def _schedule(self, entry_id: str, moment: float) -> None:
-        self._due[entry_id] = moment
-        heapq.heappush(self._queue, (moment, entry_id))
-        if len(self._queue) > 2 * len(self._due) + _LARGEST_BATCH:
-            self._queue = [(when, each) for each, when in self._due.items()]
-            heapq.heapify(self._queue)
-
     def _prefetch(self) -> None:
         """Ask for SVIDs that no stream waits for yet, as far as there is room."""
         room = self._size - len(self._due)
@@ -387,7 +363,7 @@ class X509Cache:
         missing = (each.id for each in self._entries.values() if each.prefetch and each.id not in self._due)
         fetched = list(itertools.islice(missing, room))
         for entry_id in fetched:
-            self._schedule(entry_id, 0)
+            self._due.set(entry_id, 0)
         if fetched:
             self._wanted()
 
@@ -398,5 +374,5 @@ class X509Cache:
         idle = (entry_id for entry_id in list(self._svids) if not self._is_used(self._entries[entry_id]))
         for _, entry_id in zip(range(extra), idle, strict=False):
             del self._svids[entry_id]
-            self._due.pop(entry_id, None)
+            self._due.drop(entry_id)
             self._changed([self._entries[entry_id]])

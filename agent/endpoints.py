@@ -17,6 +17,7 @@ from agent.stream_limits import SOCKET, StreamLimits
 from agent.workload_api import WorkloadApi
 from agent.workload_attestation import WorkloadAttestation
 from operations import logs
+from plugins.blocks import key_manager_of
 from plugins.workloadattestor import WorkloadAttestor
 from transport.router import Router
 from transport.server import Server
@@ -44,7 +45,9 @@ async def endpoints(
             from agent.admin import serve_admin
 
             delegates = config.authorized_delegates
-            servers.append(await serve_admin(config.admin_socket_path, manager, attestation, delegates))
+            name = key_manager_of(config.plugins)
+            path = config.admin_socket_path
+            servers.append(await serve_admin(path, manager, attestation, delegates, key_manager=name))
         if config.broker is not None:
             from agent.broker.endpoint import serve_broker
 

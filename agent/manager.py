@@ -38,7 +38,7 @@ from identity.bundles import Bundle
 from identity.tainting import is_signed_by, subject_key_id
 from operations import logs, sdnotify
 from operations.errors import SpireError, TemporarilyUnavailable
-from plugins.keymanager import KeyType
+from plugins.keymanager import Key, KeyManager, KeyType
 from plugins.svidstore import SvidStore
 
 _log = logs.get("manager")
@@ -249,6 +249,15 @@ class Manager:
     def svid(self) -> AgentSvid:
         """The agent's own."""
         return self._own.current
+
+    @property
+    def keys(self) -> KeyManager:
+        return self._start.keys
+
+    @property
+    def next_key(self) -> Key | None:
+        """The key that the agent's next SVID will be for, while the server has not certified it."""
+        return self._own.next_key
 
     @property
     def jwt_svid_count(self) -> int:

@@ -25,6 +25,7 @@ _APIS: Final = {
     "spire.api.agent.delegatedidentity.v1.DelegatedIdentity": "delegated_identity_api",
     "spire.agent.debug.v1.Debug": "debug_api",
     "spire.api.agent.logger.v1.Logger": "logger_api",
+    "spire.keys.v1.Keys": "keys_api",
 }
 """By service; health is none that workloads are connected to."""
 

@@ -59,6 +59,11 @@ class OwnSvid:
         return self._client.svid
 
     @property
+    def next_key(self) -> Key | None:
+        """The key that the next SVID will be for, while the server has not certified it."""
+        return self._next_key
+
+    @property
     def is_expired(self) -> bool:
         return self.current.expires <= time.time()
 

@@ -234,7 +234,7 @@ def _checked(csr: bytes, trust_domain: TrustDomain) -> x509.CertificateSigningRe
         request = x509.load_der_x509_csr(csr)
         _strong(request.public_key())
         uris = _uris(request)
-        proven = request.is_signature_valid
+        proven = der.proves_possession(request, csr)
     except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion, x509.DuplicateExtension) as error:
         raise InvalidArgument("unable to parse CSR: not a well-formed PKCS #10 request in DER") from error
     if not proven:

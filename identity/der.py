@@ -6,6 +6,7 @@ caches are bounded and hold public values only.
 
 from __future__ import annotations
 
+import warnings
 from functools import lru_cache
 
 from cryptography import x509
@@ -18,6 +19,11 @@ from operations.errors import InvalidArgument
 PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
 AuthorityKey = PublicKey | ed25519.Ed25519PublicKey
 """What may sign CA certificates: a root in a token may be of Ed25519, what is below it is not."""
+
+# Certificates of older tools have serial numbers of zero or subjects with empty parts, and Go takes them. What
+# cryptography has to say on standard error would look like a fault.
+warnings.filterwarnings("ignore", "Parsed a serial number which wasn't positive")
+warnings.filterwarnings("ignore", "Attribute's length must be")
 
 _SEQUENCE = 0x30
 
@@ -35,7 +41,18 @@ def certificate(der: bytes) -> x509.Certificate:
         _ = parsed.extensions  # parsed only when asked for
     except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, x509.InvalidVersion) as error:
         raise InvalidArgument("unable to parse certificate: not a well-formed X.509 certificate in DER") from error
+    if parsed.serial_number < 0:  # RFC 5280, 4.1.2.2; that of old roots is zero at times
+        raise InvalidArgument("unable to parse certificate: its serial number is negative")
     return parsed
+
+
+def proves_possession(request: x509.CertificateSigningRequest, csr: bytes) -> bool:
+    """Whether the key in a PKCS #10 request (RFC 2986), parsed from `csr`, has signed it. Raises UnsupportedAlgorithm.
+
+    The octet before the signature says how many bits at its end are none of it (X.690, 8.6.2.2), which has to be zero;
+    cryptography ignores it.
+    """
+    return request.is_signature_valid and csr[-len(request.signature) - 1] == 0
 
 
 @lru_cache(maxsize=1024)

@@ -20,6 +20,7 @@ from keystores.errors import NotFound
 from operations.errors import Corrupt, PermanentlyUnusable, Refused, SpireError
 from operations.files import write_atomically
 from operations.locks import lock
+from plugins.keyinventory import KeyRecord, Proof
 from plugins.keymanager import Key, KeyManager, KeyType
 
 if TYPE_CHECKING:
@@ -70,6 +71,26 @@ class DiskKeyManager:
         async with self._writing:
             await asyncio.to_thread(_write, self._path, {**keys, key.id: key})
             keys[key.id] = key
+
+    async def inventory(self) -> Sequence[KeyRecord]:
+        """When a key was made is not in the file, which is SPIRE's: it is known of those that this process made."""
+        return self._ring.records(str(self._path))
+
+    async def prove(self, key_id: str) -> Proof:
+        return await self._ring.proof(key_id, str(self._path), f"in {self._path} and in the memory of this process")
+
+    async def dispose(self, handle: str) -> None:
+        self._ring.refuse_disposal(handle)
+
+    async def withdraw(self, handle: str) -> None:
+        await asyncio.shield(asyncio.ensure_future(self._remove(handle)))
+
+    async def _remove(self, key_id: str) -> None:
+        async with self._writing:
+            self._ring.named(key_id)
+            keys = self._ring.keys
+            await asyncio.to_thread(_write, self._path, {each: key for each, key in keys.items() if each != key_id})
+            keys.pop(key_id, None)
 
     async def get(self, key_id: str) -> Key:
         try:

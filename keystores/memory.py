@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from keystores import software
-from keystores.errors import NotFound
+from plugins.keyinventory import KeyRecord, Proof
 from plugins.keymanager import Key, KeyManager, KeyType
 
 if TYPE_CHECKING:
     from plugins.catalog import PluginContext
+
+
+_PLACE = "memory of this process"
 
 
 class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -30,13 +33,22 @@ class MemoryKeyManager:
         return key
 
     async def get(self, key_id: str) -> Key:
-        try:
-            return self._ring.keys[key_id]
-        except KeyError:
-            raise NotFound(f"no key has the id {key_id!r}") from None
+        return self._ring.named(key_id)
 
     async def list(self) -> Sequence[Key]:
         return self._ring.listed()
+
+    async def inventory(self) -> Sequence[KeyRecord]:
+        return self._ring.records(_PLACE)
+
+    async def prove(self, key_id: str) -> Proof:
+        return await self._ring.proof(key_id, _PLACE, f"in the {_PLACE}")
+
+    async def dispose(self, handle: str) -> None:
+        self._ring.refuse_disposal(handle)
+
+    async def withdraw(self, handle: str) -> None:
+        del self._ring.keys[self._ring.named(handle).id]
 
     async def close(self) -> None:
         self._ring.close()

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from keystores import public_keys
-from keystores.errors import InvalidArgument, TemporarilyUnavailable, Unsupported
+from keystores import proving, public_keys
+from keystores.errors import InvalidArgument, NotFound, Refused, TemporarilyUnavailable, Unsupported
+from plugins.keyinventory import KeyRecord, Proof
 from plugins.keymanager import Key, KeyType, Scheme
 
 INLINE_SIGNATURES = 4
@@ -20,12 +22,14 @@ PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 
 class SoftwareKey:
-    """An `InProcessKey`."""
+    """An `InProcessKey`. Times are Unix seconds, None for what is not known or has not been."""
 
-    def __init__(self, key_id: str, private_key: PrivateKey) -> None:
+    def __init__(self, key_id: str, private_key: PrivateKey, created_at: int | None = None) -> None:
         self.id = key_id
         self.key_type = public_keys.key_type_of(private_key)
         self.public_key = public_keys.to_der(private_key.public_key())
+        self.created_at = created_at
+        self.last_signature_at: int | None = None
         self._private_key = private_key
 
     @property
@@ -41,8 +45,12 @@ class SoftwareKey:
     async def sign_batch(self, digests: Sequence[bytes], scheme: Scheme) -> list[bytes]:
         public_keys.check_digests(digests, scheme)
         if isinstance(self._private_key, ec.EllipticCurvePrivateKey) and len(digests) <= INLINE_SIGNATURES:
-            return self._sign(digests, scheme)
-        return await asyncio.to_thread(self._sign, digests, scheme)
+            signatures = self._sign(digests, scheme)
+        else:
+            signatures = await asyncio.to_thread(self._sign, digests, scheme)
+        if signatures:
+            self.last_signature_at = int(time.time())
+        return signatures
 
     def _sign(self, digests: Sequence[bytes], scheme: Scheme) -> list[bytes]:
         key = self._private_key
@@ -54,9 +62,12 @@ class SoftwareKey:
 
 
 def _generate(key_id: str, key_type: KeyType) -> SoftwareKey:
+    private_key: PrivateKey
     if key_type in public_keys.CURVES:
-        return SoftwareKey(key_id, ec.generate_private_key(public_keys.CURVES[key_type]()))
-    return SoftwareKey(key_id, rsa.generate_private_key(65537, public_keys.MODULUS_BITS[key_type]))
+        private_key = ec.generate_private_key(public_keys.CURVES[key_type]())
+    else:
+        private_key = rsa.generate_private_key(65537, public_keys.MODULUS_BITS[key_type])
+    return SoftwareKey(key_id, private_key, int(time.time()))
 
 
 async def generate(key_id: str, key_type: KeyType) -> SoftwareKey:
@@ -96,5 +107,39 @@ class KeyRing:
     def listed(self) -> Sequence[Key]:
         return tuple(self.keys.values())
 
+    def records(self, token: str) -> Sequence[KeyRecord]:
+        """As an inventory has them; `token` is where they are."""
+        return [_record(key, token) for key in self.keys.values()]
+
+    async def proof(self, key_id: str, token: str, where: str) -> Proof:
+        """`where` the private keys are, in words. Raises NotFound."""
+        key = self.named(key_id)
+        possession = await proving.possession(key, key.public_key)
+        return Proof(_record(key, token), (possession, proving.exportable(where)))
+
+    def named(self, key_id: str) -> SoftwareKey:
+        """Raises NotFound."""
+        try:
+            return self.keys[key_id]
+        except KeyError:
+            raise NotFound(f"no key has the id {key_id!r}") from None
+
+    def refuse_disposal(self, handle: str) -> None:
+        """A key that gives way to another is gone at once, so those that are there have their names."""
+        raise Refused(f"key {self.named(handle).id!r} has its name still, and is kept")
+
     def close(self) -> None:
         self._keys = None
+
+
+def _record(key: SoftwareKey, token: str) -> KeyRecord:
+    return KeyRecord(
+        handle=key.id,
+        id=key.id,
+        key_type=key.key_type,
+        public_key=key.public_key,
+        label=key.id,
+        token=token,
+        created_at=key.created_at,
+        last_signature_at=key.last_signature_at,
+    )

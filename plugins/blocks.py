@@ -41,6 +41,11 @@ class PluginBlock:
         return self.position.error(f"{self}: {reason}")
 
 
+def key_manager_of(blocks: Sequence[PluginBlock]) -> str:
+    """The name of the key manager, "" without one."""
+    return next((block.name for block in blocks if block.type == "KeyManager" and block.enabled), "")
+
+
 class _Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The keys of every plugin's block."""
 

@@ -7,34 +7,21 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from operations import config
 from operations.errors import ConfigurationError, ConfigurationErrors, raise_problems
-from operations.logs import Logger
 from operations.quoting import quote
 from plugins.blocks import PluginBlock, read
+from plugins.context import PluginContext
 from plugins.external import loading
-from plugins.external.loading import ExternalPlugins, Facades
+from plugins.external.loading import Facades
 
 __all__ = [
     "AGENT", "SERVER", "Builtin", "Builtins", "Count", "Facades", "PluginBlock", "PluginContext", "check", "load",
     "read",
 ]  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class PluginContext:
-    """What a plugin gets besides its own configuration. `data_dir` is the program's, where it has one.
-
-    `external` loads the external ones; without it there are none.
-    """
-
-    trust_domain: str
-    data_dir: str | None
-    log: Logger
-    external: ExternalPlugins | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)

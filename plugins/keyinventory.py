@@ -18,7 +18,10 @@ class KeyRecord:
 
     `handle` names the key beyond doubt: a CKA_ID or a TPM Name in hex, or the id where there is nothing else. `id` is
     the name it has or, once it is retired, had. `token` is the place: a token's label and serial, a TPM's manufacturer,
-    a file. `attributes` go by their standard's names, such as CKA_SENSITIVE or fixedTPM. None is what is not known.
+    a file. `attributes` go by their standard's names, such as CKA_SENSITIVE or fixedTPM. `dispose_at` is when a retired
+    key is destroyed, if nothing makes room before. `named` is false for a key that no id of this key manager names
+    although it is not retired, such as one of another server that shares the namespace. `last_signature_at` is since
+    the process started. None is what is not known, or has not been.
     """
 
     handle: str
@@ -27,9 +30,11 @@ class KeyRecord:
     public_key: bytes | None
     label: str
     token: str
-    attributes: Mapping[str, bool] = field(default_factory=dict)
+    attributes: Mapping[str, bool] = field(default_factory=dict[str, bool])
     created_at: int | None = None
     retired_at: int | None = None
+    dispose_at: int | None = None
+    named: bool = True
     last_signature_at: int | None = None
 
 
@@ -89,4 +94,14 @@ class Proving(Protocol):
 class Disposing(Protocol):
     async def dispose(self, handle: str) -> None:
         """Destroy a key that no id names any more, at once. Raises Refused for one in use, NotFound."""
+        ...
+
+
+@runtime_checkable
+class Withdrawing(Protocol):
+    async def withdraw(self, handle: str) -> None:
+        """Destroy a key that an id still names, at once; the id names nothing afterwards. Raises NotFound.
+
+        Whoever asks answers for nobody using the key, now or soon.
+        """
         ...

@@ -86,6 +86,8 @@ def _policy() -> Mapping[str, Role]:
         "spire.api.server.debug.v1.Debug": {Role.LOCAL: "GetInfo"},
         "spire.api.server.logger.v1.Logger": {Role.LOCAL: "GetLogger SetLogLevel ResetLogLevel"},
         "grpc.health.v1.Health": {Role.LOCAL: "Check List Watch"},
+        # Ours, beyond SPIRE's.
+        "spire.keys.v1.Keys": {Role.LOCAL: "ListKeys VerifyKeys DisposeKey"},
     }
     return {
         f"/{service}/{name}": role

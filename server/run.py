@@ -10,9 +10,11 @@ from datetime import timedelta
 from pathlib import Path
 
 from identity.spiffeid import SpiffeId
+from keystores.inspection import Inspection
 from operations import logs, program, sdnotify, startup, telemetry
 from operations.errors import ConfigurationError, PermanentlyUnusable
 from operations.version import VERSION
+from plugins.blocks import key_manager_of
 from plugins.external.loading import ExternalPlugins
 from server import catalog
 from server.authority_store import DatastoreAuthorities
@@ -37,6 +39,7 @@ from server.rpc.call import Gate
 from server.rpc.debug import DebugService
 from server.rpc.entry import EntryService
 from server.rpc.health import HealthService
+from server.rpc.keys import KeysService, uses_of
 from server.rpc.localauthority import LocalAuthorityService
 from server.rpc.logger import LoggerService
 from server.rpc.services import Service, router
@@ -172,6 +175,7 @@ class _House:
                 HealthService(Health(probe, logs.get("health"))),
                 LoggerService(),
                 DebugService(trust_domain, store, lambda: svid.identity().chain),
+                KeysService(_inspection(config, stores, authority)),
             ),
             gate=gate,
         )
@@ -207,6 +211,12 @@ def _housekeeping(
     if config.node_pruning is not None:
         found.append(NodeHousekeeping(nodes, config.node_pruning, logs.get("node_manager")))
     return found
+
+
+def _inspection(config: ServerConfig, stores: Stores, authority: CertificateAuthority) -> Inspection:
+    authorities = authority.authorities
+    name = key_manager_of(config.plugins)
+    return Inspection(stores.key_manager, name, uses_of(authorities), at_rest=authorities.at_rest)
 
 
 def _ca_settings(config: ServerConfig) -> CaSettings:

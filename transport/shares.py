@@ -14,6 +14,7 @@ from transport.limits import Limits
 from transport.peer import Process
 
 _READS: Final = 4
+_LITTLE: Final = 1000  # what is next to nothing: this part of all
 
 
 class _Account:
@@ -39,9 +40,12 @@ class Share(_Account):
 
     def fits(self, amount: int = 1) -> bool:
         """Whether the process may take so much more."""
-        user = self._user.held + amount
+        held, user = self.held + amount, self._user.held + amount
         left = self._total - self._all.held - amount
-        return self.held + amount <= left - user
+        if held <= left - user:
+            return True
+        # Others may have taken of what its user had left, and so put the user over what is left now.
+        return held <= self._total // _LITTLE and user <= self._total // 2 and left >= self._total // 4
 
     def take(self, amount: int = 1) -> None:
         """Counts it, whether or not it fits. A negative amount gives back."""
@@ -57,7 +61,8 @@ class Shares:
     """`total` of something. No user may hold more of it than is left, and no process more than its user may still have.
 
     So one user gets a half at most, one process a third, and whoever comes after those that took what they could still
-    finds some: each user that does so leaves half of what it found, each process two thirds.
+    finds some: each user that does so leaves half of what it found, each process two thirds. A process that has next to
+    nothing is given some of its user's half until a quarter of all is left, however much others took after its user.
     """
 
     def __init__(self, total: int) -> None:

@@ -49,6 +49,10 @@ COMMANDS = (
     Command("logger set", "Change the log's level until the agent ends", _in("logger", "set_level")),
     Command("logger reset", "Give the log the level of the start", _in("logger", "reset")),
     Command("debug getinfo", "Print what the agent is and how much it keeps", _in("debug", "get_info")),
+    Command("keys list", "Print all keys, those that nobody uses any more among them", _in("keys", "list_all")),
+    Command("keys show", "Print all that is known of one key", _in("keys", "show")),
+    Command("keys verify", "Have keys prove that they are here and cannot leave", _in("keys", "verify")),
+    Command("keys dispose", "Destroy a key that nobody uses", _in("keys", "dispose")),
     Command("api watch", WATCH, _in("watch", "watch"), usage_name="watch", complaint="{}"),
 )
 
@@ -56,6 +60,7 @@ GROUPS = {
     "api": "Ask the Workload API, as a workload would",
     "api validate": "Check what others present: jwt",
     "debug": "A look into the running agent, by its admin socket",
+    "keys": "The agent's own keys, by its admin socket",
     "logger": "The running agent's log, by its admin socket",
 }
 

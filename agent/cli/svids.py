@@ -11,7 +11,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 
 from generated.spiffe.workload import workload_pb2
-from identity import der, x509svid
+from identity import der, pem, x509svid
 from identity.spiffeid import SpiffeId
 from operations import duration, times
 from operations.errors import InvalidArgument, NotFound, Refused, SpireError
@@ -106,11 +106,10 @@ def _parsed(data: bytes) -> list[bytes]:
 
 def _key(data: bytes) -> str:
     try:
-        key = serialization.load_der_private_key(data, None)
+        serialization.load_der_private_key(data, None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise InvalidArgument(f"its private key cannot be read: {error}") from error
-    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    return pem.decode()
+    return pem.private_key(data)
 
 
 def _verify(svid: Svid) -> None:

@@ -34,7 +34,8 @@ class TokenSpec:
 class TokenConfiguration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A token, for key managers and for roots.
 
-    One of token_label, token_serial and token_uri, and one of pin_file and pin_credential, must be set. `sessions` is
+    One of token_label, token_serial and token_uri, and one of pin_file, pin_credential and pin_prompt, must be set; a
+    program that is started on a terminal asks for the PIN there if none of them is. `sessions` is
     how many to sign with, as the profile says when unset. `environment` is what the module's process has besides the
     program's own, such as SOFTHSM2_CONF or YUBIHSM_PKCS11_CONF.
     """
@@ -45,6 +46,7 @@ class TokenConfiguration(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     token_uri: str | None = None
     pin_file: str | None = None
     pin_credential: str | None = None
+    pin_prompt: bool = False
     profile: ProfileName = ProfileName.AUTO
     sessions: int | None = None
     environment: Mapping[str, str] = {}
@@ -59,6 +61,7 @@ class CloneConfiguration(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     token_uri: str | None = None
     pin_file: str | None = None
     pin_credential: str | None = None
+    pin_prompt: bool = False
     profile: ProfileName | None = None
     sessions: int | None = None
     environment: Mapping[str, str] = {}
@@ -79,7 +82,7 @@ class Configuration(TokenConfiguration, frozen=True, kw_only=True, forbid_unknow
 
 
 _NAMES = ("token_label", "token_serial", "token_uri")
-_PINS = ("pin_file", "pin_credential")
+_PINS = ("pin_file", "pin_credential", "pin_prompt")
 MOST_SESSIONS = 32
 
 

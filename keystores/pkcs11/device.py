@@ -10,7 +10,9 @@ from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
-from keystores.errors import KeyStoreError, NotFound, TemporarilyUnavailable
+import msgspec
+
+from keystores.errors import KeyStoreError, NotFound, PermanentlyUnusable, TemporarilyUnavailable
 from keystores.pkcs11.configuration import TokenSpec
 from keystores.pkcs11.failures import Gone, NoSession
 from keystores.pkcs11.lane import Lane, Lost, Silent
@@ -18,7 +20,7 @@ from keystores.pkcs11.pin import Pin
 from keystores.pkcs11.pool import Pool
 from keystores.pkcs11.process import Start, WorkerProcess
 from keystores.pkcs11.profiles import profile
-from keystores.pkcs11.protocol import Check, Open, Request, TokenFacts
+from keystores.pkcs11.protocol import Check, Open, Request, Sign, TokenFacts
 from operations.errors import SpireError
 from operations.logs import Logger
 
@@ -51,6 +53,8 @@ class Device:
         self._opening: asyncio.Task[Pool] | None = None
         self._ending: set[asyncio.Task[None]] = set()
         self._failures = 0
+        self._told_of_sessions = False
+        self._signed: Sign | None = None
         self._away: str | None = None
         self._background: list[asyncio.Task[None]] = []
         self._closed = False
@@ -151,6 +155,8 @@ class Device:
         except BaseException:
             pool.release(lane)
             raise
+        if isinstance(asked, Sign):
+            self._signed = asked
         try:
             return await lane.ask(asked, result, patience, partial(self._over, pool))
         except NoSession as error:
@@ -163,13 +169,16 @@ class Device:
             self._lose(pool, error)
         elif isinstance(error, NoSession) and not lane.rw:
             pool.retire(lane)
-            self._log.info("The token has fewer sessions than wanted", sessions=pool.size)
+            if not self._told_of_sessions:
+                self._told_of_sessions = True
+                self._log.info("The token has fewer sessions than wanted", sessions=pool.size)
         else:
             pool.release(lane)
 
     def _lose(self, pool: Pool, error: Lost) -> None:
         if not pool.broken:
-            self._log.warning("A PKCS#11 worker is given up", error=error, pid=pool.worker.pid)
+            tell = self._log.debug if self.away else self._log.warning
+            tell("A PKCS#11 worker is given up", error=error, pid=pool.worker.pid)
             pool.worker.kill()
             pool.give_up(Lost("the PKCS#11 worker ended before the call had its turn"))
             self._end(pool.worker)
@@ -240,8 +249,9 @@ class Device:
             self._background.append(asyncio.create_task(self._probe()))
 
     async def _probe(self) -> None:
-        """Ends when the token answers. A worker that cannot reach it is replaced: some modules see a device that came
-        back only when they are loaded anew.
+        """Ends when the token answers, and signs again what it signed last, should it have signed anything.
+
+        A worker that cannot reach it is replaced: some modules see a device that came back only when loaded anew.
         """
         pause = FIRST_PROBE
         while True:
@@ -249,6 +259,7 @@ class Device:
             pause = min(2 * pause, LAST_PROBE)
             try:
                 await self._once(Check(), type(None), PROBE_PATIENCE, PROBE_PATIENCE, rw=True)
+                await self._sign_again()
             except SpireError as error:
                 if self._away != str(error):
                     self._away = str(error)
@@ -262,6 +273,15 @@ class Device:
         self._background[:] = [task for task in self._background if not task.done()]
         for tell in self.when_back:
             tell()
+
+    async def _sign_again(self) -> None:
+        """A module may answer everything else and crash or hang when it signs. The signature goes nowhere."""
+        if self._signed is not None:
+            request = msgspec.structs.replace(self._signed, payloads=self._signed.payloads[:1])
+            try:
+                await self._once(request, list[bytes], PROBE_PATIENCE, PROBE_PATIENCE, rw=True)
+            except PermanentlyUnusable:  # the key is no more, and the token is there
+                self._signed = None
 
     async def _drop_pool(self) -> None:
         pool, self._pool = self._pool, None

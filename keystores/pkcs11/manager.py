@@ -12,19 +12,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from keystores import public_keys
-from keystores.errors import InvalidArgument, KeyStoreError, NotFound, Refused, TemporarilyUnavailable
+from keystores.errors import (
+    InvalidArgument,
+    KeyStoreError,
+    NotFound,
+    Refused,
+    TemporarilyUnavailable,
+)
 from keystores.pkcs11 import configuration as settings
 from keystores.pkcs11 import encoding, mapping
 from keystores.pkcs11.device import Device
 from keystores.pkcs11.failures import Gone
+from keystores.pkcs11.inventory import Ledger, described, proof, records
 from keystores.pkcs11.lane import Lost
 from keystores.pkcs11.mapping import MappedKey, Mapping
-from keystores.pkcs11.pin import Pin
+from keystores.pkcs11.prompt import pins_of
 from keystores.pkcs11.protocol import Generate, PublicParts
+from keystores.pkcs11.secret_key import sealed
 from keystores.pkcs11.tokens import Tokens
+from plugins.keyinventory import KeyRecord, Proof
 from plugins.keymanager import Key, KeyManager, KeyType, Scheme
 
 if TYPE_CHECKING:
@@ -63,6 +73,7 @@ class Pkcs11Key:
         self.key_type = mapped.key_type
         self.public_key = mapped.public_key
         self._mapped = mapped
+        self.last_signature_at: int | None = None
         self._verifier = public_keys.from_der(mapped.public_key)
         self._tokens = tokens
 
@@ -88,7 +99,9 @@ class Pkcs11Key:
             # Meanwhile the token signs for others.
             return await asyncio.to_thread(self._checked, digests, raw, scheme)
 
-        return await self._tokens.sign(self.id, self._mapped, mechanism, payloads, check)
+        signatures = await self._tokens.sign(self.id, self._mapped, mechanism, payloads, check)
+        self.last_signature_at = int(time.time())
+        return signatures
 
     def _checked(self, digests: Sequence[bytes], raw: Sequence[bytes], scheme: Scheme) -> list[bytes]:
         """The signatures as DER, none of which leaves unverified: a device's fault must not become a CA's."""
@@ -165,7 +178,7 @@ class Pkcs11KeyManager:
             cka_id = secrets.token_bytes(CKA_ID_SIZE)
             public_key = await self._make(cka_id, mapping.label(self._policy.namespace, key_id), key_type)
             former = self._mapping.keys.get(key_id)
-            made = MappedKey(cka_id=cka_id.hex(), key_type=key_type, public_key=public_key)
+            made = MappedKey(cka_id=cka_id.hex(), key_type=key_type, public_key=public_key, created_at=int(time.time()))
             await self._name(key_id, made)
             key = self._keys[key_id] = Pkcs11Key(self._tokens, key_id, made)
             if former is not None:
@@ -210,6 +223,57 @@ class Pkcs11KeyManager:
     async def list(self) -> Sequence[Key]:
         self._tokens.check_open()
         return tuple(self._keys.values())
+
+    async def inventory(self) -> Sequence[KeyRecord]:
+        device = self._tokens.primary
+        return records(await described(device, self._mapping), self._ledger(), device)
+
+    async def prove(self, key_id: str) -> Proof:
+        self._tokens.check_open()
+        key = await self.get(key_id)
+        device = self._tokens.primary
+        found = await described(device, self._mapping)
+        cka_id = bytes.fromhex(self._mapping.keys[key_id].cka_id)
+        return await proof(key, cka_id, found, self._ledger(), device)
+
+    def _ledger(self) -> Ledger:
+        signed_at = {key_id: key.last_signature_at for key_id, key in self._keys.items()}
+        return Ledger(self._mapping, None if self._policy.shared else self._policy.grace, signed_at)
+
+    async def dispose(self, handle: str) -> None:
+        await asyncio.shield(asyncio.ensure_future(self._end(handle.lower(), withdrawing=False)))
+
+    async def withdraw(self, handle: str) -> None:
+        await asyncio.shield(asyncio.ensure_future(self._end(handle.lower(), withdrawing=True)))
+
+    async def _end(self, cka_id: str, *, withdrawing: bool) -> None:
+        """Destroy a key. The mapping has it as retired until it is gone: a crash leaves one that is due."""
+        self._tokens.check_open()
+        async with self._changing:
+            key_id = self._mapping.id_of(cka_id)
+            if key_id is None and (withdrawing or all(key.cka_id != cka_id for key in self._mapping.retired)):
+                raise NotFound(f"{self._path} has no {'' if withdrawing else 'retired '}key {cka_id!r}")
+            if self._policy.shared:
+                raise Refused("keys of this namespace are shared (shared_keys), and others may use this one")
+            if key_id is not None:
+                if not withdrawing:
+                    raise Refused(f"key {key_id!r} has its name still, and is kept")
+                await self._remember(self._mapping.without_key(key_id, int(time.time())))
+                del self._keys[key_id]
+            await self._tokens.destroy(bytes.fromhex(cka_id))
+            await self._remember(self._mapping.without_retired(cka_id))
+            self._log.info("Destroyed a key by an operator's wish", key_id=key_id, cka_id=cka_id)
+
+    async def sealing_secret(self, label: str) -> bytes:
+        return await asyncio.shield(asyncio.ensure_future(self._sealing_secret(label)))
+
+    async def _sealing_secret(self, label: str) -> bytes:
+        self._tokens.check_open()
+        async with self._changing:
+            made = await sealed(self._tokens, self._mapping, label, self._log)
+            if made.cka_id.hex() != self._mapping.sealing_key:
+                await self._remember(msgspec.structs.replace(self._mapping, sealing_key=made.cka_id.hex()))
+        return made.secret
 
     async def close(self) -> None:
         for task in self._tasks:
@@ -282,11 +346,6 @@ async def _reconciled(tokens: Tokens, path: Path, stored: Mapping | None, policy
     return result.mapping
 
 
-def _device(configuration: settings.TokenConfiguration, marker: Path, log: Logger) -> Device:
-    spec = settings.token_spec(configuration)
-    return Device(spec, Pin.configured(configuration.pin_file, configuration.pin_credential, marker), log)
-
-
 async def _load(
     configuration: settings.Configuration, context: PluginContext, default_namespace: str, limit: int
 ) -> KeyManager:
@@ -297,11 +356,10 @@ async def _load(
         grace=settings.grace(configuration).total_seconds(),
         shared=configuration.shared_keys,
     )
-    primary = _device(configuration, path.with_name(f"{path.name}.pin-refused"), context.log)
-    clones = [
-        _device(settings.clone(configuration, name), path.with_name(f"{path.name}.{at}.pin-refused"), context.log)
-        for at, name in enumerate(configuration.clone, start=2)
-    ]
+    tokens_of_keys = (configuration, *(settings.clone(configuration, name) for name in configuration.clone))
+    specs = [settings.token_spec(each) for each in tokens_of_keys]
+    pins = await pins_of(tokens_of_keys, path)
+    primary, *clones = (Device(spec, pin, context.log) for spec, pin in zip(specs, pins, strict=True))
     tokens = Tokens(primary, clones, f"{policy.namespace}/", context.log)
     return await Pkcs11KeyManager.open(tokens, path, policy, context.log)
 

@@ -36,11 +36,14 @@ class TokenKey:
 
 
 class MappedKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`cka_id` in hex, `public_key` the DER SubjectPublicKeyInfo."""
+    """`cka_id` in hex, `public_key` the DER SubjectPublicKeyInfo, `created_at` in Unix seconds; None for a key that was
+    adopted, or made by a release that did not write it down.
+    """
 
     cka_id: str
     key_type: KeyType
     public_key: bytes
+    created_at: int | None = None
 
 
 class RetiredKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -49,23 +52,38 @@ class RetiredKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     cka_id: str
     key_id: str
     retired_at: int
+    created_at: int | None = None
 
 
 class Mapping(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The content of keys_path. Values are replaced, never changed in place."""
+    """The content of keys_path. Values are replaced, never changed in place.
+
+    `sealing_key` is the hex CKA_ID of the secret key for what is sealed, once there is one.
+    """
 
     namespace: str
     version: int = 1
     keys: dict[str, MappedKey] = {}
     retired: tuple[RetiredKey, ...] = ()
+    sealing_key: str | None = None
 
     def with_key(self, key_id: str, key: MappedKey, now: int) -> Mapping:
         """`key_id` names the new key from now on; the one it named is retired."""
-        former = self.keys.get(key_id)
-        retired = self.retired
-        if former is not None:
-            retired = (*retired, RetiredKey(cka_id=former.cka_id, key_id=key_id, retired_at=now))
-        return msgspec.structs.replace(self, keys={**self.keys, key_id: key}, retired=retired)
+        freed = self.without_key(key_id, now)
+        return msgspec.structs.replace(freed, keys={**freed.keys, key_id: key})
+
+    def without_key(self, key_id: str, now: int) -> Mapping:
+        """`key_id` names nothing from now on; the key that it named, if there was one, is retired."""
+        keys = dict(self.keys)
+        former = keys.pop(key_id, None)
+        if former is None:
+            return self
+        retired = RetiredKey(cka_id=former.cka_id, key_id=key_id, retired_at=now, created_at=former.created_at)
+        return msgspec.structs.replace(self, keys=keys, retired=(*self.retired, retired))
+
+    def id_of(self, cka_id: str) -> str | None:
+        """The id that names the key."""
+        return next((key_id for key_id, key in self.keys.items() if key.cka_id == cka_id), None)
 
     def without_retired(self, cka_id: str) -> Mapping:
         return msgspec.structs.replace(self, retired=tuple(key for key in self.retired if key.cka_id != cka_id))
@@ -176,8 +194,13 @@ def _check_mapped(key_id: str, mapped: MappedKey, key: TokenKey | None) -> None:
         raise Refused(f"the public key of {key_id!r} (CKA_ID {mapped.cka_id}) in the token is not the one in keys_path")
 
 
+def id_in(label: str, namespace: str) -> str:
+    """The id that a label of the namespace tells of."""
+    return label[len(namespace) + 1 :].removesuffix(RETIRED_SUFFIX)
+
+
 def _key_id(key: TokenKey, namespace: str) -> str:
-    return key.label[len(namespace) + 1 :].removesuffix(RETIRED_SUFFIX)
+    return id_in(key.label, namespace)
 
 
 def _retire(key: TokenKey, namespace: str, now: int) -> RetiredKey:

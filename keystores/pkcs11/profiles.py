@@ -33,9 +33,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     false. `states_public_private`: CKA_PRIVATE = true stands in the template of the public half too.
 
     `sessions`: how many to sign with when the configuration does not say. `keep_alive`: seconds without work after
-    which the sessions are used, before the device ends them. `finalizes`: sessions that died are recovered by
-    C_Finalize and C_Initialize only. `throttles`: CKR_FUNCTION_FAILED means "not so fast". `audit_log`:
-    CKR_DEVICE_MEMORY while signing means that the log that the device is told to keep is full.
+    which the sessions are used, before the device ends them. `throttles`: CKR_FUNCTION_FAILED means "not so fast".
+    `audit_log`: CKR_DEVICE_MEMORY while signing means that the log that the device is told to keep is full.
     """
 
     states_extractable: bool = True
@@ -44,7 +43,6 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     states_public_private: bool = False
     sessions: int = 2
     keep_alive: float | None = None
-    finalizes: bool = False
     throttles: bool = False
     audit_log: bool = False
 
@@ -54,7 +52,7 @@ _PROFILES: dict[ProfileName, Profile] = {
     ProfileName.SOFTHSM2: Profile(sessions=1),
     ProfileName.KRYOPTIC: Profile(sessions=1),
     # 16 sessions per device, which end after 30 idle seconds; all PKCS#11 sessions of a process share one of them.
-    ProfileName.YUBIHSM2: Profile(sessions=1, keep_alive=10.0, finalizes=True, audit_log=True),
+    ProfileName.YUBIHSM2: Profile(sessions=1, keep_alive=10.0, audit_log=True),
     # Its module talks HTTPS to an appliance; the attributes are the appliance's, and cannot be asked for.
     ProfileName.NETHSM: Profile(states_extractable=False, states_sign_recover=False, sessions=8),
     ProfileName.LUNA: Profile(states_sign_recover=False, sessions=8),

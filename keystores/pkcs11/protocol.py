@@ -101,6 +101,28 @@ class Destroy(_Message, frozen=True):
     cka_id: bytes
 
 
+class DescribeKeys(_Message, frozen=True):
+    """The private and secret keys whose label begins with the prefix. Gives a list of `DescribedKey`.
+
+    The `expected` CKA_IDs must be among them: some modules show nothing, and no error, when the token has left them.
+    """
+
+    label_prefix: str
+    expected: list[bytes]
+
+
+class Seal(_Message, frozen=True):
+    """What the secret key of that label makes of the data; without one it is made as `cka_id`, unless that is None.
+
+    Gives `Sealed`. `witness` is the CKA_ID of a key without which the token is not believed.
+    """
+
+    label: str
+    cka_id: bytes | None
+    data: bytes
+    witness: bytes | None
+
+
 class PinGiven(_Message, frozen=True):
     """The answer to `PinWanted`: log in with it, once."""
 
@@ -114,7 +136,7 @@ class PinDenied(_Message, frozen=True):
     text: str
 
 
-Request = Open | Check | ListKeys | FindKey | Generate | Sign | Relabel | Destroy
+Request = Open | Check | ListKeys | FindKey | Generate | Sign | Relabel | Destroy | DescribeKeys | Seal
 ToWorker = Request | PinGiven | PinDenied
 
 
@@ -156,7 +178,6 @@ class TokenFacts(msgspec.Struct, frozen=True, array_like=True):
     library: str
     profile: ProfileName
     sessions: int
-    mechanisms: list[int] = []
 
 
 class PublicParts(msgspec.Struct, frozen=True, array_like=True):
@@ -174,6 +195,23 @@ class FoundKey(msgspec.Struct, frozen=True, array_like=True):
     cka_id: bytes
     label: str
     public: PublicParts | None
+
+
+class DescribedKey(msgspec.Struct, frozen=True, array_like=True):
+    """A key and its attributes by the standard's names, as far as the token tells them. `secret` says that it is a
+    secret key; the others are private ones.
+    """
+
+    key: FoundKey
+    attributes: dict[str, bool]
+    secret: bool = False
+
+
+class Sealed(msgspec.Struct, frozen=True, array_like=True):
+    """32 bytes, and which key made them."""
+
+    cka_id: bytes
+    secret: bytes
 
 
 _encoder = msgspec.msgpack.Encoder()

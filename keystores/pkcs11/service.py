@@ -26,6 +26,7 @@ from keystores.pkcs11.module import Module
 from keystores.pkcs11.protocol import (
     Beat,
     Check,
+    DescribeKeys,
     Destroy,
     Failure,
     FindKey,
@@ -37,6 +38,7 @@ from keystores.pkcs11.protocol import (
     PinTried,
     PinWanted,
     Relabel,
+    Seal,
     Sign,
 )
 from keystores.pkcs11.session import TokenSession
@@ -147,6 +149,16 @@ class Lane:
                 return connection.run(lambda session: session.relabel(cka_id, label))
             case Destroy(cka_id):
                 return connection.run(lambda session: session.destroy(cka_id))
+            case _:
+                return self._further(request)
+
+    def _further(self, request: protocol.ToWorker) -> object:
+        """What only operators and sealed stores ask for."""
+        match request:
+            case DescribeKeys(prefix, expected):
+                return self._connection.run(lambda session: session.described(prefix, expected))
+            case Seal():
+                return self._connection.run(lambda session: session.seal(request))
             case _:
                 raise failures.OutOfStep(f"a {type(request).__name__} where a request was expected")
 

@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Protocol
 
 import pkcs11
 from pkcs11 import Attribute, MechanismFlag, ObjectClass, TokenFlag, exceptions
 from pkcs11 import mechanisms as library
-from pkcs11.constants import DEFAULT
 
 from keystores.errors import PermanentlyUnusable, Refused, Unsupported
+from keystores.pkcs11 import description, sealing
 from keystores.pkcs11.cryptoki import CKR_OK, CKR_USER_ALREADY_LOGGED_IN, CKR_USER_PIN_NOT_INITIALIZED
 from keystores.pkcs11.failures import Busy, Gone, KeyGone, WrongPin
 from keystores.pkcs11.module import LACKING, Module, return_value, serial, translated
 from keystores.pkcs11.profiles import Profile, ProfileName, profile, recognised
-from keystores.pkcs11.protocol import FoundKey, Generate, Mechanism, PublicParts, Sign, TokenFacts, TokenName
+from keystores.pkcs11.protocol import (
+    DescribedKey,
+    FoundKey,
+    Generate,
+    Mechanism,
+    PublicParts,
+    Seal,
+    Sealed,
+    Sign,
+    TokenFacts,
+    TokenName,
+)
+from keystores.pkcs11.templates import check_attributes, check_id, lesser, templates
 
 PAUSES = (0.05, 0.1, 0.2, 0.4, 0.8)
 """Seconds before a throttled signature is tried again."""
@@ -29,6 +41,12 @@ _WRONG_PIN = {
     0xA3: "CKR_PIN_EXPIRED",
     0xA4: "CKR_PIN_LOCKED",
 }
+_TEMPLATE_REFUSED = (
+    exceptions.AttributeReadOnly,
+    exceptions.AttributeTypeInvalid,
+    exceptions.AttributeValueInvalid,
+    exceptions.TemplateInconsistent,
+)
 _MECHANISMS: Mapping[Mechanism, tuple[library.Mechanism, tuple[library.Mechanism, library.MGF, int] | None]] = {
     Mechanism.ECDSA: (library.Mechanism.ECDSA, None),
     Mechanism.EDDSA: (library.Mechanism.EDDSA, None),
@@ -139,6 +157,38 @@ class TokenSession:
             self._require_login()
         return found
 
+    def described(self, label_prefix: str, expected: Sequence[bytes]) -> list[DescribedKey]:
+        """The private and secret keys whose CKA_LABEL begins with the prefix, with their attributes of now.
+
+        Raises KeyGone when one of the expected CKA_IDs is not among them.
+        """
+        with self._calling("reading the attributes of the token's keys"):
+            found: list[DescribedKey] = []
+            for kind in (ObjectClass.PRIVATE_KEY, ObjectClass.SECRET_KEY):
+                secret = kind is ObjectClass.SECRET_KEY
+                for key in list(self._session.get_objects({Attribute.CLASS: kind})):
+                    label = description.label(key)
+                    if label is None or not label.startswith(label_prefix):
+                        continue
+                    cka_id = key[Attribute.ID]
+                    public = None if secret else self._public_parts(cka_id)
+                    told = description.attributes(key)
+                    found.append(DescribedKey(FoundKey(cka_id, label, public), told, secret))
+        gone = set(expected) - {each.key.cka_id for each in found}
+        if gone or not found:
+            self._require_login()
+        if gone:
+            raise KeyGone(f"the token no longer has the key with CKA_ID {min(gone).hex()}")
+        return found
+
+    def seal(self, wanted: Seal) -> Sealed:
+        """See sealing.py. A session that sees nothing would make another key. Raises KeyGone for no witness."""
+        self._require_login()
+        with self._calling("making a secret"):
+            if wanted.witness is not None and not list(self._session.get_objects({Attribute.ID: wanted.witness})):
+                raise KeyGone(f"the token no longer has the key with CKA_ID {wanted.witness.hex()}")
+            return sealing.seal(self._session, wanted, self.profile)
+
     def _public_parts(self, cka_id: bytes) -> PublicParts | None:
         public = list(self._session.get_objects({Attribute.CLASS: ObjectClass.PUBLIC_KEY, Attribute.ID: cka_id}))
         return _parts(public[0]) if len(public) == 1 else None
@@ -151,19 +201,28 @@ class TokenSession:
         """
         with self._calling(f"generating a key of type {wanted.kind}"):
             try:
-                public, private = self._generated(wanted)
+                public, private = self._generated_by_any_template(wanted)
             except LACKING as error:
                 raise Unsupported(f"the token makes no keys of type {wanted.kind}: {return_value(error)}") from error
             try:
                 check_attributes(private)
+                check_id(private, wanted.cka_id)
                 return _parts(public)
             except (Refused, Unsupported):
                 private.destroy()
                 public.destroy()
                 raise
 
-    def _generated(self, wanted: Generate) -> tuple[pkcs11.PublicKey, pkcs11.PrivateKey]:
-        public_template, private_template = _templates(self.profile)
+    def _generated_by_any_template(self, wanted: Generate) -> tuple[pkcs11.PublicKey, pkcs11.PrivateKey]:
+        """Asked for less where the token refuses to be told so much: what the key became is looked at anyway."""
+        *more, least = lesser(self.profile)
+        for stated in more:
+            with suppress(*_TEMPLATE_REFUSED):
+                return self._generated(wanted, stated)
+        return self._generated(wanted, least)
+
+    def _generated(self, wanted: Generate, stated: Profile) -> tuple[pkcs11.PublicKey, pkcs11.PrivateKey]:
+        public_template, private_template = templates(stated)
         capabilities = MechanismFlag.SIGN | MechanismFlag.VERIFY
         if wanted.modulus_bits is not None:
             return self._session.generate_keypair(
@@ -208,7 +267,7 @@ class TokenSession:
                 time.sleep(pause)
             except exceptions.DeviceMemory as error:
                 if not self.profile.audit_log:
-                    raise
+                    raise Busy("signing: CKR_DEVICE_MEMORY: the device has no memory left for it") from error
                 raise Busy(
                     "signing: CKR_DEVICE_MEMORY: the device's audit log is full, most likely, and it is told to keep "
                     "it: read the log and set its index (yubihsm-shell: get logs, set index); see docs/runbooks/hsm.md"
@@ -270,51 +329,7 @@ def _log_in(module: Module, name: TokenName, token: pkcs11.Token, session: pkcs1
         attempt.accepted()
 
 
-def _templates(profile: Profile) -> tuple[dict[Attribute, object], dict[Attribute, object]]:
-    """What the public and the private half are told besides usage, id and label."""
-    private: dict[Attribute, object] = {Attribute.PRIVATE: True, Attribute.SENSITIVE: True}
-    public: dict[Attribute, object] = {}
-    if profile.states_extractable:
-        private[Attribute.EXTRACTABLE] = False
-    if profile.states_sign_recover:
-        private[Attribute.SIGN_RECOVER] = False
-    if profile.states_public_private:
-        public[Attribute.PRIVATE] = True
-    if not profile.states_unused:
-        for attribute in (Attribute.DECRYPT, Attribute.UNWRAP, Attribute.DERIVE):
-            private[attribute] = DEFAULT
-        for attribute in (Attribute.ENCRYPT, Attribute.WRAP):
-            public[attribute] = DEFAULT
-    return public, private
-
-
 def _parts(public: pkcs11.PublicKey) -> PublicParts:
     if public[Attribute.KEY_TYPE] is library.KeyType.RSA:
         return PublicParts(modulus=public[Attribute.MODULUS], exponent=public[Attribute.PUBLIC_EXPONENT])
     return PublicParts(ec_parameters=public[Attribute.EC_PARAMS], ec_point=public[Attribute.EC_POINT])
-
-
-DEMANDED = {
-    Attribute.TOKEN: True,
-    Attribute.PRIVATE: True,
-    Attribute.SENSITIVE: True,
-    Attribute.ALWAYS_SENSITIVE: True,
-    Attribute.EXTRACTABLE: False,
-    Attribute.NEVER_EXTRACTABLE: True,
-    Attribute.LOCAL: True,
-    Attribute.SIGN: True,
-    Attribute.DECRYPT: False,
-    Attribute.UNWRAP: False,
-    Attribute.DERIVE: False,
-}
-
-
-def check_attributes(private: pkcs11.PrivateKey) -> None:
-    """Raises Refused for a new key that is not sign-only, sensitive, local and never extractable."""
-    wrong = [
-        f"CKA_{attribute.name} is {str(not demanded).lower()}"
-        for attribute, demanded in DEMANDED.items()
-        if bool(private[attribute]) is not demanded
-    ]
-    if wrong:
-        raise Refused(f"the token made a key that is not as safe as it must be ({', '.join(wrong)}); it was destroyed")

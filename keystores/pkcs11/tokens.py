@@ -10,17 +10,21 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
+import msgspec
+
 from keystores.errors import KeyStoreError, PermanentlyUnusable, TemporarilyUnavailable
 from keystores.pkcs11 import encoding
 from keystores.pkcs11.batches import Signer
 from keystores.pkcs11.device import Device
 from keystores.pkcs11.mapping import MappedKey, TokenKey
-from keystores.pkcs11.protocol import Destroy, FoundKey, ListKeys, Mechanism, Relabel
+from keystores.pkcs11.protocol import Destroy, FoundKey, ListKeys, Mechanism, Relabel, Seal, Sealed
 from operations.errors import SpireError
 from operations.logs import Logger
 
 FAILOVER_PATIENCE = 20.0
 """Seconds after which no further token is tried for a signature."""
+SEALING_PATIENCE = 15.0
+"""Seconds; the first use makes a key."""
 LOOK_AGAIN = 30.0
 """Seconds after which a clone that lacked a key is looked at again."""
 
@@ -163,6 +167,18 @@ class Tokens:
         """The keys in the primary token that carry the namespace's labels."""
         found = await self.primary.call(ListKeys(self._prefix), list[FoundKey])
         return [token_key(key) for key in found]
+
+    async def seal(self, wanted: Seal) -> Sealed:
+        """By the primary, which makes the key if there is none; while it is away by a clone that has the same one."""
+        try:
+            return await self.primary.call(wanted, Sealed, patience=SEALING_PATIENCE, rw=True)
+        except TemporarilyUnavailable:
+            for clone in self._clones:
+                with suppress(KeyStoreError):
+                    sealed = await clone.device.call(msgspec.structs.replace(wanted, cka_id=None), Sealed)
+                    if sealed.cka_id == wanted.witness:
+                        return sealed
+            raise
 
     async def relabel(self, cka_id: bytes, label: str) -> None:
         await self.primary.call(Relabel(cka_id, label), type(None), rw=True)

@@ -10,7 +10,6 @@ import asyncio
 import os
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections import deque
@@ -19,7 +18,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from keystores import errors
+from keystores import errors, processes
 from keystores.tpm import messages
 from keystores.tpm.messages import Beat, Failed, Place, Reply, Request
 
@@ -29,7 +28,6 @@ QUEUE_LIMIT: Final = 1000
 """Calls that may wait for one TPM."""
 UNDER_WAY: Final = 2
 SHORTEST_LOOK: Final = 0.05
-COMMAND: Final = (sys.executable, "-P", "-m", "keystores.tpm.service")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +95,11 @@ class _Process:
     @classmethod
     async def start(cls, place: Place) -> _Process:
         ours, theirs = socket.socketpair()
-        environment = {"TSS2_LOG": "all+NONE", **os.environ}
+        command = processes.command("keystores.tpm.service")
+        environment = processes.environment({"TSS2_LOG": os.environ.get("TSS2_LOG", "all+NONE")})
         try:
             process = await asyncio.to_thread(
-                lambda: subprocess.Popen(COMMAND, stdin=theirs.fileno(), stdout=subprocess.DEVNULL, env=environment)
+                lambda: subprocess.Popen(command, stdin=theirs.fileno(), stdout=subprocess.DEVNULL, env=environment)
             )
         except OSError as error:
             ours.close()

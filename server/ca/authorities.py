@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 import string
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
@@ -136,6 +137,12 @@ class Authorities:
                 tasks.create_task(self._upstream.subscribe())
             tasks.create_task(self._leave_tainted())
             await self._keep_rotating()
+
+    @asynccontextmanager
+    async def at_rest(self) -> AsyncGenerator[None]:
+        """While it is held the keys that are used stay the same, and none is made."""
+        async with self.x509.at_rest(), self.jwt.at_rest():
+            yield
 
     async def close(self) -> None:
         """Stop listening to the upstream authority."""

@@ -242,7 +242,7 @@ def _check_csr(csr: bytes, unproven: str) -> tuple[x509.CertificateSigningReques
         raise InvalidArgument("malformed CSR: not a well-formed PKCS #10 request in DER") from error
     public_key = _strong_key(key)
     try:
-        proven = parsed.is_signature_valid
+        proven = der.proves_possession(parsed, csr)
     except UnsupportedAlgorithm as error:
         raise InvalidArgument(f"{unproven}: unsupported signature algorithm") from error
     if not proven:

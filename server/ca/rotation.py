@@ -7,7 +7,8 @@ for long-lived ones at most 30 and 7 days before the end. In between, its public
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -121,6 +122,12 @@ class Rotation(Generic[A]):
                 raise Refused("unexpected authority ID")
             await self._activate_next(self._current(), following)
             return following
+
+    @asynccontextmanager
+    async def at_rest(self) -> AsyncGenerator[None]:
+        """While it is held no authority is prepared or activated, so that no key is about to be used."""
+        async with self._turn:
+            yield
 
     async def replace(self, distrusted: Callable[[A], bool]) -> None:
         """Sign with none that is distrusted, now or later.

@@ -115,6 +115,10 @@ COMMANDS = (
     Command("logger set", "Change the log's level until the server ends", _in("logger", "set_level")),
     Command("logger reset", "Give the log the level of the start", _in("logger", "reset")),
     Command("debug getinfo", "Print what the server is and how much it keeps", _in("debug", "get_info")),
+    Command("keys list", "Print all keys, those that nobody uses any more among them", _in("keys", "list_all")),
+    Command("keys show", "Print all that is known of one key", _in("keys", "show")),
+    Command("keys verify", "Have keys prove that they are here and cannot leave", _in("keys", "verify")),
+    Command("keys dispose", "Destroy a key that nobody uses", _in("keys", "dispose")),
     Command("x509 mint", "Sign an X509-SVID for a new key, without an entry", _in("mint", "x509")),
     Command("jwt mint", "Sign a JWT-SVID, without an entry", _in("mint", "jwt")),
 )
@@ -126,6 +130,7 @@ GROUPS = {
     "entry": "Registration entries: create, show, update, delete",
     "federation": "Where other trust domains serve their bundles",
     "jwt": "JWT-SVIDs by hand",
+    "keys": "The key manager's keys: list, show, verify, dispose",
     "localauthority": "Authorities: show, prepare, activate, taint, revoke",
     "localauthority jwt": "JWT authorities",
     "localauthority x509": "X.509 authorities",

@@ -45,6 +45,9 @@ class PrivateKey(Object):
         mechanism_param: tuple[Mechanism, MGF, int] | None = ...,
     ) -> bytes: ...
 
+class SecretKey(Object):
+    def sign(self, data: bytes, *, mechanism: Mechanism) -> bytes: ...
+
 class LocalDomainParameters:
     def generate_keypair(
         self,
@@ -76,3 +79,15 @@ class Session:
         public_template: Mapping[Attribute, object],
         private_template: Mapping[Attribute, object],
     ) -> tuple[PublicKey, PrivateKey]: ...
+    def generate_key(
+        self,
+        key_type: KeyType,
+        key_length: int,
+        *,
+        id: bytes,
+        label: str,
+        store: bool,
+        capabilities: MechanismFlag,
+        mechanism: Mechanism,
+        template: Mapping[Attribute, object],
+    ) -> SecretKey: ...

@@ -132,11 +132,44 @@ def external_backend(_folder: Path) -> Generator[Backend]:
     yield External()
 
 
+@dataclass
+class Served:
+    """The key store in a token as a plugin that our own program hosts."""
+
+    hsm: softhsm.SoftHsm
+    durable = True
+
+    async def open(self) -> KeyManager:
+        place = Position("s.conf", 1)
+        block = PluginBlock(
+            type="KeyManager",
+            name="pkcs11",
+            data=Body((), place, ""),
+            position=place,
+            command=str(Path(sys.executable).with_name("spire-keystore-pkcs11")),
+            data_text=f"""
+                module_path = "{softhsm.MODULE}"
+                token_label = "{self.hsm.label}"
+                pin_file    = "{self.hsm.pin_file}"
+                keys_path   = "{self.hsm.folder}/keys.json"
+            """,
+        )
+        manager: KeyManager = await ExternalPlugins(FACADES, tuple).load(block, "example.org")
+        return manager
+
+
+@contextmanager
+def served_backend(folder: Path) -> Generator[Backend]:
+    with softhsm.SoftHsm.create(folder).installed() as hsm:
+        yield Served(hsm)
+
+
 BACKENDS = {
     "memory": memory_backend,
     "disk": disk_backend,
     "pkcs11": pkcs11_backend,
     "external": external_backend,
+    "served": served_backend,
     "tpm": tpm_backend,
 }
 
@@ -146,5 +179,17 @@ BUILT_ON_DEMAND = {"kryoptic": kryoptic_backend}
 LACKING = {"tpm": frozenset({KeyType.RSA_4096})}
 """The key types that a backend does not have, and refuses."""
 
-SEALING = ("disk", "tpm")
+SEALING = ("disk", "pkcs11", "tpm")
 """The backends that have the further power to seal."""
+
+INVENTORY = ("disk", "memory", "pkcs11", "tpm")
+"""The backends that tell of their keys, prove and dispose of them."""
+
+NEVER_EXPORTED = ("pkcs11", "tpm")
+"""Those of them whose proof stands."""
+
+WITHDRAWING = ("disk", "memory", "pkcs11")
+"""Those of them that give up a key which an id still names."""
+
+RETIRING = ("pkcs11",)
+"""Those of them that keep a key for a while after another one took its id."""

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.simulators import spire
+from tests.simulators.once import go_program, made_once
 
 HERE = Path(__file__).parent
 
@@ -48,29 +49,32 @@ def pair(request: pytest.FixtureRequest) -> Pair:
 @pytest.fixture(scope="session")
 def go_workload(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The go-spiffe workload, built once. A Go toolchain that is missing is a failure."""
-    binary = tmp_path_factory.mktemp("go") / "workload"
-    subprocess.run(["go", "build", "-o", str(binary), "."], cwd=HERE / "gospiffe", check=True)
-    return str(binary)
+    return go_program(tmp_path_factory, HERE / "gospiffe")
 
 
 @pytest.fixture(scope="session")
 def rust_workload(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The workload on the spiffe crate, built once. A Rust toolchain that is missing is a failure."""
-    target = tmp_path_factory.mktemp("rust")
-    # Beside the sources cargo would leave a lock file.
-    shutil.copytree(HERE / "rust", target / "source")
-    subprocess.run(["cargo", "build", "--quiet"], cwd=target / "source", check=True)
-    return str(target / "source" / "target" / "debug" / "workload")
+
+    def build(folder: Path) -> None:
+        # Beside the sources cargo would leave a lock file.
+        shutil.copytree(HERE / "rust", folder, dirs_exist_ok=True)
+        subprocess.run(["cargo", "build", "--quiet"], cwd=folder, check=True)
+
+    return str(made_once(tmp_path_factory, "rust", build) / "target" / "debug" / "workload")
 
 
 @pytest.fixture(scope="session")
 def java_workload(tmp_path_factory: pytest.TempPathFactory) -> Sequence[str]:
     """How to run the workload on java-spiffe, compiled once. A JDK or Maven that is missing is a failure."""
-    target = tmp_path_factory.mktemp("java")
-    goals = ("compile", "dependency:copy-dependencies")
-    subprocess.run(
-        ["mvn", "--quiet", "--batch-mode", f"-Dworkload.build={target}", *goals], cwd=HERE / "java", check=True
-    )
+
+    def build(folder: Path) -> None:
+        goals = ("compile", "dependency:copy-dependencies")
+        subprocess.run(
+            ["mvn", "--quiet", "--batch-mode", f"-Dworkload.build={folder}", *goals], cwd=HERE / "java", check=True
+        )
+
+    target = made_once(tmp_path_factory, "java", build)
     return ("java", "-cp", f"{target}/classes:{target}/dependency/*", "Workload")
 
 

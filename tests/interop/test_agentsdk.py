@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 
 from identity.bundles import to_pem
 from tests.simulators import pki, spire
+from tests.simulators.once import go_program
 
 pytestmark = [pytest.mark.interop, pytest.mark.timeout(600)]
 HERE = Path(__file__).parent / "agentsdk"
@@ -22,9 +22,7 @@ TYPE = "type.googleapis.com/spiffe.broker"
 
 @pytest.fixture(scope="session")
 def client(tmp_path_factory: pytest.TempPathFactory) -> str:
-    binary = tmp_path_factory.mktemp("go") / "agentsdk"
-    subprocess.run(["go", "build", "-o", str(binary), "."], cwd=HERE, check=True)
-    return str(binary)
+    return go_program(tmp_path_factory, HERE)
 
 
 @dataclass

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.simulators import spire
+from tests.simulators.once import go_program
 
 pytestmark = [pytest.mark.interop, pytest.mark.timeout(600)]
 HERE = Path(__file__).parent / "apisdk"
@@ -18,9 +18,7 @@ PROGRAMS = {"ours": spire.SERVER} | ({"other": other} if (other := os.environ.ge
 
 @pytest.fixture(scope="session")
 def client(tmp_path_factory: pytest.TempPathFactory) -> str:
-    binary = tmp_path_factory.mktemp("go") / "apisdk"
-    subprocess.run(["go", "build", "-o", str(binary), "."], cwd=HERE, check=True)
-    return str(binary)
+    return go_program(tmp_path_factory, HERE)
 
 
 @pytest.fixture(params=list(PROGRAMS.values()), ids=list(PROGRAMS))

@@ -12,9 +12,12 @@ import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor, FileDescriptor, MethodDescriptor
 
-pytestmark = pytest.mark.interop
+from tests.simulators.once import go_program
 
-ROOT = Path(__file__).parents[2]
+pytestmark = [pytest.mark.interop, pytest.mark.timeout(600)]
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
 PROTOS = sorted(str(path.relative_to(ROOT / "protos")) for path in (ROOT / "protos").rglob("*.proto"))
 RENAMED = {
     "api.proto": "spiffe/broker/api.proto",
@@ -35,19 +38,19 @@ Facts = dict[str, object]
 
 
 @pytest.fixture(scope="module")
-def published() -> dict[str, FileDescriptor]:
+def published(tmp_path_factory: pytest.TempPathFactory) -> dict[str, FileDescriptor]:
     """The published files by name."""
-    files = {file.name: file for file in itertools.chain(dumped("descriptors"), dumped("sds", "descriptors"))}.values()
+    own, of_envoy = (go_program(tmp_path_factory, HERE / module) for module in ("descriptors", "sds"))
+    files = {file.name: file for file in itertools.chain(dumped(own), dumped(of_envoy, "descriptors"))}.values()
     pool = descriptor_pool.DescriptorPool()
     for file in files:
         pool.Add(file)
     return {RENAMED.get(file.name, file.name): pool.FindFileByName(file.name) for file in files}
 
 
-def dumped(module: str, *arguments: str) -> Iterable[descriptor_pb2.FileDescriptorProto]:
-    """What a Go module prints, each file behind those it imports."""
-    command = ["go", "run", ".", *arguments]
-    dump = subprocess.run(command, cwd=ROOT / "tests/interop" / module, check=True, capture_output=True)
+def dumped(*command: str) -> Iterable[descriptor_pb2.FileDescriptorProto]:
+    """What a program prints, each file behind those it imports."""
+    dump = subprocess.run(command, check=True, capture_output=True)
     return descriptor_pb2.FileDescriptorSet.FromString(dump.stdout).file
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.interop.conftest import HERE, Pair, lines
+from tests.simulators.once import go_program
 from tests.simulators.spire import Agent, Server, eventually
 
 pytestmark = [pytest.mark.interop, pytest.mark.timeout(600)]
@@ -18,9 +19,7 @@ ID = "spiffe://example.org/workload"
 
 @pytest.fixture(scope="session")
 def client(tmp_path_factory: pytest.TempPathFactory) -> str:
-    binary = tmp_path_factory.mktemp("go") / "sds"
-    subprocess.run(["go", "build", "-o", str(binary), "."], cwd=HERE / "sds", check=True)
-    return str(binary)
+    return go_program(tmp_path_factory, HERE / "sds")
 
 
 def check_rotation(updates: list[dict[str, Any]], count: int) -> None:

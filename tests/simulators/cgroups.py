@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,9 @@ from attestors.containers import proc_files
 from transport.peer import Process
 
 PATIENCE = 60.0
+_OWN_MOUNT = "spire-test-cgroup2-"
+OWN = f"spire-test-{os.getpid()}"
+"""What tests put theirs below: others may be running beside them."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,9 @@ def cgroup(path: str) -> Generator[Cgroup, None, None]:
     with _hierarchy() as (seen, root):
         folder = root / path.strip("/")
         made = [each for each in (folder, *folder.parents) if each.is_relative_to(root) and not each.exists()]
-        folder.mkdir(parents=True)
+        while not folder.exists():
+            with suppress(FileNotFoundError):  # of another test's end, which took one above along
+                folder.mkdir(parents=True)
         try:
             yield Cgroup(f"{seen}/{path.strip('/')}", folder)
         finally:
@@ -58,10 +63,11 @@ def _hierarchy() -> Generator[tuple[str, Path], None, None]:
     """The cgroups of version 2: the path of the one that is mounted, and where. For the block only, if need be."""
     for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
         mount = proc_files.mounts(line)[0]
-        if mount.type == b"cgroup2":
-            yield os.fsdecode(mount.root).rstrip("/"), Path(os.fsdecode(line.split(b" ")[4]))
+        place = os.fsdecode(line.split(b" ")[4])
+        if mount.type == b"cgroup2" and _OWN_MOUNT not in place:
+            yield os.fsdecode(mount.root).rstrip("/"), Path(place)
             return
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(prefix=_OWN_MOUNT) as folder:
         subprocess.run(["mount", "-t", "cgroup2", "cgroup2", folder], check=True)
         try:
             yield "", Path(folder)

@@ -13,13 +13,13 @@ from attestors.docker.attestor import DockerAttestor
 from attestors.docker.configuration import Configuration
 from operations import logs
 from operations.errors import Refused
-from tests.simulators.cgroups import cgroup
+from tests.simulators.cgroups import OWN, cgroup
 from tests.simulators.docker_daemon import IMAGE, IMAGE_ID, Daemon
 from transport.peer import Process
 
 ID = "c0ffee00" * 8
 OTHER_ID = "0b5e55ed" * 8
-DOCKERS = f"spire-test/docker-{ID}.scope"
+DOCKERS = f"docker-{ID}.scope"
 
 SELECTORS = [
     "docker:label:org.example.tier:web",
@@ -33,7 +33,8 @@ SELECTORS = [
 
 @contextmanager
 def process_in(path: str) -> Generator[Process, None, None]:
-    with cgroup(path) as group, group.running() as process:
+    """One in a cgroup of version 2 of this path, below that of the tests."""
+    with cgroup(f"{OWN}/{path}") as group, group.running() as process:
         yield process
 
 

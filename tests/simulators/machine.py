@@ -5,7 +5,6 @@ It needs root, and a kernel with cgroups of version 2. The network is the machin
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from tests.simulators.cgroups import OWN
 from tests.simulators.spire import PATIENCE, eventually
 
 INIT: Final = "/lib/systemd/systemd"
@@ -78,7 +78,7 @@ class Machine:
         self.units.mkdir()
         for name, text in _UNITS.items():
             (self.units / name).write_text(text)
-        group = cgroup_mount() / f"spire-test-{os.getpid()}"
+        group = cgroup_mount() / f"{OWN}-systemd"
         group.mkdir()
         self.groups.append(group)
         enter = f'echo $$ > {group}/cgroup.procs && exec "$@"'

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import ssl
-import subprocess
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +15,14 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from google.protobuf.message import Message
 
 from tests.interop.grpc import service
+from tests.simulators.once import go_program
 from tests.simulators.svids import self_signed
 from transport.client import Channel
 from transport.server import Server
 from transport.status import Code, RpcError
 from transport.tls import client_context, server_context
 
-pytestmark = [pytest.mark.interop, pytest.mark.timeout(300)]  # the first build compiles gRPC
+pytestmark = [pytest.mark.interop, pytest.mark.timeout(600)]  # the first build compiles gRPC
 
 HERE: Final = Path(__file__).parent
 SERVER: Final = self_signed("spiffe://example.org/spire/server")
@@ -52,9 +52,7 @@ RESPONSE_SIZES: Final = [31415, 9, 2653, 58979]
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The Go end. A Go toolchain that is missing is a failure."""
-    binary = tmp_path_factory.mktemp("go") / "interop"
-    subprocess.run(["go", "build", "-o", str(binary), "."], cwd=HERE, check=True, timeout=280)
-    return str(binary)
+    return go_program(tmp_path_factory, HERE)
 
 
 # -- grpc-go's client

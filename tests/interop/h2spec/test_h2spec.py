@@ -11,6 +11,10 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from tests.simulators.once import go_program
+
+pytestmark = [pytest.mark.interop, pytest.mark.timeout(600)]
+
 HERE = Path(__file__).parent
 
 # What does not pass, and why it stands. A change in either direction is to be looked at.
@@ -28,10 +32,7 @@ EXPECTED = {
 @pytest.fixture(scope="module")
 def h2spec(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The tool at the version that go.mod pins. A Go toolchain that is missing is a failure."""
-    binary = tmp_path_factory.mktemp("go") / "h2spec"
-    tool = "github.com/summerwind/h2spec/cmd/h2spec"
-    subprocess.run(["go", "build", "-o", str(binary), tool], cwd=HERE, check=True, timeout=150)
-    return str(binary)
+    return go_program(tmp_path_factory, HERE, "github.com/summerwind/h2spec/cmd/h2spec")
 
 
 @pytest.fixture
@@ -44,7 +45,6 @@ def port(tmp_path: Path) -> Iterator[str]:
     assert server.returncode == 0
 
 
-@pytest.mark.interop
 def test_h2spec(h2spec: str, port: str, tmp_path: Path) -> None:
     report = tmp_path / "report.xml"
     command = [h2spec, "-t", "-k", "-h", "127.0.0.1", "-p", port, "--timeout", "5", "-j", str(report)]

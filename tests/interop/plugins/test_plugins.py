@@ -6,7 +6,6 @@ import hashlib
 import os
 import re
 import signal
-import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from functools import partial
@@ -34,11 +33,12 @@ from plugins.workloadattestor import PID_REFERENCE
 from server.catalog import FACADES as SERVER
 from tests.interop.conftest import Pair
 from tests.simulators import spire
+from tests.simulators.once import go_program
 from tests.simulators.spire import eventually
 from transport.peer import Process
 from transport.status import RpcError
 
-pytestmark = pytest.mark.interop
+pytestmark = [pytest.mark.interop, pytest.mark.timeout(600)]
 
 HERE = Path(__file__).parent
 ALGORITHMS = {Hash.SHA256: hashes.SHA256(), Hash.SHA384: hashes.SHA384(), Hash.SHA512: hashes.SHA512()}
@@ -47,9 +47,7 @@ BY_REFERENCE = "by:type.googleapis.com/spiffe.broker.WorkloadPIDReference"
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> str:
-    binary = tmp_path_factory.mktemp("go") / "plugins"
-    subprocess.run(["go", "build", "-o", str(binary), "."], cwd=HERE, check=True)
-    return str(binary)
+    return go_program(tmp_path_factory, HERE)
 
 
 class Loader:

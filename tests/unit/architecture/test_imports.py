@@ -33,13 +33,22 @@ UNWANTED = {
     "server.cli.upstreamauthority": NEVER | TOKEN | HTTP | COMMANDS - {"pathlib", "urllib.parse"},
     "server.cli.logger": NEVER | TOKEN | HTTP | COMMANDS,
     "server.cli.debug": NEVER | TOKEN | HTTP | COMMANDS,
+    "server.cli.keys": NEVER | TOKEN | HTTP | COMMANDS,
+    "agent.cli.keys": NEVER | TOKEN | HTTP | COMMANDS - {"pathlib", "urllib.parse"},
     "agent.cli.logger": NEVER | TOKEN | HTTP | COMMANDS - {"pathlib", "urllib.parse"},
     "agent.cli.debug": NEVER | TOKEN | HTTP | COMMANDS - {"pathlib", "urllib.parse"},
     "agent.cli.healthcheck": NEVER | TOKEN | HTTP | COMMANDS - {"pathlib", "urllib.parse"},
     "agent.cli.x509": NEVER | TOKEN | HTTP | COMMANDS - {"pathlib", "urllib.parse"},
     "authorities.pkcs11": NEVER | TOKEN | HTTP | {"sqlalchemy", "jwt", "tpm2_pytss"},
     "authorities.tpm": NEVER | TOKEN | HTTP | {"sqlalchemy", "jwt", "tpm2_pytss"},
-    "keystores.pkcs11.manager": NEVER | HTTP | {"sqlalchemy", "OpenSSL", "jwt"},
+    "keystores.programs.program": NEVER | TOKEN | HTTP | COMMANDS - {"pathlib", "urllib.parse"} | {"asyncio"},
+    "keystores.programs.pkcs11_store, plugins.served.program": NEVER
+    | TOKEN
+    | HTTP
+    | {"sqlalchemy", "OpenSSL", "jwt", "plugins.external", "server", "agent", "tpm2_pytss"},
+    "keystores.pkcs11.manager": NEVER | TOKEN | HTTP | {"sqlalchemy", "OpenSSL", "jwt"},
+    "keystores.pkcs11.root": NEVER | TOKEN | HTTP | {"sqlalchemy", "OpenSSL", "jwt"},
+    "keystores.pkcs11.service": NEVER | HTTP | {"asyncio", "cryptography", "sqlalchemy", "OpenSSL", "jwt", "difflib"},
 }
 """For each module that a process begins with: what must not come with it."""
 

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ import pytest
 from attestors import processes
 from attestors.slurm import SlurmAttestor, Step, step_of
 from operations.errors import NotFound, Refused
+from tests.simulators.cgroups import OWN, cgroup
 from transport.peer import PidFd, Process
 
 ROOT = Path(__file__).parents[3]
@@ -79,29 +80,12 @@ def test_a_name_that_no_selector_could_have_is_refused() -> None:
         step_of([b"/system.slice/slurmstepd.scope/job_1/step_\xff"])
 
 
-def cgroup_mount() -> Path:
-    """Where version 2 of cgroups is mounted, alone or beside version 1."""
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        fields = line.split()
-        if fields[fields.index("-") + 1] == "cgroup2":
-            return Path(fields[4])
-    pytest.fail("this kernel has no cgroup2 mounted")
-
-
 @pytest.fixture
 def task() -> Iterator[Process]:
     """A process where slurmstepd would have put it."""
-    scope = cgroup_mount() / "system.slice/spire-test_slurmstepd.scope"
-    group = scope / "job_4711/step_batch/user/task_0"
-    group.mkdir(parents=True)
-    with subprocess.Popen(["sleep", "600"]) as running:
-        (group / "cgroup.procs").write_text(str(running.pid))
-        yield Process(running.pid, os.getuid(), os.getgid(), processes.started(running.pid), PidFd.of(running.pid))
-        running.kill()
-    for each in (group, group.parent, group.parent.parent, group.parent.parent.parent, scope):
-        each.rmdir()
-    with suppress(OSError):  # the machine's own, or what was made for this
-        scope.parent.rmdir()
+    path = f"system.slice/{OWN}_slurmstepd.scope/job_4711/step_batch/user/task_0"
+    with cgroup(path) as group, group.running() as running:
+        yield replace(running, pidfd=PidFd.of(running.pid))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may make the system's cgroups")
@@ -140,16 +124,12 @@ except Refused as error:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a cgroup namespace")
 def test_an_agent_that_does_not_see_the_hosts_cgroups_says_so(task: Process) -> None:
     """Its namespace's root is a cgroup beside the task's."""
-    aside = cgroup_mount() / "spire-test-aside"
-    aside.mkdir()
-    try:
-        enter = f'echo $$ > {aside}/cgroup.procs && exec unshare --cgroup "$@"'
+    with cgroup(f"{OWN}-aside") as aside:
+        enter = f'echo $$ > {aside.folder}/cgroup.procs && exec unshare --cgroup "$@"'
         done = subprocess.run(
             ["sh", "-c", enter, "sh", sys.executable, "-c", ATTEST, str(task.pid)],
             cwd=ROOT, capture_output=True, text=True, timeout=60, check=True,
         )  # fmt: skip
-    finally:
-        aside.rmdir()
     assert done.stdout == (
         f"the cgroups of process {task.pid} are outside of the agent's cgroup namespace: "
         "run the agent in the host's, where it sees Slurm's\n"

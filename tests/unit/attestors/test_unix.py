@@ -18,6 +18,7 @@ from attestors import processes
 from attestors.turns import Turns
 from attestors.unix import Configuration, UnixAttestor
 from operations.errors import NotFound, Refused
+from tests.simulators.passable import passable
 from transport.peer import Process
 
 
@@ -154,8 +155,7 @@ def honours_set_uid(folder: Path) -> bool:
 @pytest.fixture
 def privileged(tmp_path: Path) -> Iterator[Process]:
     """What becomes of a user's process that connected and then executes a set-uid program of root's."""
-    for parent in (tmp_path, *tmp_path.parents[:2]):
-        parent.chmod(parent.stat().st_mode | 0o011)
+    passable(tmp_path)
     place = next(folder for folder in (tmp_path, Path("/var/tmp")) if honours_set_uid(folder))
     with tempfile.TemporaryDirectory(dir=place) as folder:
         Path(folder).chmod(0o755)

@@ -199,7 +199,6 @@ def test_crossing_certificates_have_an_end() -> None:
     assert now() - began < datetime.timedelta(seconds=20)
 
 
-@pytest.mark.filterwarnings("ignore:Parsed a serial number")
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=100), st.integers(0, 500), st.integers(1, 255))
 def test_certificates_that_are_none(noise: bytes, place: int, flip: int) -> None:

@@ -20,6 +20,7 @@ from generated.spire.api.server.localauthority.v1 import localauthority_pb2
 from generated.spire.api.server.logger.v1 import logger_pb2
 from generated.spire.api.server.svid.v1 import svid_pb2
 from generated.spire.api.server.trustdomain.v1 import trustdomain_pb2
+from generated.spire.keys.v1 import keys_pb2
 from operations.flags import Program
 from operations.version import VERSION
 from server.cli.main import COMMANDS as SERVER_COMMANDS
@@ -35,6 +36,7 @@ SERVICES = (
     trustdomain_pb2.DESCRIPTOR.services_by_name["TrustDomain"],
     debug_pb2.DESCRIPTOR.services_by_name["Debug"],
     logger_pb2.DESCRIPTOR.services_by_name["Logger"],
+    keys_pb2.DESCRIPTOR.services_by_name["Keys"],
     agent_debug_pb2.DESCRIPTOR.services_by_name["Debug"],
     agent_logger_pb2.DESCRIPTOR.services_by_name["Logger"],
     workload_pb2.DESCRIPTOR.services_by_name["SpiffeWorkloadAPI"],

@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 PAGES = ROOT / "docs" / "man"
+NAMES = ("spire-server.1", "spire-agent.1", "spire-keystore-pkcs11.1", "spire-keystore-tpm.1")
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,7 @@ def test_every_page_is_made(made: Path) -> None:
     assert {page.name for page in made.iterdir()} == {page.name for page in PAGES.glob("*.1")}
 
 
-@pytest.mark.parametrize("name", ["spire-server.1", "spire-agent.1"])
+@pytest.mark.parametrize("name", NAMES)
 def test_pages_are_current(made: Path, name: str) -> None:
     """Where this fails, `ci/manpages` makes them anew."""
     page = (made / name).read_text()
@@ -33,7 +34,7 @@ def test_pages_are_current(made: Path, name: str) -> None:
     assert "@" not in page
 
 
-@pytest.mark.parametrize("name", ["spire-server.1", "spire-agent.1"])
+@pytest.mark.parametrize("name", NAMES)
 def test_nothing_starts_a_line_that_roff_would_swallow(made: Path, name: str) -> None:
     """Every request is one of mdoc's or roff's comment; a text that begins with a dot would vanish."""
     requests = [line for line in (made / name).read_text().splitlines() if line.startswith((".", "'"))]

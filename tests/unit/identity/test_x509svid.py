@@ -181,7 +181,6 @@ INTERMEDIATE = ROOT.sub()
 CHAIN = (INTERMEDIATE.sign(), INTERMEDIATE.der)
 
 
-@pytest.mark.filterwarnings("ignore::cryptography.utils.CryptographyDeprecationWarning")
 @settings(max_examples=400)
 @given(st.integers(0, 1), st.integers(0), st.integers(1, 255))
 def test_any_changed_byte_is_refused(which: int, position: int, change: int) -> None:

@@ -11,8 +11,9 @@ from tests.simulators.softhsm import SoftHsm
 
 
 @pytest.fixture
-def hsm(tmp_path: Path) -> Iterator[SoftHsm]:
-    """A SoftHSM with one token, whose PIN no test before this one had refused."""
+def hsm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SoftHsm]:
+    """A SoftHSM with one token, whose PIN no test before this one had refused. Nobody is asked for it."""
+    monkeypatch.setattr("keystores.pkcs11.prompt.TERMINAL", str(tmp_path / "no terminal"))
     Pin.refused_here.clear()
     with SoftHsm.create(tmp_path / "hsm").installed() as installed:
         yield installed

@@ -22,6 +22,16 @@ shared_keys = true
 profile     = "softhsm2"
 keys_path   = "/var/lib/spire/server/keys.json"
 grace       = "90m"
+sessions    = 4
+environment { SOFTHSM2_CONF = "/etc/spire/softhsm2.conf" }
+clone "cellar" {
+  token_serial = "0a1b"
+  environment { SOFTHSM2_CONF = "/etc/spire/cellar.conf" }
+}
+clone "abroad" {
+  module_path = "/usr/lib/other.so"
+  pin_credential = "abroad"
+}
 """
 LEAST = 'module_path = "/m"\ntoken_label = "t"\npin_file = "/p"\n'
 
@@ -38,6 +48,32 @@ def test_every_setting_of_pkcs11_is_read() -> None:
     assert settings.namespace(read, "server") == "server-a"
     assert settings.keys_path(read, "/data") == Path("/var/lib/spire/server/keys.json")
     assert settings.token_name(read).label == "spire"
+
+
+def test_a_clone_has_what_the_first_token_has_but_for_what_it_says() -> None:
+    read = bound(EXAMPLE)
+    assert list(read.clone) == ["cellar", "abroad"]
+    cellar = settings.clone(read, "cellar")
+    assert (cellar.token_label, cellar.token_serial) == (None, "0a1b")
+    assert (cellar.module_path, cellar.pin_file, cellar.sessions) == (read.module_path, read.pin_file, 4)
+    assert cellar.environment == {"SOFTHSM2_CONF": "/etc/spire/cellar.conf"}
+    abroad = settings.clone(read, "abroad")
+    assert (abroad.module_path, abroad.token_label) == ("/usr/lib/other.so", "spire")
+    assert (abroad.pin_file, abroad.pin_credential) == (None, "abroad")
+    assert settings.token_spec(abroad).environment == {"SOFTHSM2_CONF": "/etc/spire/softhsm2.conf"}
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ("sessions = 0", "sessions: 0 must be from 1 to 32"),
+        ("sessions = 33", "sessions: 33"),
+        ('environment { "A=B" = "c" }', "environment: 'A=B'"),
+    ],
+)
+def test_a_token_that_cannot_be_so_is_refused(line: str, text: str) -> None:
+    with pytest.raises(ConfigurationError, match=text):
+        settings.token_spec(bound(f"{LEAST}{line}\n"))
 
 
 def test_what_is_left_out_has_a_default() -> None:

@@ -8,7 +8,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from keystores import public_keys
 from keystores.errors import PermanentlyUnusable
 from keystores.pkcs11 import encoding
-from plugins.keymanager import KeyType
+from keystores.pkcs11.protocol import Mechanism, PublicParts
+from plugins.keymanager import Hash, KeyType, Scheme
 
 EC_TYPES = [KeyType.EC_P256, KeyType.EC_P384]
 
@@ -55,3 +56,37 @@ def test_an_rsa_key_is_read_with_or_without_leading_zeros() -> None:
     modulus = public.public_numbers().n.to_bytes(256, "big")
     for leading in (b"", b"\0"):
         assert encoding.rsa_public_key(leading + modulus, b"\x01\x00\x01") == public_keys.to_der(public)
+
+
+ED25519 = bytes.fromhex("d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a")
+"""RFC 8032, 7.1, test 1."""
+
+
+@pytest.mark.parametrize("parameters", ["06032b6570", "130c656477617264733235353139"])
+@pytest.mark.parametrize("point", [ED25519, b"\x04\x20" + ED25519, b"\x03\x21\x00" + ED25519])
+def test_an_ed25519_key_is_read_in_every_form(parameters: str, point: bytes) -> None:
+    der = encoding.public_key(PublicParts(ec_parameters=bytes.fromhex(parameters), ec_point=point))
+    assert der == bytes.fromhex("302a300506032b6570032100") + ED25519
+
+
+@pytest.mark.parametrize("point", [b"", ED25519[:-1], b"\x04\x21" + ED25519])
+def test_what_is_no_ed25519_point_is_refused(point: bytes) -> None:
+    with pytest.raises(PermanentlyUnusable, match="CKA_EC_POINT"):
+        encoding.public_key(PublicParts(ec_parameters=bytes.fromhex("06032b6570"), ec_point=point))
+
+
+def test_a_key_on_another_curve_is_none_of_ours() -> None:
+    assert encoding.public_key(PublicParts(ec_parameters=bytes.fromhex("06052b81040023"), ec_point=b"\x04")) is None
+
+
+def test_a_token_is_given_what_its_mechanism_takes() -> None:
+    digest = bytes(range(48))
+    assert encoding.signing(KeyType.EC_P256, [digest], Scheme(Hash.SHA384)) == (Mechanism.ECDSA, [digest[:32]])
+    assert encoding.signing(KeyType.RSA_2048, [digest], Scheme(Hash.SHA384, pss=True)) == (
+        Mechanism.PSS_SHA384,
+        [digest],
+    )
+    mechanism, [payload] = encoding.signing(KeyType.RSA_4096, [digest], Scheme(Hash.SHA384))
+    assert mechanism is Mechanism.PKCS1
+    assert payload.endswith(digest)
+    assert len(payload) == 19 + 48

@@ -24,6 +24,7 @@ from generated.spire.api.server.logger.v1 import logger_pb2
 from generated.spire.api.server.svid.v1 import svid_pb2
 from generated.spire.api.server.trustdomain.v1 import trustdomain_pb2
 from generated.spire.api.types import bundle_pb2
+from generated.spire.keys.v1 import keys_pb2
 from server.authorization import POLICY, Role
 from tests.simulators import pki
 from tests.simulators.house import (
@@ -67,6 +68,7 @@ def test_the_policy_names_every_method() -> None:
         debug_pb2,
         entry_pb2,
         health_pb2,
+        keys_pb2,
         localauthority_pb2,
         logger_pb2,
         svid_pb2,

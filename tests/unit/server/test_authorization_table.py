@@ -22,6 +22,7 @@ from generated.spire.api.server.logger.v1 import logger_pb2
 from generated.spire.api.server.svid.v1 import svid_pb2
 from generated.spire.api.server.trustdomain.v1 import trustdomain_pb2
 from generated.spire.api.types import status_pb2
+from generated.spire.keys.v1 import keys_pb2
 from tests.simulators.everybody import ADMIN_IDS, everybody
 from tests.simulators.house import PATIENCE, running
 from transport.client import Channel
@@ -93,8 +94,11 @@ spire.api.server.localauthority.v1.LocalAuthority/PrepareWITAuthority  admin loc
 spire.api.server.localauthority.v1.LocalAuthority/ActivateWITAuthority  admin local
 spire.api.server.localauthority.v1.LocalAuthority/TaintWITAuthority  admin local
 spire.api.server.localauthority.v1.LocalAuthority/RevokeWITAuthority  admin local
+spire.keys.v1.Keys/ListKeys  local
+spire.keys.v1.Keys/VerifyKeys  local
+spire.keys.v1.Keys/DisposeKey  local
 """
-"""What SPIRE 1.16 allows, method by method."""
+"""What SPIRE 1.16 allows, method by method; then what is ours."""
 
 ROLES = {
     "local": "local",
@@ -106,7 +110,8 @@ ROLES = {
     "downstream": "downstream",
 }
 MODULES = (
-    agent_pb2, bundle_pb2, debug_pb2, entry_pb2, health_pb2, localauthority_pb2, logger_pb2, svid_pb2, trustdomain_pb2,
+    agent_pb2, bundle_pb2, debug_pb2, entry_pb2, health_pb2, keys_pb2, localauthority_pb2, logger_pb2, svid_pb2,
+    trustdomain_pb2,
 )  # fmt: skip
 METHODS: Mapping[str, MethodDescriptor] = {
     f"{service.full_name}/{method.name}": method
@@ -114,7 +119,12 @@ METHODS: Mapping[str, MethodDescriptor] = {
     for service in module.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 }
-PRIVATE = ("grpc.health.v1.Health", "spire.api.server.debug.v1.Debug", "spire.api.server.logger.v1.Logger")
+PRIVATE = (
+    "grpc.health.v1.Health",
+    "spire.api.server.debug.v1.Debug",
+    "spire.api.server.logger.v1.Logger",
+    "spire.keys.v1.Keys",
+)
 """Services of the Unix socket alone."""
 NOT_ATTESTED = any_pb2.Any()
 NOT_ATTESTED.Pack(status_pb2.PermissionDeniedDetails(reason=status_pb2.PermissionDeniedDetails.AGENT_NOT_ATTESTED))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from tests.simulators.echo import EchoService
+from tests.simulators.ports import free_port
 from transport.client import Channel
 from transport.server import Server
 
@@ -37,7 +37,4 @@ async def channel(socket_path: str) -> AsyncIterator[Channel]:
 @pytest.fixture
 def unused_port() -> int:
     """A TCP port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    return free_port()

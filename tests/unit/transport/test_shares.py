@@ -48,6 +48,22 @@ def test_whoever_comes_later_finds_some() -> None:
     assert shares.used < 10_000
 
 
+def test_who_has_next_to_nothing_finds_some_though_others_came_after_its_user() -> None:
+    """Two of whom took of what the first had left, so that it is over its half of the rest."""
+    shares = Shares(10_000)
+    attackers = [shares.of(process(1, uid)) for uid in (1, 2, 3)]
+    assert [fill(share) for share in attackers] == [3333, 2222, 1481]
+    assert fill(shares.of(process(2, 1))) == 10
+    assert not any(share.fits() for share in attackers)
+
+
+def test_any_number_of_processes_with_next_to_nothing_leaves_others_some() -> None:
+    shares = Shares(10_000)
+    held = [[shares.of(process(pid, uid)) for pid in range(2000)] for uid in range(3)]
+    assert [sum(fill(share) for share in crowd) for crowd in held] == [5000, 2500, 1249]
+    assert fill(shares.of(process(0, 4))) > 400
+
+
 def test_what_is_given_back_is_free() -> None:
     shares = Shares(90)
     one, other = shares.of(process(1)), shares.of(process(2, 2))

@@ -16,6 +16,7 @@ import pytest
 
 from operations.errors import ConfigurationError
 from tests.simulators.echo import UNARY, Echo, EchoService
+from tests.simulators.passable import passable
 from transport import unix
 from transport.client import Channel
 
@@ -181,8 +182,7 @@ except Refused as error:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can hide processes")
 def test_a_caller_that_proc_hides_is_refused_with_the_reason(tmp_path: Path) -> None:
     tmp_path.chmod(0o777)
-    for parent in tmp_path.parents[:2]:
-        parent.chmod(parent.stat().st_mode | 0o011)
+    passable(tmp_path)
     path = str(tmp_path / "api.sock")
     hide = "mount -t proc -o hidepid=invisible proc /proc && exec setpriv --reuid 61234 --regid 61234 --clear-groups"
     code = "from operations.errors import Refused" + HIDDEN

@@ -16,7 +16,7 @@ from attestors.containers import locator
 from attestors.containers.locator import NOWHERE, Container, Workers, locate
 from operations import logs
 from operations.errors import NotFound, Refused
-from tests.simulators.cgroups import cgroup
+from tests.simulators.cgroups import OWN, cgroup
 from transport.peer import Process
 
 ID = "c0ffee00" * 8
@@ -30,14 +30,14 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may make cgrou
 @pytest.mark.parametrize(
     ("path", "expected"),
     [
-        (f"spire-test/docker-{ID}.scope", Container(ID)),
-        (f"spire-test/docker-{ID}.scope/init.scope", Container(ID)),
-        (f"spire-test/kubepods/besteffort/pod{POD}/{ID}", Container(ID, POD)),
-        ("spire-test/plain.service", NOWHERE),
+        (f"docker-{ID}.scope", Container(ID)),
+        (f"docker-{ID}.scope/init.scope", Container(ID)),
+        (f"kubepods/besteffort/pod{POD}/{ID}", Container(ID, POD)),
+        ("plain.service", NOWHERE),
     ],
 )
 async def test_processes_in_cgroups(path: str, expected: Container) -> None:
-    with cgroup(path) as group, group.running() as process:
+    with cgroup(f"{OWN}/{path}") as group, group.running() as process:
         assert await Workers().ask(process, locate) == expected
         assert locate(process.pid, pods=False) == Container(expected.container_id)
         assert os.fsencode(group.path) in locator.cgroups(process.pid)
@@ -69,7 +69,7 @@ async def test_a_reused_pid_is_refused() -> None:
 @as_root
 def test_what_was_looked_at_is_logged_when_wanted(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "spire")
-    with cgroup(f"spire-test/{ID}") as group, group.running() as process:
+    with cgroup(f"{OWN}/{ID}") as group, group.running() as process:
         locate(process.pid)
         assert not caplog.records
         locate(process.pid, log=logs.get("docker"))
@@ -89,8 +89,8 @@ def test_a_process_cannot_borrow_a_containers_cgroup_by_mounting_it() -> None:
     """Any user can do this in a user namespace: mountinfo then shows the container's cgroup as one of its own."""
     unshare = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", MOUNT_ANOTHERS_CGROUP, "sh"]
     with (
-        cgroup(f"spire-test/docker-{ID}.scope") as group,
-        cgroup("spire-test/plain.service") as plain,
+        cgroup(f"{OWN}/docker-{ID}.scope") as group,
+        cgroup(f"{OWN}/plain.service") as plain,
         subprocess.Popen([*unshare, group.folder], stdout=subprocess.PIPE) as child,
     ):
         assert child.stdout is not None
@@ -117,9 +117,9 @@ def test_an_agent_in_a_container_asks_mounts_only_of_those_in_its_own() -> None:
     say anything by its own.
     """
     with (
-        cgroup(f"spire-test/docker-{ID}.scope") as other,
-        cgroup("spire-test/agent") as mine,
-        cgroup("spire-test/plain.service") as outside,
+        cgroup(f"{OWN}/docker-{ID}.scope") as other,
+        cgroup(f"{OWN}/agent") as mine,
+        cgroup(f"{OWN}/plain.service") as outside,
         other.running() as in_other,
     ):
         mounting = ["unshare", "--mount", "sh", "-c", MOUNT_ANOTHERS_CGROUP, "sh", str(other.folder)]

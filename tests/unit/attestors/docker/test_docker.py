@@ -18,6 +18,7 @@ from attestors.docker.configuration import Configuration
 from operations import logs
 from operations.errors import InvalidArgument, NotFound
 from plugins.catalog import PluginContext
+from tests.simulators.cgroups import OWN
 from tests.simulators.contained import (
     DOCKERS,
     ID,
@@ -67,7 +68,7 @@ async def test_an_answer_with_the_least(daemon: Daemon, process: Process) -> Non
 
 
 async def test_a_process_outside_of_containers(daemon: Daemon) -> None:
-    with process_in("spire-test/plain.service") as process:
+    with process_in("plain.service") as process:
         assert await selectors(attestor_of(daemon), process) == []
     assert daemon.requests == []
 
@@ -80,7 +81,7 @@ async def test_over_tcp(process: Process) -> None:
 
 
 async def test_rootful_podman(daemon: Daemon) -> None:
-    with podman() as engine, process_in(f"spire-test/libpod-{ID}.scope/container") as process:
+    with podman() as engine, process_in(f"libpod-{ID}.scope/container") as process:
         engine.run(ID, pid=process.pid)
         assert await selectors(attestor_of(daemon, podman_socket_path=engine.socket), process) == SELECTORS
         assert engine.requests[:2] == ["HEAD /_ping", f"GET /v1.41/containers/{ID}/json"]
@@ -88,7 +89,7 @@ async def test_rootful_podman(daemon: Daemon) -> None:
 
 
 async def test_a_users_podman(daemon: Daemon) -> None:
-    path = f"spire-test/user-61234.slice/user@61234.service/user.slice/libpod-{ID}.scope"
+    path = f"user-61234.slice/user@61234.service/user.slice/libpod-{ID}.scope"
     with podman() as engine, tempfile.TemporaryDirectory() as folder, process_in(path) as process:
         (Path(folder) / "61234").symlink_to(engine.folder)
         engine.run(ID, pid=process.pid)
@@ -100,17 +101,17 @@ async def test_a_users_podman(daemon: Daemon) -> None:
 async def test_a_podman_socket_that_cannot_be_one(daemon: Daemon) -> None:
     attesting = attestor_of(daemon, podman_socket_path="/run/podman.sock")
     reason = r'^unable to create Podman client for socket "/run/podman\.sock": '
-    with process_in(f"spire-test/libpod-{ID}.scope") as process, pytest.raises(InvalidArgument, match=reason):
+    with process_in(f"libpod-{ID}.scope") as process, pytest.raises(InvalidArgument, match=reason):
         await selectors(attesting, process)
 
 
 async def test_the_legacy_locator(daemon: Daemon) -> None:
-    matchers = ("/spire-test/*/<id>", "/spire-test/<id>")
+    matchers = (f"/{OWN}/*/<id>", f"/{OWN}/<id>")
     attesting = attestor_of(daemon, use_new_container_locator=False, container_id_cgroup_matchers=matchers)
-    with process_in("spire-test/batch.slice/web") as process:
+    with process_in("batch.slice/web") as process:
         daemon.run("web", pid=process.pid)
         assert await selectors(attesting, process) == SELECTORS
-    with process_in(f"spire-test/batch.slice/{ID}/below") as process:
+    with process_in(f"batch.slice/{ID}/below") as process:
         assert await selectors(attesting, process) == []
 
 

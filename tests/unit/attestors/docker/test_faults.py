@@ -38,8 +38,8 @@ async def test_no_daemon(process: Process, no_waits: None) -> None:
 @pytest.mark.parametrize(
     ("path", "setting"),
     [
-        (f"spire-test/libpod-{ID}.scope", "podman_socket_path"),
-        (f"spire-test/user-61234.slice/libpod-{ID}.scope", "podman_socket_path_template"),
+        (f"libpod-{ID}.scope", "podman_socket_path"),
+        (f"user-61234.slice/libpod-{ID}.scope", "podman_socket_path_template"),
     ],
 )
 async def test_no_podman(daemon: Daemon, no_waits: None, path: str, setting: str) -> None:
@@ -114,7 +114,7 @@ async def test_a_daemon_that_hangs(daemon: Daemon, process: Process, monkeypatch
 
 async def test_a_container_of_a_slow_engine_keeps_no_other_waiting(daemon: Daemon, process: Process) -> None:
     daemon.run(ID, pid=process.pid)
-    with podman() as engine, process_in(f"spire-test/libpod-{OTHER_ID}.scope") as slow:
+    with podman() as engine, process_in(f"libpod-{OTHER_ID}.scope") as slow:
         engine.fault = lambda handler: bool(handler.rfile.read(1)) or True
         attesting = attestor_of(daemon, podman_socket_path=engine.socket)
         hanging = [asyncio.ensure_future(selectors(attesting, slow)) for _ in range(200)]

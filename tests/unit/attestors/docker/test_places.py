@@ -24,13 +24,13 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may make cg
 
 async def test_a_process_in_a_cgroup_that_only_bears_a_containers_name(daemon: Daemon, no_waits: None) -> None:
     """Users of systemd, and containers with cgroups of their own, may call a cgroup as they please."""
-    with process_in(DOCKERS) as process, process_in(f"spire-test/user-61234.slice/docker-{ID}.scope") as forging:
+    with process_in(DOCKERS) as process, process_in(f"user-61234.slice/docker-{ID}.scope") as forging:
         daemon.run(ID, pid=process.pid)
         attesting = attestor_of(daemon)
         assert await selectors(attesting, process) == SELECTORS
         with pytest.raises(Refused, match=f"is in a cgroup named like container {ID}, but outside it"):
             await selectors(attesting, forging)
-    with process_in(DOCKERS) as process, process_in(f"spire-test/docker-{OTHER_ID}.scope/{ID}") as forging:
+    with process_in(DOCKERS) as process, process_in(f"docker-{OTHER_ID}.scope/{ID}") as forging:
         daemon.run(ID, pid=process.pid)
         assert await selectors(attesting, process) == SELECTORS
         with pytest.raises(Refused, match="but outside it"):

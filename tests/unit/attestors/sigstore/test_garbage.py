@@ -16,9 +16,6 @@ from attestors.sigstore.urls import Url
 from operations.errors import InvalidArgument, Refused
 from tests.simulators.sigstore import BUNDLE, CERTIFICATE, CHAIN, SIGNATURE, Sigstore
 
-# What is changed may be a certificate's serial number; cryptography warns of zero and of negative ones.
-pytestmark = pytest.mark.filterwarnings("ignore:Parsed a serial number")
-
 SIGSTORE = Sigstore()
 SIGNED = SIGSTORE.signature("sha256:" + "ab" * 32)
 ATTESTED = SIGSTORE.attestation("sha256:" + "ab" * 32)

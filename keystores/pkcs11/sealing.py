@@ -1,0 +1,129 @@
+"""The token's part of sealing: a secret key that stays in it, and what it makes of a label. It runs in a worker.
+
+The key is found by its label, so that one is made once, whatever happens to an answer, and outlives the mapping.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pkcs11
+from pkcs11 import Attribute, KeyType, Mechanism, MechanismFlag, ObjectClass, exceptions
+from pkcs11.constants import DEFAULT
+
+from keystores.errors import NotFound, PermanentlyUnusable, Refused
+from keystores.pkcs11.profiles import Profile
+from keystores.pkcs11.protocol import Seal, Sealed
+
+KEY_BITS = 256
+_BLOCKS = (b"\x01", b"\x02")
+"""An AES-CMAC has 16 bytes; two with a counter make 32 (NIST SP 800-108, 4.1)."""
+
+_WAYS: tuple[tuple[KeyType, Mechanism, Mechanism], ...] = (
+    (KeyType.GENERIC_SECRET, Mechanism.GENERIC_SECRET_KEY_GEN, Mechanism.SHA256_HMAC),
+    # YubiHSMs have keys for HMAC by a type of their own.
+    (KeyType.SHA256_HMAC, Mechanism.GENERIC_SECRET_KEY_GEN, Mechanism.SHA256_HMAC),
+    (KeyType.AES, Mechanism.AES_KEY_GEN, Mechanism.AES_CMAC),
+)
+_ELSEWHERE = (
+    exceptions.MechanismInvalid,
+    exceptions.MechanismParamInvalid,
+    exceptions.FunctionNotSupported,
+    exceptions.AttributeTypeInvalid,
+    exceptions.AttributeValueInvalid,
+    exceptions.KeySizeRange,
+    exceptions.KeyTypeInconsistent,
+    exceptions.TemplateInconsistent,
+    exceptions.TemplateIncomplete,
+)
+"""What a token says that has another way, or none."""
+
+DEMANDED: Mapping[Attribute, bool] = {
+    Attribute.TOKEN: True,
+    Attribute.PRIVATE: True,
+    Attribute.SENSITIVE: True,
+    Attribute.EXTRACTABLE: False,
+    Attribute.ALWAYS_SENSITIVE: True,
+    Attribute.NEVER_EXTRACTABLE: True,
+    Attribute.LOCAL: True,
+}
+
+
+def seal(session: pkcs11.Session, wanted: Seal, profile: Profile) -> Sealed:
+    """Raises NotFound for a key that is not there and not to be made, PermanentlyUnusable for two keys of the label
+    and for a token that has no way; Refused for a key that could leave it; exceptions.PKCS11Error.
+    """
+    label = wanted.label
+    found = list(session.get_objects({Attribute.CLASS: ObjectClass.SECRET_KEY, Attribute.LABEL: label}))
+    if len(found) > 1:
+        raise PermanentlyUnusable(f"the token has {len(found)} secret keys labelled {label!r}: remove all but one")
+    if not found:
+        if wanted.cka_id is None:
+            raise NotFound(f"the token has no secret key labelled {label!r}")
+        return Sealed(wanted.cka_id, _first(session, label, wanted.cka_id, wanted.data, profile))
+    key: pkcs11.SecretKey = found[0]
+    _check_attributes(key)
+    kind = key[Attribute.KEY_TYPE]
+    for key_type, _, signing in _WAYS:
+        if key_type is kind:
+            return Sealed(key[Attribute.ID], _made(key, signing, wanted.data))
+    raise PermanentlyUnusable(f"the secret key labelled {label!r} in the token is of no kind that makes secrets")
+
+
+def _first(session: pkcs11.Session, label: str, cka_id: bytes, data: bytes, profile: Profile) -> bytes:
+    """By the first way that the token has. What was made on the way to it, and is of no use, goes again."""
+    said: list[str] = []
+    for key_type, making, signing in _WAYS:
+        try:
+            key = _generated(session, label, cka_id, profile, key_type, making)
+        except _ELSEWHERE as error:
+            said.append(f"{making.name}: {type(error).__name__}")
+            continue
+        try:
+            _check_attributes(key)
+            return _made(key, signing, data)
+        except _ELSEWHERE as error:
+            said.append(f"{signing.name}: {type(error).__name__}")
+            key.destroy()
+        except Refused:
+            key.destroy()
+            raise
+    raise PermanentlyUnusable(f"the token has no secret keys that make others, by HMAC-SHA256 or AES-CMAC ({said})")
+
+
+def _generated(
+    session: pkcs11.Session, label: str, cka_id: bytes, profile: Profile, key_type: KeyType, making: Mechanism
+) -> pkcs11.SecretKey:
+    template: dict[Attribute, object] = {Attribute.PRIVATE: True, Attribute.SENSITIVE: True}
+    if profile.states_extractable:
+        template[Attribute.EXTRACTABLE] = False
+    if not profile.states_unused:
+        unused = ("ENCRYPT", "DECRYPT", "WRAP", "UNWRAP", "VERIFY", "DERIVE")
+        template |= {Attribute[name]: DEFAULT for name in unused}
+    return session.generate_key(
+        key_type,
+        KEY_BITS,
+        id=cka_id,
+        label=label,
+        store=True,
+        capabilities=MechanismFlag.SIGN,
+        mechanism=making,
+        template=template,
+    )
+
+
+def _made(key: pkcs11.SecretKey, signing: Mechanism, data: bytes) -> bytes:
+    if signing is Mechanism.AES_CMAC:
+        parts = [bytes(key.sign(block + data, mechanism=signing)) for block in _BLOCKS]
+        return b"".join(parts)
+    return bytes(key.sign(data, mechanism=signing))
+
+
+def _check_attributes(key: pkcs11.SecretKey) -> None:
+    wrong = [
+        f"CKA_{attribute.name} is {str(not demanded).lower()}"
+        for attribute, demanded in DEMANDED.items()
+        if bool(key[attribute]) is not demanded
+    ]
+    if wrong:
+        raise Refused(f"the token's key for sealing is not as safe as it must be ({', '.join(wrong)})")

@@ -24,6 +24,8 @@ CONTEXT_LOAD, CONTEXT_SAVE, FLUSH_CONTEXT, GET_CAPABILITY, START_AUTH_SESSION = 
 _TRANSIENT, _HMAC_SESSION, _POLICY_SESSION = 0x80, 0x02, 0x03
 _COMMANDS, _HANDLES = 2, 1
 CONTEXT_GAP = 0x901
+_NOTHING_SPECIAL = struct.pack(">IIH16sHBHH", 0x40000007, 0x40000007, 16, bytes(16), 0, 0, 0x0010, 0x000B)
+"""Parameters of an HMAC session with SHA-256, neither salted nor bound."""
 
 
 @dataclass
@@ -70,6 +72,12 @@ class ResourceManager:
                 for handle in (*space.sessions,):
                     self._send(FLUSH_CONTEXT, struct.pack(">I", handle))
 
+    def keep_a_session(self) -> None:
+        """Have a session that its program never uses again: it stays saved until the TPM is reset."""
+        with self._turn:
+            started = self._send(START_AUTH_SESSION, _NOTHING_SPECIAL)
+            self._save(struct.unpack_from(">I", started)[0])
+
     def storm(self, count: int) -> int:
         """Load and save a session so many times, as its use by a busy client makes the kernel do. Returns how often
         it went before the TPM refused to."""
@@ -81,8 +89,7 @@ class ResourceManager:
                 answer = message(line)
                 return _HEADER.unpack_from(answer)[2], answer[10:]
 
-            nothing = struct.pack(">IIH16sHBHH", 0x40000007, 0x40000007, 16, bytes(16), 0, 0, 0x0010, 0x000B)
-            _, started = send(START_AUTH_SESSION, nothing)
+            _, started = send(START_AUTH_SESSION, _NOTHING_SPECIAL)
             handle = started[:4]
             for done in range(count):
                 code, saved = send(CONTEXT_SAVE, handle)

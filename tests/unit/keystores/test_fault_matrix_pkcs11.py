@@ -8,7 +8,7 @@ how many of the tries were survived.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -186,7 +186,7 @@ async def _served(manager: KeyManager) -> None:
 
 
 @asynccontextmanager
-async def bench(hsm: SoftHsm, faults: FaultyHsm, kind: Kind) -> AsyncIterator[Bench]:
+async def bench(hsm: SoftHsm, faults: FaultyHsm, kind: Kind) -> AsyncGenerator[Bench]:
     hsm.tool("--keypairgen", "--key-type", "EC:prime256v1", "--label", "root", "--id", ROOT_ID)
     settings = TokenConfiguration(module_path=faults.module_path, token_label=hsm.label, pin_file=str(hsm.pin_file))
     context = PluginContext(trust_domain="example.org", data_dir=str(hsm.folder), log=logs.get("pkcs11"))
@@ -253,7 +253,7 @@ async def test_every_call_survives(
 ) -> None:
     if kind.waits:
         for module, name in ((device, "PATIENCE"), (device, "PROBE_PATIENCE"), (manager, "GENERATION_PATIENCE")):
-            monkeypatch.setattr(module, name, 2.0)
+            monkeypatch.setattr(module, name, 1.5)
     async with bench(hsm, faults, kind) as made:
         await every_call(made)
         record_property(PROPERTY, made.row.report())

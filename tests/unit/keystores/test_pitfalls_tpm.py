@@ -10,13 +10,12 @@ from pathlib import Path
 import pytest
 
 from keystores.tpm import messages
-from keystores.tpm.manager import TpmKeyManager
 from keystores.tpm.worker import Worker
 from plugins.keymanager import KeyType
 from tests.simulators import faulty_tpm, swtpm, tpm_resource_manager
 from tests.simulators.faulty_tpm import CREATE, GET_RANDOM, LOAD, SIGN, START_AUTH_SESSION, UNSEAL, Trouble
 from tests.simulators.swtpm import Swtpm
-from tests.unit.keystores.tpm_stores import DIGEST, SHA256, check_signs, opened
+from tests.unit.keystores.tpm_stores import DIGEST, SHA256, Parts, check_signs, opened
 
 OPERATIONS = 65_600
 """More than the largest context gap of TPMs, 65,535."""
@@ -44,19 +43,9 @@ async def test_an_idle_open_session_breaks_signing_after_65000_operations_and_th
 
         # Its session is still there now, as it would be for ever in a store that kept one.
         assert kernel.held("server")
-        assert await asyncio.to_thread(_storm_beside_a_session, kernel) < OPERATIONS
+        kernel.keep_a_session()
+        assert await asyncio.to_thread(kernel.storm, OPERATIONS) < OPERATIONS
         await manager.close()
-
-
-def _storm_beside_a_session(kernel: tpm_resource_manager.ResourceManager) -> int:
-    with kernel._turn:
-        nothing = struct.pack(">IIH16sHBHH", 0x40000007, 0x40000007, 16, bytes(16), 0, 0, 0x0010, 0x000B)
-        started = kernel._send(tpm_resource_manager.START_AUTH_SESSION, nothing)
-        kernel._save(struct.unpack_from(">I", started)[0])
-    done = kernel.storm(OPERATIONS)
-    with kernel._turn:
-        kernel._send(tpm_resource_manager.FLUSH_CONTEXT, started[:4])
-    return done
 
 
 async def test_a_resource_manager_serialises_commands_and_keeps_programs_apart(tpm: Swtpm, tmp_path: Path) -> None:
@@ -134,9 +123,10 @@ async def test_an_existing_srk_handle_is_used_and_none_is_ever_taken(
         tpm.tool("evictcontrol", "-C", "o", "-c", "theirs.ctx", "0x81000001")
         tpm.tool("flushcontext", "-t")
     there = tpm.handles()
-    manager = await opened(tpm.tcti, tmp_path / "keys")
+    parts = Parts.of(tpm.tcti, tmp_path / "keys")
+    manager = await parts.opened()
     await check_signs(await manager.generate("key", KeyType.EC_P256))
-    assert manager._worker.place.source == ("0x81000001" if persistent == "0x81000001" else "SRK:ec-p256")
+    assert parts.worker.place.source == ("0x81000001" if persistent == "0x81000001" else "SRK:ec-p256")
     await manager.close()
     assert tpm.handles() == there
 
@@ -159,11 +149,12 @@ async def test_sessions_over_a_bus_that_can_be_tapped_are_salted_and_encrypt_par
 ) -> None:
     """The line between library and TPM, recorded: neither digests nor secrets are on it."""
     with faulty_tpm.before(tpm) as faulty:
-        manager = await opened(faulty.tcti, tmp_path / "keys")
+        parts = Parts.of(faulty.tcti, tmp_path / "keys")
+        manager = await parts.opened()
         key = await manager.generate("key", KeyType.EC_P256)
         await key.sign(DIGEST, SHA256)
         await manager.sealing_secret("label")
-        root = await unsealed(manager)
+        root = await unsealed(parts)
         await manager.close()
     commands = [(struct.unpack_from(">I", command, 6)[0], command, response) for command, response in faulty.log]
     for _, command, response in commands:
@@ -202,10 +193,10 @@ def session_attributes(command: bytes, handles: int) -> list[int]:
     return found
 
 
-async def unsealed(manager: TpmKeyManager) -> bytes:
-    stored = manager._folder.read_sealed()
+async def unsealed(parts: Parts) -> bytes:
+    stored = parts.folder.read_sealed()
     assert stored is not None
-    return (await manager._worker.call(messages.Unseal(blob=stored.blob), messages.Unsealed)).data
+    return (await parts.worker.call(messages.Unseal(blob=stored.blob), messages.Unsealed)).data
 
 
 async def test_a_thousand_keys_without_persistent_handles(tpm: Swtpm) -> None:

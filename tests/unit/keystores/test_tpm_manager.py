@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import stat
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,15 +22,16 @@ from keystores.errors import (
     Unsupported,
 )
 from keystores.tpm import proofs
-from keystores.tpm.manager import AGENT_KEYS, TpmKeyManager
+from keystores.tpm.configuration import Configuration
+from keystores.tpm.manager import AGENT_KEYS, load
 from keystores.tpm.messages import Certified
-from keystores.tpm.worker import TpmResponse
+from keystores.tpm.worker import KINDS, TpmResponse
 from operations.errors import Corrupt
 from plugins.keyinventory import Disposing, Inventory, Proving
 from plugins.keymanager import Hash, KeyType, Scheme
 from tests.simulators import swtpm
 from tests.simulators.swtpm import Swtpm
-from tests.unit.keystores.tpm_stores import DIGEST, SHA256, SHORT, check_signs, opened
+from tests.unit.keystores.tpm_stores import CONTEXT, DIGEST, SHA256, SHORT, Parts, check_signs, opened, signs_again
 
 
 @pytest.fixture
@@ -172,7 +172,8 @@ async def test_a_blob_without_a_name_is_retired_and_goes(tpm: Swtpm, keys: Path,
 
 
 async def test_there_are_at_most_so_many_keys(tpm: Swtpm, keys: Path) -> None:
-    manager = await opened(tpm.tcti, keys, limit=AGENT_KEYS)
+    configuration = Configuration(tcti=tpm.tcti, keys_path=str(keys))
+    manager = await load(configuration, CONTEXT, AGENT_KEYS)
     for number in range(10):
         await manager.generate(f"key-{number % 2}", KeyType.EC_P256)
         assert len(blobs_in(keys)) <= AGENT_KEYS
@@ -322,8 +323,9 @@ async def test_the_parents_authorization_from_a_systemd_credential(
     public_key = await made(tpm, keys, **settings)
     await still(tpm, keys, public_key, **settings)
     (tmp_path / "tpm-parent").write_text("wrong")
-    with pytest.raises(Refused, match="refused the authorization"):
-        await opened(tpm.tcti, keys, **settings)
+    for line in ("refused the authorization", "was tried once and is not tried again"):
+        with pytest.raises(Refused, match=line):
+            await opened(tpm.tcti, keys, **settings)
 
 
 async def test_a_missing_device_is_one_line_with_what_to_do(keys: Path) -> None:
@@ -337,7 +339,7 @@ async def test_a_missing_device_is_one_line_with_what_to_do(keys: Path) -> None:
 
 
 async def test_a_tpm_that_goes_and_comes_back_needs_no_restart(tpm: Swtpm, keys: Path) -> None:
-    manager = await opened(tpm.tcti, keys, SHORT)
+    manager = await Parts.of(tpm.tcti, keys, SHORT).opened()
     key = await manager.generate("key", KeyType.EC_P256)
     tpm.power_off()
     for _ in range(3):
@@ -346,46 +348,37 @@ async def test_a_tpm_that_goes_and_comes_back_needs_no_restart(tpm: Swtpm, keys:
     with pytest.raises(TemporarilyUnavailable):
         await manager.generate("new", KeyType.EC_P256)
     tpm.start()
-    await signs_again(manager)
+    await signs_again(key)
     tpm.reset()
     await check_signs(key)
     await manager.close()
     assert tpm.handles() == []
 
 
-async def signs_again(manager: TpmKeyManager) -> None:
-    end = time.monotonic() + 25
-    while True:
-        try:
-            await check_signs(await manager.get("key"))
-        except TemporarilyUnavailable:
-            assert time.monotonic() < end
-            await asyncio.sleep(0.1)
-        else:
-            return
-
-
 async def test_a_worker_that_dies_costs_no_call(tpm: Swtpm, keys: Path) -> None:
-    manager = await opened(tpm.tcti, keys)
+    parts = Parts.of(tpm.tcti, keys)
+    manager = await parts.opened()
     key = await manager.generate("key", KeyType.EC_P256)
     for number in (signal.SIGKILL, signal.SIGSEGV):
-        assert manager._worker._process is not None
-        os.kill(manager._worker._process._process.pid, number)
+        assert parts.worker.pid is not None
+        os.kill(parts.worker.pid, number)
         await check_signs(key)
     await manager.close()
 
 
-async def test_a_worker_stays_for_its_service_to_end_first(tpm: Swtpm, keys: Path) -> None:
-    manager = await opened(tpm.tcti, keys)
+async def test_a_worker_ends_with_its_key_manager_and_by_no_signal_of_the_service(tpm: Swtpm, keys: Path) -> None:
+    parts = Parts.of(tpm.tcti, keys)
+    manager = await parts.opened()
     key = await manager.generate("key", KeyType.EC_P256)
-    assert manager._worker._process is not None
-    process = manager._worker._process._process
+    pid = parts.worker.pid
+    assert pid is not None
     for number in (signal.SIGTERM, signal.SIGINT):
-        os.kill(process.pid, number)
+        os.kill(pid, number)
         await check_signs(key)
-    assert manager._worker._process._process is process
+    assert parts.worker.pid == pid
     await manager.close()
-    assert process.returncode == 0
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
 
 
 async def test_objects_that_others_left_in_a_bare_tpm_do_not_keep_it_from_work(tpm: Swtpm, keys: Path) -> None:
@@ -430,6 +423,4 @@ async def test_pss_salts_are_as_long_as_the_hash(tpm: Swtpm, keys: Path, hash_: 
 
 
 def test_every_error_of_the_worker_is_one_of_the_key_stores() -> None:
-    from keystores.tpm import worker
-
-    assert all(issubclass(kind, KeyStoreError) for kind in worker._KINDS.values())
+    assert all(issubclass(kind, KeyStoreError) for kind in KINDS.values())

@@ -67,6 +67,9 @@ def test_workloads_of_a_server_and_an_agent_whose_keys_are_in_a_tpm(site: Site) 
     assert set(named(server.folder)) == {"x509-CA-A", "JWT-Signer-A"}
     assert len(named(agent.folder)) == 1
 
+    assert "x509-CA-A" in server.ask("keys", "list").stdout
+    verified = server.ask("keys", "verify")
+    assert "attestation" in verified.stdout
     before = named(server.folder), named(agent.folder), server.bundle()
     for program in (server, agent):
         assert program.run.end() == 0

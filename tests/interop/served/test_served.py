@@ -470,9 +470,12 @@ def has(agent: spire.Agent, spiffe_id: str) -> bool:
 def test_validate_asks_the_plugin_and_not_the_device(house: House) -> None:
     server = house.server(house.block(SERVER_BLOCK).replace("namespace ", "namespaces"))
     done = spire.command(house.programs.server, "validate", "-config", str(server.config))
-    if house.programs.server == spire.SERVER:
-        assert done.returncode == 1
-        assert 'unknown key "namespaces" in pkcs11: did you mean "namespace"?' in done.stderr
+    assert done.returncode == 1
+    assert 'unknown key "namespaces" in pkcs11: did you mean "namespace"?' in done.stderr
+    server.key_manager = house.block(SERVER_BLOCK)
+    server.configure()
+    done = spire.command(house.programs.server, "validate", "-config", str(server.config))
+    assert (done.returncode, done.stderr) == (0, "")
     assert not house.labels()
 
 
@@ -570,3 +573,16 @@ def test_an_interpreter_that_is_not_there_is_told_of(house: House, tmp_path: Pat
     server.run.start()
     assert server.run.wait() != 0
     assert "no such file or directory" in server.run.output().lower()
+
+
+def test_a_service_that_systemd_stops_says_goodbye(running: spire.Server) -> None:
+    """SIGTERM goes to all of its processes at once (KillMode=control-group)."""
+    assert running.run.process is not None
+    found = descendants(running.run.process.pid)
+    for pid in found:
+        os.kill(pid, signal.SIGTERM)
+    assert running.run.end() == 0
+    eventually(partial(none_alive, found), "the end of the plugin and its workers")
+    log = running.run.output()
+    assert "Plugin deinitialized" in log
+    assert "level=error" not in log

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -13,6 +14,9 @@ from keystores.pkcs11.protocol import TokenName
 from keystores.pkcs11.session import AskPin, TokenSession
 
 T = TypeVar("T")
+
+OVERLOOKED = (0.05, 0.2)
+"""Seconds until a start looks once more for a token that it did not see."""
 
 
 class Connection:
@@ -33,6 +37,19 @@ class Connection:
         if self._session is None:
             self._session = TokenSession.open(self._module, self._name, self._profile, self._ask_pin, rw=self._rw)
         return self._session
+
+    def start(self) -> TokenSession:
+        """`open` for the first time, when a token that is not seen is refused: the module is initialised anew before.
+
+        SoftHSM overlooks a token to which another process writes as it looks.
+        """
+        for pause in OVERLOOKED:
+            try:
+                return self.open()
+            except (Gone, NotFound):
+                time.sleep(pause)
+                self._reload()
+        return self.open()
 
     def run(self, work: Callable[[TokenSession], T], *, repeatable: bool = True) -> T:
         """Do the work on a live session. A dead one is opened anew, then the module is initialised anew.

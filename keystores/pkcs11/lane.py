@@ -185,6 +185,7 @@ class Lane(asyncio.Protocol):
 
     async def _give_pin(self, call: _Call[object]) -> None:
         """Reads the PIN and sends it. Until the call is over, or the PIN was tried, nobody else logs in."""
+        call.held.close()  # a login that failed for another reason than the PIN is over
         trying = self._pin.attempt()
         try:
             call.attempt = await asyncio.to_thread(trying.__enter__)

@@ -26,9 +26,7 @@ from keystores.errors import (
 from keystores.pkcs11 import configuration as settings
 from keystores.pkcs11 import encoding, mapping
 from keystores.pkcs11.device import Device
-from keystores.pkcs11.failures import Gone
 from keystores.pkcs11.inventory import Ledger, described, proof, records
-from keystores.pkcs11.lane import Lost
 from keystores.pkcs11.mapping import MappedKey, Mapping
 from keystores.pkcs11.prompt import pins_of
 from keystores.pkcs11.protocol import Generate, PublicParts
@@ -183,8 +181,7 @@ class Pkcs11KeyManager:
             key = self._keys[key_id] = Pkcs11Key(self._tokens, key_id, made)
             if former is not None:
                 await self._mark_retired(key_id, former)
-                if not self._policy.shared:
-                    await self._dispose(self._policy.limit)
+                await self._dispose_if_possible()
             self._tokens.compare(lambda: {key_id: made})
             return key
 
@@ -204,8 +201,10 @@ class Pkcs11KeyManager:
             parts = await self._tokens.primary.call(
                 wanted, PublicParts, patience=GENERATION_PATIENCE, repeatable=False, rw=True
             )
-        except (Lost, Gone):
-            self._doubtful.append(cka_id)
+        except KeyStoreError as error:
+            # Whatever it says: some devices make a key and then fail. A call that had no turn made none.
+            if type(error) is not TemporarilyUnavailable:
+                self._doubtful.append(cka_id)
             raise
         public_key = encoding.public_key(parts)
         if public_key is None or public_keys.key_type_of(public_keys.from_der(public_key)) is not key_type:
@@ -305,7 +304,8 @@ class Pkcs11KeyManager:
             return
         if len(self._mapping.keys) >= policy.limit and key_id not in self._mapping.keys:
             raise Refused(f"{policy.limit} keys are in use, and no more are kept in the token under one namespace")
-        await self._dispose(policy.limit - 1)
+        if len(self._mapping.keys) + len(self._mapping.retired) >= policy.limit:
+            await self._dispose(policy.limit - 1)
 
     async def _mark_retired(self, key_id: str, former: MappedKey) -> None:
         """Tell people, and a later adoption, that the label's key is another one. Not every token can."""
@@ -323,13 +323,19 @@ class Pkcs11KeyManager:
             await self._remember(self._mapping.without_retired(key.cka_id))
             self._log.info("Destroyed an unused key", key_id=key.key_id, cka_id=key.cka_id)
 
+    async def _dispose_if_possible(self) -> None:
+        """As `_dispose`, now or later. Needs `_changing`."""
+        if self._policy.shared:
+            return
+        try:
+            await self._dispose(self._policy.limit)
+        except KeyStoreError as error:
+            self._log.warning("Unused keys were not destroyed yet", error=str(error))
+
     async def _dispose_regularly(self) -> None:
         while not self._policy.shared:
-            try:
-                async with self._changing:
-                    await self._dispose(self._policy.limit)
-            except KeyStoreError as error:
-                self._log.warning("Unused keys were not destroyed yet", error=str(error))
+            async with self._changing:
+                await self._dispose_if_possible()
             await asyncio.sleep(DISPOSAL_INTERVAL)
 
 

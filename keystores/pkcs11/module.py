@@ -50,10 +50,14 @@ REFUSING = (
 """The token is there and says no; asking anew would not change it."""
 
 
+_UNNAMED_REFUSALS = {"Unmapped error code 0x1b": "CKR_ACTION_PROHIBITED"}
+"""Refusals that python-pkcs11 has no class for, by its words."""
+
+
 def return_value(error: exceptions.PKCS11Error) -> str:
     """The standard's name of the code behind an error, such as CKR_PIN_INCORRECT."""
     if type(error) is exceptions.PKCS11Error:
-        return str(error)
+        return _UNNAMED_REFUSALS.get(str(error), str(error))
     return "CKR" + re.sub(r"(?<!^)(?=[A-Z])|^", "_", type(error).__name__).upper()
 
 
@@ -69,6 +73,8 @@ def translated(doing: str) -> Generator[None]:
     except exceptions.SessionCount as error:
         raise NoSession(f"{doing}: the token has no session left: {return_value(error)}") from error
     except exceptions.PKCS11Error as error:
+        if str(error) in _UNNAMED_REFUSALS:
+            raise Refused(f"{doing}: the token refuses it: {return_value(error)}") from error
         raise Gone(f"{doing}: {return_value(error)}") from error
 
 

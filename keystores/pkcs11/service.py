@@ -133,7 +133,7 @@ class Lane:
         connection = self._connection
         match request:
             case Open():
-                return connection.open().facts()
+                return connection.start().facts()
             case Check():
                 return connection.run(lambda session: session.check())
             case ListKeys(prefix):

@@ -105,13 +105,11 @@ class Parents:
             )
         except TSS2_Exception as error:
             if meaning(int(error.rc)) is Meaning.REFUSED:
-                raise Fault(
-                    "Refused",
+                line = (
                     "the TPM wants the owner's authorization to derive the SRK: set owner_auth_file or "
-                    "owner_auth_credential to the right one, or make the SRK persistent at 0x81000001",
-                    code=int(error.rc),
-                    reason=str(error),
-                ) from error
+                    "owner_auth_credential to the right one, or make the SRK persistent at 0x81000001"
+                )
+                raise Fault("Refused", line, code=int(error.rc), reason=str(error)) from error
             raise
         finally:
             if session is not ESYS_TR.PASSWORD:

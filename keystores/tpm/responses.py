@@ -34,7 +34,8 @@ class Meaning(Enum):
     WAIT = "wait, and send the command again"
     START = "TPM2_Startup first"
     FULL = "give back what is held, and what earlier processes left"
-    REFUSED = "an authorization or policy said no"
+    REFUSED = "the authorization is wrong"
+    POLICY = "the object's policy is not met"
     LOCKED = "the dictionary attack lockout is on"
     INTEGRITY = "another TPM's blob, another parent's, or damaged"
     UNSUPPORTED = "the TPM lacks it"
@@ -64,7 +65,7 @@ _MEANINGS: Final[Mapping[int, Meaning]] = {
     **dict.fromkeys(_UNSUPPORTED, Meaning.UNSUPPORTED),
     INITIALIZE: Meaning.START,
     FAILURE: Meaning.BROKEN,
-    POLICY_FAIL: Meaning.REFUSED,
+    POLICY_FAIL: Meaning.POLICY,
     LOCKOUT: Meaning.LOCKED,
     INTEGRITY: Meaning.INTEGRITY,
 }

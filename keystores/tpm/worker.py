@@ -53,6 +53,10 @@ class Patience:
 PATIENCE: Final = Patience()
 
 
+class WrongAuthorization(errors.Refused):
+    """Said by the TPM of an authorization value, which must not be tried again."""
+
+
 class TpmResponse(Exception):
     """The TPM's or its library's own code, as the cause of an error. `code` is a TSS2_RC."""
 
@@ -264,7 +268,8 @@ class Worker:
             return self._process
 
     def _error(self, failed: Failed) -> errors.KeyStoreError:
-        error = KINDS.get(failed.kind, errors.PermanentlyUnusable)(failed.message)
+        kind = WrongAuthorization if failed.authorization else KINDS.get(failed.kind, errors.PermanentlyUnusable)
+        error = kind(failed.message)
         if failed.code:
             error.__cause__ = TpmResponse(failed.code, failed.reason)
         if failed.away:

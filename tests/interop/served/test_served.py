@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 
 from tests.simulators import softhsm, spire, swtpm
+from tests.simulators.once import go_program, made_once
 from tests.simulators.spire import PATIENCE, ROOT, eventually
 
 pytestmark = [pytest.mark.interop, pytest.mark.timeout(600)]
@@ -34,16 +35,16 @@ OTHERS = os.environ.get("SPIRE_SERVER_BIN"), os.environ.get("SPIRE_AGENT_BIN")
 
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> str:
-    binary = tmp_path_factory.mktemp("go") / "host"
-    subprocess.run(["go", "build", "-o", str(binary), "."], cwd=HERE, check=True)
-    return str(binary)
+    return go_program(tmp_path_factory, HERE)
 
 
 @pytest.fixture(scope="module")
 def plugins(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("plugins")
-    subprocess.run([sys.executable, str(ROOT / "ci" / "keystore-plugins"), str(folder)], check=True)
-    return folder
+
+    def build(folder: Path) -> None:
+        subprocess.run([sys.executable, str(ROOT / "ci" / "keystore-plugins"), str(folder)], check=True)
+
+    return made_once(tmp_path_factory, "plugins", build)
 
 
 @dataclass(frozen=True)

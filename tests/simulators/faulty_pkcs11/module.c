@@ -123,7 +123,7 @@ static CK_RV faulty_C_GetInfo(CK_INFO *info) {
 
 static CK_RV faulty_C_GetSlotList(CK_BBOOL present, CK_SLOT_ID *slots, CK_ULONG *count) {
     Call call;
-    if (call_begin(&call, "C_GetSlotList", slots == NULL)) {
+    if (call_begin(&call, "C_GetSlotList", false)) {
         if (present && script_fault(&call, "empty", true) != NULL)
             *count = 0;
         else

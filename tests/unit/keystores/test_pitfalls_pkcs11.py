@@ -129,6 +129,7 @@ async def test_a_dead_network_hsm_is_given_up_in_time(
     """It gives no answer for 5 to 15 minutes. Pkcs11Interop#214, nethsm-pkcs11#156, boulder#1003"""
     caplog.set_level(logging.INFO)
     key = await manager.get("key")
+    last = 0.0
     with faults.planted(ANYTHING, "hang") as dead:
         for _ in range(6):
             began = time.monotonic()
@@ -364,7 +365,7 @@ async def test_two_objects_that_match_are_an_error(manager: KeyManager, faults: 
 
 async def test_a_crash_loop_mints_no_keys_without_end(hsm: SoftHsm, faults: FaultyHsm) -> None:
     """Each round generates, loses the answer, and starts anew. spire#5038"""
-    for _ in range(12):
+    for _ in range(6):
         manager = await load(hsm, faults)
         try:
             with (
@@ -378,6 +379,41 @@ async def test_a_crash_loop_mints_no_keys_without_end(hsm: SoftHsm, faults: Faul
     async with opened(hsm, faults):
         assert private_keys(hsm) == accounted_for(hsm)
         assert len(private_keys(hsm)) <= 8
+
+
+@pytest.mark.parametrize(
+    ("function", "code", "after"),
+    [
+        ("C_GenerateKeyPair", faulty_hsm.CKR_DEVICE_ERROR, True),
+        ("C_GenerateKeyPair", faulty_hsm.CKR_DEVICE_MEMORY, True),
+        ("C_GenerateKeyPair", faulty_hsm.CKR_MECHANISM_INVALID, True),
+        ("C_GetAttributeValue", faulty_hsm.CKR_DEVICE_ERROR, False),
+        ("C_GetAttributeValue", faulty_hsm.CKR_ATTRIBUTE_TYPE_INVALID, False),
+    ],
+)
+async def test_a_device_that_fails_after_it_made_a_key_is_not_filled_with_keys(
+    hsm: SoftHsm, faults: FaultyHsm, function: str, code: int, after: bool
+) -> None:
+    """A server that goes on trying, without a restart, leaves no more than one behind. spire#5038"""
+    async with opened(hsm, faults) as manager:
+        await manager.generate("key", KeyType.EC_P256)
+        for _ in range(12):
+            with faults.planted(function, "return", code, after=after), pytest.raises(KeyStoreError):
+                await manager.generate("key", KeyType.EC_P256)
+            await recovers(await manager.get("key"))
+        assert len(private_keys(hsm)) <= 2
+        await manager.generate("key", KeyType.EC_P256)
+        assert private_keys(hsm) == accounted_for(hsm)
+
+
+async def test_a_device_that_destroys_nothing_still_rotates(hsm: SoftHsm, faults: FaultyHsm) -> None:
+    """The new key is there and named: that an old one could not be destroyed is told, and tried again."""
+    async with opened(hsm, faults, grace="0s") as manager:
+        with faults.planted("C_DestroyObject", "return", faulty_hsm.CKR_ACTION_PROHIBITED):
+            for _ in range(5):
+                await signs(await manager.generate("key", KeyType.EC_P256))
+        await signs(await manager.generate("key", KeyType.EC_P256))
+        assert len(private_keys(hsm)) == 1
 
 
 async def test_a_key_that_another_server_uses_is_not_disposed_of(hsm: SoftHsm, faults: FaultyHsm) -> None:

@@ -19,6 +19,7 @@ from keystores.programs.tpm_store import Tpm
 from operations import hcl
 from operations.version import VERSION
 from plugins import blocks
+from tests.simulators.once import made_once
 from tests.simulators.spire import BIN, PATIENCE, ROOT
 
 PROGRAMS = ("spire-keystore-pkcs11", "spire-keystore-tpm")
@@ -32,9 +33,7 @@ def make(folder: Path, *arguments: str) -> str:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("plugins")
-    make(folder)
-    return folder
+    return made_once(tmp_path_factory, "plugins", lambda folder: print(make(folder)))
 
 
 def run(*command: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:

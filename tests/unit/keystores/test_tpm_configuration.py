@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from keystores.errors import Refused
 from keystores.tpm import configuration
+from keystores.tpm.authorizations import Authorization
 from keystores.tpm.configuration import Configuration
 from operations import hcl
 from operations.config import bind
@@ -70,26 +72,54 @@ def test_a_grace_that_is_none_and_a_missing_path_are_refused() -> None:
         configuration.keys_path(Configuration(), None)
 
 
+def authorization(file: Path | str | None, credential: str | None = None, marker: Path | None = None) -> bytes:
+    return Authorization.configured("owner_auth", None if file is None else str(file), credential, marker).read()
+
+
 def test_an_authorization_comes_from_a_file_or_a_credential(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     secret = tmp_path / "owner"
     secret.write_text("value\n")
     secret.chmod(0o600)
-    assert configuration.auth(None, None, "owner_auth") == b""
-    assert configuration.auth(str(secret), None, "owner_auth") == b"value"
+    assert authorization(None) == b""
+    assert authorization(secret) == b"value"
     secret.chmod(0o640)
     with pytest.raises(ConfigurationError, match=r"owner: the authorization is open to others"):
-        configuration.auth(str(secret), None, "owner_auth")
+        authorization(secret)
     with pytest.raises(ConfigurationError, match="set one of owner_auth_file and owner_auth_credential"):
-        configuration.auth("a", "b", "owner_auth")
+        authorization("a", "b")
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
     with pytest.raises(ConfigurationError, match="add LoadCredential=owner:… to the unit"):
-        configuration.auth(None, "owner", "owner_auth")
+        authorization(None, "owner")
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
-    assert configuration.auth(None, "owner", "owner_auth") == b"value"
+    assert authorization(None, "owner") == b"value"
     with pytest.raises(ConfigurationError, match="is no name of a systemd credential"):
-        configuration.auth(None, "../owner", "owner_auth")
+        authorization(None, "../owner")
     with pytest.raises(ConfigurationError, match="cannot be read: No such file"):
-        configuration.auth(None, "none", "owner_auth")
+        authorization(None, "none")
     secret.write_text("\n")
     with pytest.raises(ConfigurationError, match="is empty"):
-        configuration.auth(None, "owner", "owner_auth")
+        authorization(None, "owner")
+
+
+def test_a_refused_authorization_is_not_read_again_until_its_file_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret, marker = tmp_path / "parent", tmp_path / "marker"
+    secret.write_text("wrong")
+    secret.chmod(0o600)
+    Authorization.configured("parent_auth", str(secret), None, marker).refused()
+    with pytest.raises(Refused, match=r"the TPM refused the authorization in .*parent; it was tried once"):
+        authorization(secret, None, marker)
+    secret.write_text("right")
+    assert authorization(secret, None, marker) == b"right"
+
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    Authorization.configured("parent_auth", None, "parent", marker).refused()
+    secret.write_text("another")
+    with pytest.raises(Refused, match=f"correct it, then remove {marker}"):
+        authorization(None, "parent", marker)
+    marker.write_text("{")
+    with pytest.raises(Refused, match="cannot be read; check the authorization"):
+        authorization(None, "parent", marker)
+    marker.unlink()
+    assert authorization(None, "parent", marker) == b"another"

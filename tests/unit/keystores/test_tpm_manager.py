@@ -323,8 +323,9 @@ async def test_the_parents_authorization_from_a_systemd_credential(
     public_key = await made(tpm, keys, **settings)
     await still(tpm, keys, public_key, **settings)
     (tmp_path / "tpm-parent").write_text("wrong")
-    with pytest.raises(Refused, match="refused the authorization"):
-        await opened(tpm.tcti, keys, **settings)
+    for line in ("refused the authorization", "was tried once and is not tried again"):
+        with pytest.raises(Refused, match=line):
+            await opened(tpm.tcti, keys, **settings)
 
 
 async def test_a_missing_device_is_one_line_with_what_to_do(keys: Path) -> None:

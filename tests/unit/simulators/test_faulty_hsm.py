@@ -52,18 +52,15 @@ def test_without_a_fault_it_is_the_other_module(hsm: SoftHsm, faults: FaultyHsm)
 
 
 def test_processes_share_the_count_of_a_fault(hsm: SoftHsm, faults: FaultyHsm) -> None:
-    fault = faults.plant("C_Login", "return", faulty_hsm.CKR_DEVICE_ERROR, skip=1, times=2)
-    results: list[int] = []
-    threads = [
-        threading.Thread(target=lambda: results.append(tool(hsm, "--list-objects").returncode)) for _ in range(5)
-    ]
+    """Of the calls that come that far: SoftHSM may overlook its token while another process writes to it."""
+    fault = faults.plant("C_Initialize", "return", faulty_hsm.CKR_DEVICE_ERROR, skip=1, times=2)
+    threads = [threading.Thread(target=lambda: tool(hsm, "--list-objects")) for _ in range(5)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(bool(code) for code in results) == [False, False, False, True, True]
-    assert sorted(faults.ended("C_Login")) == [0, 0, 0, faulty_hsm.CKR_DEVICE_ERROR, faulty_hsm.CKR_DEVICE_ERROR]
-    assert fault.hits == 5
+    assert faults.ended("C_Initialize").count(faulty_hsm.CKR_DEVICE_ERROR) == 2
+    assert fault.hits == len(faults.ended("C_Initialize")) == 5
 
 
 def test_a_call_hangs_until_it_is_told(hsm: SoftHsm, faults: FaultyHsm) -> None:

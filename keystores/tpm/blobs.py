@@ -28,6 +28,7 @@ from plugins.keymanager import KeyType
 
 MAPPING: Final = "keys.json"
 SEALED: Final = "sealing.json"
+SEALING_ID: Final = "sealing"
 _FILE_NAME: Final = re.compile(r"key-([0-9a-f]{64})\.json")
 T = TypeVar("T", "Stored", "Index")
 _ADVICE: Final = "it was left as it is: restore it from a backup, or move it away"
@@ -72,6 +73,15 @@ class Index(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         if former is not None:
             retired = (*retired, RetiredKey(name=former, id=key_id, retired_at=now))
         return msgspec.structs.replace(self, keys={**self.keys, key_id: name}, retired=retired)
+
+    def without_key(self, key_id: str, now: int) -> Index:
+        """`key_id` names nothing any more; the key it named is retired."""
+        retired = RetiredKey(name=self.keys[key_id], id=key_id, retired_at=now)
+        keys = {other: name for other, name in self.keys.items() if other != key_id}
+        return msgspec.structs.replace(self, keys=keys, retired=(*self.retired, retired))
+
+    def id_of(self, name: str) -> str | None:
+        return next((key_id for key_id, used in self.keys.items() if used == name), None)
 
     def without_retired(self, name: str) -> Index:
         return msgspec.structs.replace(self, retired=tuple(key for key in self.retired if key.name != name))

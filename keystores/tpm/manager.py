@@ -51,6 +51,7 @@ class TpmKey:
         self._blob = entry.stored.blob
         self._verifier = public_keys.from_der(self.public_key)
         self._worker = worker
+        self.last_signature_at: int | None = None
 
     async def sign(self, digest: bytes, scheme: Scheme) -> bytes:
         [signature] = await self.sign_batch([digest], scheme)
@@ -63,9 +64,12 @@ class TpmKey:
         request = signing.request(self._blob, self._verifier, digests, scheme)
         signed = await self._worker.call(request, messages.Signed)
         if len(digests) <= INLINE_CHECKS:
-            return signing.check(self._verifier, digests, signed.signatures, scheme)
-        # Meanwhile the TPM signs for others.
-        return await asyncio.to_thread(signing.check, self._verifier, digests, signed.signatures, scheme)
+            signatures = signing.check(self._verifier, digests, signed.signatures, scheme)
+        else:
+            # Meanwhile the TPM signs for others.
+            signatures = await asyncio.to_thread(signing.check, self._verifier, digests, signed.signatures, scheme)
+        self.last_signature_at = int(time.time())
+        return signatures
 
 
 class TpmKeyManager:
@@ -156,7 +160,7 @@ class TpmKeyManager:
                 request = messages.Seal(size=SEALED_SIZE, pcrs=self._policy.pcrs)
                 made = await self._worker.call(request, messages.Wrapped, creation=True)
                 stored = Stored(
-                    id="sealing",
+                    id=blobs.SEALING_ID,
                     public=made.public,
                     private=made.private,
                     created_at=int(time.time()),
@@ -171,25 +175,41 @@ class TpmKeyManager:
     async def inventory(self) -> Sequence[KeyRecord]:
         self._worker.check_open()
         async with self._changing:
-            return await asyncio.to_thread(proofs.records, self._folder, self._index, self._place)
+            return await asyncio.to_thread(proofs.records, self._ledger)
 
     async def prove(self, key_id: str) -> Proof:
         await self.get(key_id)
         async with self._changing:
             entry = await asyncio.to_thread(self._folder.read_key, self._index.keys[key_id])
-            record = proofs.record(entry, self._place)
-        return await proofs.prove(self._worker, self._keys[key_id], entry, record)
+            key, record = self._keys[key_id], proofs.used(self._ledger, key_id, entry)
+        return await proofs.prove(self._worker, key, entry, record)
 
     async def dispose(self, handle: str) -> None:
+        await asyncio.shield(asyncio.ensure_future(self._end(handle, withdrawing=False)))
+
+    async def withdraw(self, handle: str) -> None:
+        await asyncio.shield(asyncio.ensure_future(self._end(handle, withdrawing=True)))
+
+    async def _end(self, handle: str, *, withdrawing: bool) -> None:
+        """Remove a key. The mapping has it as retired until it is gone: a crash leaves one that is due."""
         self._worker.check_open()
         name = handle.lower().removeprefix(proofs.NAME_PREFIX)
         async with self._changing:
-            for key_id, used in self._index.keys.items():
-                if used == name:
-                    raise Refused(f"key {handle} is in use, by the id {key_id!r}")
-            if name not in {key.name for key in self._index.retired}:
-                raise NotFound(f"{self._folder.path} has no retired key {handle!r}")
+            key_id = self._index.id_of(name)
+            if key_id is None and (withdrawing or all(key.name != name for key in self._index.retired)):
+                raise NotFound(f"{self._folder.path} has no {'' if withdrawing else 'retired '}key {handle!r}")
+            if key_id is not None:
+                if not withdrawing:
+                    raise Refused(f"key {key_id!r} has its name still, and is kept")
+                await self._remember(self._index.without_key(key_id, int(time.time())))
+                del self._keys[key_id]
             await self._remove(name)
+            self._log.info("Removed a key by an operator's wish", key_id=key_id, name=name)
+
+    @property
+    def _ledger(self) -> proofs.Ledger:
+        signed_at = {key_id: key.last_signature_at for key_id, key in self._keys.items()}
+        return proofs.Ledger(self._folder, self._index, self._place, self._policy.grace, signed_at)
 
     async def close(self) -> None:
         self._disposal.cancel()

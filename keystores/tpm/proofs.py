@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import secrets
 import struct
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from keystores.errors import KeyStoreError, PermanentlyUnusable, TemporarilyUnavailable
+from keystores import proving
+from keystores.errors import PermanentlyUnusable
 from keystores.tpm import messages, public_area
-from keystores.tpm.blobs import Entry, Folder, Index
+from keystores.tpm.blobs import SEALED, SEALING_ID, Entry, Folder, Index
 from keystores.tpm.worker import Worker
 from plugins.keyinventory import Attestation, Check, KeyRecord, Proof
-from plugins.keymanager import Hash, Scheme
 
 if TYPE_CHECKING:
     from keystores.tpm.manager import TpmKey
@@ -34,48 +33,92 @@ _MAGIC: Final = 0xFF544347
 _ATTEST_CERTIFY: Final = 0x8017
 
 
-def record(entry: Entry, place: str, *, retired_at: int | None = None) -> KeyRecord:
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """What a key manager knows of its keys. `place` is the TPM's name, `grace` in seconds, `signed_at` by id."""
+
+    folder: Folder
+    index: Index
+    place: str
+    grace: float
+    signed_at: Mapping[str, int | None]
+
+
+def used(ledger: Ledger, key_id: str, entry: Entry) -> KeyRecord:
+    """The record of a key that has an id."""
+    return _record(ledger, key_id, entry, last_signature_at=ledger.signed_at.get(key_id))
+
+
+def records(ledger: Ledger) -> Sequence[KeyRecord]:
+    """Of keys in use, of retired ones, and of what seals. Blocks on the disk. Raises NotFound, Corrupt."""
+    folder, index = ledger.folder, ledger.index
+    named = [used(ledger, key_id, folder.read_key(name)) for key_id, name in index.keys.items()]
+    retired = [
+        _record(
+            ledger,
+            key.id,
+            folder.read_key(key.name),
+            retired_at=key.retired_at,
+            dispose_at=int(key.retired_at + ledger.grace),
+        )
+        for key in index.retired
+    ]
+    return [*named, *retired, *_sealed(ledger)]
+
+
+def _record(
+    ledger: Ledger,
+    key_id: str,
+    entry: Entry,
+    *,
+    retired_at: int | None = None,
+    dispose_at: int | None = None,
+    last_signature_at: int | None = None,
+) -> KeyRecord:
     return KeyRecord(
         handle=entry.area.name.hex(),
-        id=entry.stored.id,
+        id=key_id,
         key_type=entry.key_type,
         public_key=entry.area.der,
-        label=f"key-{entry.name}.json",
-        token=place,
+        label=f"{key_id} in key-{entry.name}.json",
+        token=ledger.place,
         attributes=entry.area.attributes,
         created_at=entry.stored.created_at,
         retired_at=retired_at,
+        dispose_at=dispose_at,
+        last_signature_at=last_signature_at,
     )
 
 
-def records(folder: Folder, index: Index, place: str) -> Sequence[KeyRecord]:
-    """Of keys in use, then of retired ones. Blocks on the disk. Raises NotFound, Corrupt."""
-    used = [record(folder.read_key(name), place) for name in index.keys.values()]
-    retired = [record(folder.read_key(key.name), place, retired_at=key.retired_at) for key in index.retired]
-    return [*used, *retired]
+def _sealed(ledger: Ledger) -> Sequence[KeyRecord]:
+    stored = ledger.folder.read_sealed()
+    if stored is None:
+        return ()
+    area = public_area.parse(stored.public)
+    return (
+        KeyRecord(
+            handle=area.name.hex(),
+            id=SEALING_ID,
+            key_type=None,
+            public_key=None,
+            label=SEALED,
+            token=ledger.place,
+            attributes=area.attributes,
+            created_at=stored.created_at,
+        ),
+    )
 
 
 async def prove(worker: Worker, key: TpmKey, entry: Entry, listed: KeyRecord) -> Proof:
     """Raises TemporarilyUnavailable while the TPM cannot be asked."""
     described = await worker.call(messages.Describe(key=entry.stored.blob), messages.Described)
     loaded = public_area.parse(described.public)
-    checks = [await _possession(key), _same(loaded, entry), _attributes(loaded)]
+    checks = [await proving.possession(key, key.public_key), _same(loaded, entry), _attributes(loaded)]
     nonce = secrets.token_bytes(_NONCE_SIZE)
     certified = await worker.call(messages.Certify(key=entry.stored.blob, nonce=nonce), messages.Certified)
     checks.append(_certificate(certified, entry.area.name, nonce))
     attestation = Attestation(FORMAT, certified.statement, certified.signature, (certified.signer,))
     return Proof(replace(listed, attributes=loaded.attributes), checks, attestation)
-
-
-async def _possession(key: TpmKey) -> Check:
-    """The key signs what nobody could have signed before."""
-    try:
-        await key.sign(hashlib.sha256(secrets.token_bytes(_NONCE_SIZE)).digest(), Scheme(Hash.SHA256))
-    except TemporarilyUnavailable:
-        raise
-    except KeyStoreError as error:
-        return Check("possession", passed=False, found=str(error))
-    return Check("possession", passed=True, found="the key signed a fresh challenge")
 
 
 def _same(loaded: public_area.PublicArea, entry: Entry) -> Check:
@@ -86,7 +129,7 @@ def _same(loaded: public_area.PublicArea, entry: Entry) -> Check:
 def _attributes(loaded: public_area.PublicArea) -> Check:
     faults = loaded.faults
     found = "; ".join(faults) or "made in this TPM, and never leaves it: fixedTPM, fixedParent, sensitiveDataOrigin"
-    return Check("attributes", passed=not faults, found=found)
+    return Check(proving.EXPORT, passed=not faults, found=found)
 
 
 def _certificate(certified: messages.Certified, name: bytes, nonce: bytes) -> Check:

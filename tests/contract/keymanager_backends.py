@@ -188,8 +188,8 @@ INVENTORY = ("disk", "memory", "pkcs11", "tpm")
 NEVER_EXPORTED = ("pkcs11", "tpm")
 """Those of them whose proof stands."""
 
-WITHDRAWING = ("disk", "memory", "pkcs11")
+WITHDRAWING = ("disk", "memory", "pkcs11", "tpm")
 """Those of them that give up a key which an id still names."""
 
-RETIRING = ("pkcs11",)
+RETIRING = ("pkcs11", "tpm")
 """Those of them that keep a key for a while after another one took its id."""

@@ -28,6 +28,8 @@ T = TypeVar("T")
 
 PATIENCE = 8.0
 """Seconds without an answer from the device after which a call is given up, and its worker with it."""
+OPENING = 1.75
+"""Times PATIENCE, for a worker to load the module and log in: some modules look for all their devices first."""
 QUEUE_PATIENCE = 12.0
 """Seconds that a call may wait for its turn; after them it is not tried again either."""
 FAILURES = 3
@@ -148,7 +150,9 @@ class Device:
     ) -> T:
         pool = self._pool
         if pool is None or pool.broken:
-            pool = await self._opened()
+            began = asyncio.get_running_loop().time()
+            pool = await self._opened_within(left)
+            left -= asyncio.get_running_loop().time() - began
         lane = pool.take(rw=rw) or await pool.wait(left, rw=rw)
         try:
             asked = request() if callable(request) else request
@@ -198,6 +202,14 @@ class Device:
             self._opening.add_done_callback(self._opening_over)
         return await asyncio.shield(self._opening)
 
+    async def _opened_within(self, patience: float) -> Pool:
+        """`_opened`, for a caller who does not wait for ever: the opening goes on without it."""
+        try:
+            async with asyncio.timeout(patience):
+                return await self._opened()
+        except TimeoutError:
+            raise TemporarilyUnavailable(f"the PKCS#11 module of {self.name} is being loaded anew") from None
+
     def _opening_over(self, task: asyncio.Task[Pool]) -> None:
         self._opening = None
         if task.cancelled():
@@ -214,7 +226,7 @@ class Device:
         try:
             await worker.connect(self._pin)
             opening = Open(self.spec.module_path, self.spec.name, self.spec.profile)
-            facts = await worker.lanes[0].ask(opening, TokenFacts, PATIENCE, _nobody)
+            facts = await worker.lanes[0].ask(opening, TokenFacts, OPENING * PATIENCE, _nobody)
         except BaseException as error:
             if isinstance(error, Lost):
                 worker.kill()

@@ -165,6 +165,16 @@ async def test_a_turn_that_does_not_come_is_not_waited_for(device: Device, monke
     await asyncio.gather(*calls[:-1])
 
 
+async def test_a_module_that_loads_long_is_not_waited_for(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loading goes on, and whoever comes later has it."""
+    os.kill(worker(device), signal.SIGKILL)
+    with monkeypatch.context() as impatient:
+        impatient.setattr(devices, "QUEUE_PATIENCE", 0.001)
+        with pytest.raises(TemporarilyUnavailable):
+            await ask(device)
+    await ask(device)
+
+
 async def test_closing_ends_the_worker_and_what_comes_later(hsm: SoftHsm) -> None:
     device = made(hsm)
     await device.open()

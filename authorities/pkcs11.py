@@ -14,6 +14,7 @@ from keystores.pkcs11.configuration import TokenConfiguration, token_spec
 from plugins.rootkey import RootKey
 
 if TYPE_CHECKING:
+    from keystores.pkcs11.pin import Pin
     from plugins.catalog import PluginContext
 
 NAME = "pkcs11"
@@ -46,11 +47,16 @@ class Configuration(TokenConfiguration, frozen=True, kw_only=True, forbid_unknow
 
 async def load(configuration: Configuration, context: PluginContext) -> HardwareAuthority:
     """Raises ConfigurationError for certificates that cannot be used, and keystores.errors for a token or a key."""
+    pin: Pin | None = None
 
     async def open_key(certified_key: bytes) -> RootKey:
-        from keystores.pkcs11.root import open_root  # with the device, when it is wanted
+        from keystores.pkcs11.root import open_root, root_pin  # with the device, when it is wanted
 
-        return await open_root(configuration, configuration.key_label, context, certified_key=certified_key)
+        nonlocal pin
+        # A device that is away is opened again and again, and nobody is to be asked, nor a wrong PIN tried, as often.
+        pin = pin or await root_pin(configuration, context)
+        label = configuration.key_label
+        return await open_root(configuration, label, context, certified_key=certified_key, pin=pin)
 
     authority = HardwareAuthority(
         NAME, Terms.of(configuration), open_key, TrustDomain(context.trust_domain), context.log

@@ -293,10 +293,10 @@ class Device:
         """Use the sessions before the device ends idle ones."""
         while interval is not None:
             await asyncio.sleep(interval)
-            for _ in range(self.sessions):
+            for at in range(self.sessions):
                 if not self.busy and not self.away:
                     with suppress(KeyStoreError):  # whoever needs the session next sees to it
-                        await self.call(Check(), type(None))
+                        await self.call(Check(), type(None), rw=at == 0)
 
     async def close(self) -> None:
         """End the worker and what waits for it. Further calls raise TemporarilyUnavailable."""

@@ -100,6 +100,7 @@ class Module:
         self.path = path
         self.generation = 0
         self.logging_in = threading.Lock()
+        self.tells_logins = True  # by C_GetSessionInfo; each session logs in where it does not
         self._inside = 0
         self._quiet = threading.Condition()
         if not Path(path).is_file():

@@ -16,6 +16,7 @@ from keystores.pkcs11 import configuration, encoding
 from keystores.pkcs11.batches import Signer
 from keystores.pkcs11.device import Device
 from keystores.pkcs11.failures import NoToken
+from keystores.pkcs11.pin import Pin
 from keystores.pkcs11.prompt import pin_of
 from keystores.pkcs11.protocol import FindKey, FoundKey, Mechanism
 from operations.errors import ConfigurationError
@@ -61,17 +62,23 @@ class Pkcs11RootKey:
 
 
 async def open_root(
-    settings: TokenConfiguration, key_label: str, context: PluginContext, *, certified_key: bytes | None = None
+    settings: TokenConfiguration,
+    key_label: str,
+    context: PluginContext,
+    *,
+    certified_key: bytes | None = None,
+    pin: Pin | None = None,
 ) -> Pkcs11RootKey:
     """The one private key of that label, ready to sign.
 
     `certified_key` is the DER SubjectPublicKeyInfo of the root's certificate, for tokens that keep no public key
-    object. Raises NotFound without such a key, AlreadyExists for two, Unsupported for a type that a root cannot have,
-    Refused for the PIN, ConfigurationError, TemporarilyUnavailable while the device is away. A token that the module
-    does not show counts as away: it may be plugged in later, and until then the server has its intermediate.
+    object. Whoever may have to open it again gives the `pin`, by `root_pin`: a person is asked once.
+
+    Raises NotFound without such a key, AlreadyExists for two, Unsupported for a type that a root cannot have, Refused
+    for the PIN, ConfigurationError, TemporarilyUnavailable while the device is away. A token that the module does not
+    show counts as away: it may be plugged in later, and until then the server has its intermediate.
     """
-    marker = _marker(settings, context)
-    device = Device(configuration.token_spec(settings), await pin_of(settings, marker), context.log)
+    device = Device(configuration.token_spec(settings), pin or await root_pin(settings, context), context.log)
     try:
         try:
             await device.open()
@@ -82,6 +89,11 @@ async def open_root(
     except BaseException:
         await device.close()
         raise
+
+
+async def root_pin(settings: TokenConfiguration, context: PluginContext) -> Pin:
+    """Raises ConfigurationError as `keystores.pkcs11.prompt.pin_of` does."""
+    return await pin_of(settings, _marker(settings, context))
 
 
 def _marker(settings: TokenConfiguration, context: PluginContext) -> Path:

@@ -19,6 +19,7 @@ from keystores.pkcs11.protocol import Seal, Sealed
 from keystores.pkcs11.templates import lesser
 
 KEY_BITS = 256
+SECRET_SIZE = 32
 _BLOCKS = (b"\x01", b"\x02")
 """An AES-CMAC has 16 bytes; two with a counter make 32 (NIST SP 800-108, 4.1)."""
 
@@ -69,7 +70,7 @@ def seal(session: pkcs11.Session, wanted: Seal, profile: Profile) -> Sealed:
     kind = key[Attribute.KEY_TYPE]
     for key_type, _, signing in _WAYS:
         if key_type is kind:
-            return Sealed(key[Attribute.ID], _made(key, signing, wanted.data))
+            return Sealed(key[Attribute.ID], _secret(key, signing, wanted.data))
     raise PermanentlyUnusable(f"the secret key labelled {label!r} in the token is of no kind that makes secrets")
 
 
@@ -84,7 +85,7 @@ def _first(session: pkcs11.Session, label: str, cka_id: bytes, data: bytes, prof
             continue
         try:
             _check_attributes(key)
-            return _made(key, signing, data)
+            return _secret(key, signing, data)
         except _ELSEWHERE as error:
             said.append(f"{signing.name}: {return_value(error)}")
             key.destroy()
@@ -115,6 +116,16 @@ def _generated(
         mechanism=making,
         template=template,
     )
+
+
+def _secret(key: pkcs11.SecretKey, signing: Mechanism, data: bytes) -> bytes:
+    """What the key makes of the data, asked for twice: a wrong one looks like a right one, and opens nothing that the
+    right one closed. Raises PermanentlyUnusable.
+    """
+    made, again = _made(key, signing, data), _made(key, signing, data)
+    if made != again or len(made) != SECRET_SIZE:
+        raise PermanentlyUnusable("the token makes different secrets of one label, or of another size; none is used")
+    return made
 
 
 def _made(key: pkcs11.SecretKey, signing: Mechanism, data: bytes) -> bytes:

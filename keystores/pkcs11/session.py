@@ -138,7 +138,7 @@ class TokenSession:
 
     def _require_login(self) -> None:
         """Without a login a token does not refuse: it shows no private keys."""
-        if not self._module.cryptoki.logged_in(self._session.handle):
+        if self._module.tells_logins and not self._module.cryptoki.logged_in(self._session.handle):
             raise Gone("the session is no longer logged in")
 
     def keys(self, wanted: Callable[[str], bool]) -> list[FoundKey]:
@@ -201,7 +201,7 @@ class TokenSession:
         """
         with self._calling(f"generating a key of type {wanted.kind}"):
             try:
-                public, private = self._generated_by_any_template(wanted)
+                public, private = self._by_any_template(wanted)
             except LACKING as error:
                 raise Unsupported(f"the token makes no keys of type {wanted.kind}: {return_value(error)}") from error
             try:
@@ -213,15 +213,16 @@ class TokenSession:
                 public.destroy()
                 raise
 
-    def _generated_by_any_template(self, wanted: Generate) -> tuple[pkcs11.PublicKey, pkcs11.PrivateKey]:
+    def _by_any_template(self, wanted: Generate) -> tuple[pkcs11.PublicKey, pkcs11.PrivateKey]:
         """Asked for less where the token refuses to be told so much: what the key became is looked at anyway."""
         *more, least = lesser(self.profile)
         for stated in more:
             with suppress(*_TEMPLATE_REFUSED):
-                return self._generated(wanted, stated)
-        return self._generated(wanted, least)
+                return self.generated(wanted, stated)
+        return self.generated(wanted, least)
 
-    def _generated(self, wanted: Generate, stated: Profile) -> tuple[pkcs11.PublicKey, pkcs11.PrivateKey]:
+    def generated(self, wanted: Generate, stated: Profile) -> tuple[pkcs11.PublicKey, pkcs11.PrivateKey]:
+        """One try with one template, and nothing looked at yet."""
         public_template, private_template = templates(stated)
         capabilities = MechanismFlag.SIGN | MechanismFlag.VERIFY
         if wanted.modulus_bits is not None:
@@ -327,6 +328,7 @@ def _log_in(module: Module, name: TokenName, token: pkcs11.Token, session: pkcs1
         if code not in (CKR_OK, CKR_USER_ALREADY_LOGGED_IN):
             raise Gone(f"the token with {name.text} does not log in: C_Login gave {code:#x}")
         attempt.accepted()
+        module.tells_logins = module.cryptoki.logged_in(session.handle)
 
 
 def _parts(public: pkcs11.PublicKey) -> PublicParts:

@@ -1,4 +1,7 @@
-"""What fails again and again is told once: when it begins, when its reason changes, now and then, and at its end."""
+"""What fails again and again is told once: when it begins, when another kind of error comes, now and then, at its end.
+
+Devices that are away have many words for it, so it is the kind that counts: what somebody can do about it.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ _log = logs.get("ca_manager")
 
 @dataclass(frozen=True, slots=True)
 class _Failure:
-    text: str
+    kind: type[SpireError]
     told_at: float
     times: int
 
@@ -30,17 +33,23 @@ class Alerts:
 
     def failed(self, what: str, error: SpireError) -> None:
         """Tell, unless it was told, that it is not possible to do it. It is tried again, as the line says."""
-        text, now = str(error), self._now()
+        kind, now = _kind(error), self._now()
         before = self._failures.get(what)
         times = before.times + 1 if before is not None else 1
-        if before is not None and before.text == text and abs(now - before.told_at) < REMINDER:
-            self._failures[what] = _Failure(text, before.told_at, times)
+        if before is not None and before.kind is kind and abs(now - before.told_at) < REMINDER:
+            self._failures[what] = _Failure(kind, before.told_at, times)
             return
         _log.error(f"Unable to {what}", error=error, failures=times)
-        self._failures[what] = _Failure(text, now, times)
+        self._failures[what] = _Failure(kind, now, times)
 
     def works(self, what: str) -> None:
         """Tell that it works again, if it failed before."""
         before = self._failures.pop(what, None)
         if before is not None:
             _log.info(f"Able to {what} again", failures=before.times)
+
+
+def _kind(error: SpireError) -> type[SpireError]:
+    """The class of the error tree that its own class refines."""
+    kinds = (each for each in type(error).__mro__ if issubclass(each, SpireError))
+    return next(each for each in kinds if each.__module__ == SpireError.__module__)

@@ -182,11 +182,11 @@ def test_a_root_in_a_device_carries_a_trust_domain(root: Root, make_rooted: Make
 
 @pytest.mark.timeout(300)
 def test_a_device_that_is_away_is_missed_by_nobody(root: Root, make_rooted: MakeRooted) -> None:
-    server = make_rooted(root, ttl='"60s"')
+    server = make_rooted(root, ttl='"40s"')
     server.start()
     first = authority(server)
     root.away()
-    # The next is due after 30 s, and cannot be had.
+    # The next is due after 20 s, and cannot be had.
     eventually(lambda: "Unable to rotate X509 CA" in server.run.output(), "a line about the device")
     mint(server)
     assert authority(server) == first

@@ -16,7 +16,15 @@ import pytest_asyncio
 from cryptography import x509
 
 from authorities.hardware import HardwareAuthority
-from keystores.errors import AlreadyExists, KeyStoreError, NotFound, PermanentlyUnusable, TemporarilyUnavailable
+from keystores.errors import (
+    AlreadyExists,
+    KeyStoreError,
+    NotFound,
+    PermanentlyUnusable,
+    Refused,
+    TemporarilyUnavailable,
+)
+from keystores.pkcs11 import prompt
 from operations import hcl, logs
 from operations.errors import ConfigurationError
 from plugins import catalog
@@ -146,6 +154,31 @@ async def test_a_start_without_the_token_is_a_warning(place: Place, caplog: pyte
         with pytest.raises(TemporarilyUnavailable, match="token_label 'spire'"):
             await authority.mint_x509_ca(REQUEST, 60)
     await works_again(authority, place)
+    await authority.close()
+
+
+@pytest.mark.parametrize("typed", [softhsm.USER_PIN, "000000"], ids=["right", "wrong"])
+async def test_a_person_is_asked_for_the_pin_once(place: Place, monkeypatch: pytest.MonkeyPatch, typed: str) -> None:
+    asked: list[str] = []
+
+    async def ask(question: str) -> str:
+        asked.append(question)
+        return typed
+
+    monkeypatch.setattr(prompt, "ask", ask)
+    with place.faults.token_removed():
+        authority = await place.load(pin_file="", pin_prompt="true")
+        for _ in range(2):
+            with pytest.raises(TemporarilyUnavailable):
+                await authority.mint_x509_ca(REQUEST, 60)
+    if typed == softhsm.USER_PIN:
+        await works_again(authority, place)
+    else:
+        for _ in range(3):
+            with pytest.raises(Refused, match="refused the PIN that was typed"):
+                await authority.mint_x509_ca(REQUEST, 60)
+        assert place.faults.begun("C_Login") == 1
+    assert asked == ["PIN of the token with token_label 'spire'"]
     await authority.close()
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
+from keystores import errors as keystore_errors
 from keystores.disk import DiskKeyManager
 from operations.errors import Corrupt, Refused, SpireError, TemporarilyUnavailable
 from plugins.keymanager import KeyType
@@ -294,15 +295,17 @@ async def test_a_failure_is_told_when_it_begins_when_it_changes_every_hour_and_a
     for clock[0] in (0.0, 10.0, 20.0):
         alerts.failed("rotate", TemporarilyUnavailable("away"))
     assert told() == ["Unable to rotate 1"]
-    alerts.failed("rotate", TemporarilyUnavailable("busy"))
-    assert told() == ["Unable to rotate 4"]
-    clock[0] = 3620.0
-    alerts.failed("rotate", TemporarilyUnavailable("busy"))
-    alerts.failed("rotate", TemporarilyUnavailable("busy"))
+    alerts.failed("rotate", keystore_errors.TemporarilyUnavailable("away, and asked again shortly"))
+    assert told() == []
+    alerts.failed("rotate", keystore_errors.Refused("the PIN is wrong"))
     assert told() == ["Unable to rotate 5"]
+    clock[0] = 3620.0
+    alerts.failed("rotate", Refused("no"))
+    alerts.failed("rotate", Refused("no"))
+    assert told() == ["Unable to rotate 6"]
     alerts.works("rotate")
     alerts.works("rotate")
-    assert told() == ["Able to rotate again 6"]
+    assert told() == ["Able to rotate again 7"]
 
 
 async def test_an_authority_is_overdue_in_its_last_sixth() -> None:

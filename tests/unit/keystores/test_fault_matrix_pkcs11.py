@@ -25,7 +25,8 @@ from keystores.pkcs11.root import open_root
 from operations import logs
 from operations.errors import SpireError
 from plugins.catalog import PluginContext
-from plugins.keymanager import KeyManager, KeyType
+from plugins.keyinventory import Inventory, Proving
+from plugins.keymanager import KeyManager, KeyType, Sealing
 from plugins.rootkey import RootKey
 from tests.simulators import faulty_hsm
 from tests.simulators.fault_matrix import PROPERTY, Row
@@ -93,6 +94,9 @@ FUNCTIONS = {
     "sign": ("C_Sign", "C_SignInit"),
     "root": ("C_Sign", "C_SignInit"),
     "generate": ("C_GenerateKeyPair", "C_FindObjectsInit", "C_GetAttributeValue"),
+    "inventory": ("C_GetAttributeValue", "C_FindObjectsInit", "C_FindObjects"),
+    "prove": ("C_Sign", "C_GetAttributeValue"),
+    "seal": ("C_Sign", "C_SignInit", "C_FindObjects"),
     "relabel": ("C_SetAttributeValue",),
     "dispose": ("C_DestroyObject",),
     "open": ("C_Login", "C_OpenSession", "C_Initialize", "C_GetSlotList", "C_GetTokenInfo", "C_FindObjects"),
@@ -112,6 +116,7 @@ class Bench:
     kind: Kind
     manager: KeyManager
     root: RootKey
+    secret: bytes
 
     @contextmanager
     def fault(self, functions: str | Sequence[str], skip: int = 0) -> Generator[Callable[[], bool]]:
@@ -195,7 +200,9 @@ async def bench(hsm: SoftHsm, faults: FaultyHsm, kind: Kind) -> AsyncGenerator[B
     try:
         for key_id in ("key", "other"):
             await keys.generate(key_id, KeyType.EC_P256)
-        yield Bench(hsm, faults, Row("a PKCS#11 module", kind.name), kind, keys, root)
+        assert isinstance(keys, Sealing)
+        secret = await keys.sealing_secret("one")
+        yield Bench(hsm, faults, Row("a PKCS#11 module", kind.name), kind, keys, root, secret)
     finally:
         faults.lift_all()
         await root.close()
@@ -209,6 +216,8 @@ async def every_call(made: Bench) -> None:
     await made.trial("batch", "C_Sign", lambda: _sign(made, 12), skip=5)
     for function in tried["root"]:
         await made.trial("root", function, lambda: _certify(made))
+    for function in tried["seal"]:
+        await made.trial("seal", function, lambda: _seal(made))
     if not made.kind.signing_only:
         await every_other_call(made, tried)
 
@@ -217,6 +226,12 @@ async def every_other_call(made: Bench, tried: Mapping[str, Sequence[str]]) -> N
     number = count(1)
     await made.trial("list", IN_A_SESSION, made.manager.list)
     await made.trial("get", IN_A_SESSION, lambda: made.manager.get("key"))
+    assert isinstance(made.manager, Inventory)
+    assert isinstance(made.manager, Proving)
+    for function in tried["inventory"]:
+        await made.trial("inventory", function, made.manager.inventory)
+    for function in tried["prove"]:
+        await made.trial("prove", function, lambda: _prove(made))
     for name in ("generate", "relabel", "dispose"):
         for function in tried[name]:
             await made.trial(name, function, lambda: made.manager.generate("key", KeyType.EC_P256))
@@ -236,6 +251,18 @@ async def _certify(made: Bench) -> None:
     public_key = serialization.load_der_public_key(made.root.public_key)
     assert isinstance(public_key, ec.EllipticCurvePublicKey)
     public_key.verify(signature, b"certificate", ec.ECDSA(hashes.SHA256()))
+
+
+async def _seal(made: Bench) -> None:
+    """The secret is the same one each time, or none."""
+    assert isinstance(made.manager, Sealing)
+    assert await made.manager.sealing_secret("one") == made.secret
+
+
+async def _prove(made: Bench) -> None:
+    assert isinstance(made.manager, Proving)
+    proof = await made.manager.prove("key")
+    assert proof.stands or made.kind.action != "return"
 
 
 async def _start(made: Bench, name: str) -> None:

@@ -55,9 +55,22 @@ def worker(device: Device) -> int:
 
 def running(pid: int) -> bool:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return state(Path(f"/proc/{pid}/stat")) != "Z"
     except FileNotFoundError:
         return False
+
+
+def stop(pid: int) -> None:
+    """Returns when each thread stands still: none answers any more."""
+    os.kill(pid, signal.SIGSTOP)
+    end = time.monotonic() + 60
+    while any(state(task) != "T" for task in Path(f"/proc/{pid}/task").glob("*/stat")):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def state(stat: Path) -> str:
+    return stat.read_text().rpartition(")")[2].split()[0]
 
 
 def wait_until_gone(pid: int) -> None:
@@ -80,12 +93,6 @@ async def ask(device: Device) -> None:
     await device.call(Check(), type(None))
 
 
-async def test_the_program_itself_never_loads_the_module(device: Device) -> None:
-    await ask(device)
-    assert "softhsm" in maps(worker(device))
-    assert "softhsm" not in maps(os.getpid())
-
-
 async def test_the_token_says_what_it_is(device: Device) -> None:
     assert device.facts is not None
     assert (device.facts.label, device.facts.profile.value) == ("spire", "softhsm2")
@@ -94,7 +101,7 @@ async def test_the_token_says_what_it_is(device: Device) -> None:
 
 async def test_a_crash_is_not_noticed_by_a_call_that_can_be_repeated(device: Device) -> None:
     first = worker(device)
-    os.kill(first, signal.SIGSTOP)
+    stop(first)
     calls = [asyncio.create_task(ask(device)) for _ in range(5)]
     await asyncio.sleep(0.05)
     os.kill(first, signal.SIGKILL)
@@ -105,7 +112,7 @@ async def test_a_crash_is_not_noticed_by_a_call_that_can_be_repeated(device: Dev
 
 async def test_a_crash_is_told_to_a_call_that_must_not_be_repeated(device: Device) -> None:
     first = worker(device)
-    os.kill(first, signal.SIGSTOP)
+    stop(first)
     call = asyncio.create_task(device.call(Check(), type(None), repeatable=False))
     await asyncio.sleep(0.05)
     os.kill(first, signal.SIGKILL)
@@ -116,7 +123,7 @@ async def test_a_crash_is_told_to_a_call_that_must_not_be_repeated(device: Devic
 
 async def test_a_hang_costs_its_caller_the_patience_and_the_others_a_retry(device: Device) -> None:
     first = worker(device)
-    os.kill(first, signal.SIGSTOP)
+    stop(first)
     impatient = asyncio.create_task(device.call(Check(), type(None), patience=0.3))
     await asyncio.sleep(0.05)
     others = [asyncio.create_task(ask(device)) for _ in range(5)]
@@ -139,7 +146,7 @@ async def test_a_caller_that_gives_up_leaves_the_session_to_others(device: Devic
 
 async def test_the_queue_is_bounded(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pools, "QUEUE_LIMIT", 2)
-    os.kill(worker(device), signal.SIGSTOP)
+    stop(worker(device))
     calls = [asyncio.create_task(ask(device)) for _ in range(5)]
     await asyncio.sleep(0)
     with pytest.raises(TemporarilyUnavailable, match="2 calls wait"):
@@ -150,7 +157,7 @@ async def test_the_queue_is_bounded(device: Device, monkeypatch: pytest.MonkeyPa
 
 async def test_a_turn_that_does_not_come_is_not_waited_for(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "QUEUE_PATIENCE", 0.2)
-    os.kill(worker(device), signal.SIGSTOP)
+    stop(worker(device))
     calls = [asyncio.create_task(ask(device)) for _ in range(4)]
     with pytest.raises(TemporarilyUnavailable, match="busy"):
         await calls[-1]
@@ -206,10 +213,11 @@ async def test_a_token_that_is_away_is_told_once_and_found_again(
 
 
 async def test_the_environment_of_a_module_is_its_own(hsm: SoftHsm, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("SOFTHSM2_CONF")
-    async with opened(hsm, environment={"SOFTHSM2_CONF": str(hsm.configuration)}) as manager:
-        await manager.generate("key", KeyType.EC_P256)
-    assert "SOFTHSM2_CONF" not in os.environ
+    with monkeypatch.context() as without:
+        without.delenv("SOFTHSM2_CONF")
+        async with opened(hsm, environment={"SOFTHSM2_CONF": str(hsm.configuration)}) as manager:
+            await manager.generate("key", KeyType.EC_P256)
+        assert "SOFTHSM2_CONF" not in os.environ
 
 
 async def test_a_making_that_had_no_answer_leaves_no_second_key(hsm: SoftHsm, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,7 +239,7 @@ async def test_a_making_that_had_no_answer_leaves_no_second_key(hsm: SoftHsm, mo
         await key.sign(DIGEST, SHA256)
 
 
-def test_a_worker_ends_with_the_program_that_is_killed(hsm: SoftHsm) -> None:
+def test_a_worker_alone_loads_the_module_and_ends_with_the_program_that_is_killed(hsm: SoftHsm) -> None:
     code = f"""
 import asyncio
 from pathlib import Path
@@ -252,6 +260,7 @@ asyncio.run(main())
     assert process.stdout is not None
     with process:
         pid = int(process.stdout.readline())
-        assert running(pid)
+        assert "softhsm" in maps(pid)
+        assert "softhsm" not in maps(process.pid)
         process.kill()
         wait_until_gone(pid)

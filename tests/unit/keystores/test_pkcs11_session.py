@@ -66,7 +66,7 @@ def test_a_token_that_refuses_a_template_is_told_less(
     connection: Connection, monkeypatch: pytest.MonkeyPatch, refused: int
 ) -> None:
     """Nothing was made by a call that was refused: asking for less makes the one key, and it is as safe."""
-    honest = TokenSession._generated
+    honest = TokenSession.generated
     stated: list[Profile] = []
 
     def strict(self: TokenSession, wanted: Generate, profile: Profile) -> tuple[PublicKey, PrivateKey]:
@@ -75,7 +75,7 @@ def test_a_token_that_refuses_a_template_is_told_less(
             raise exceptions.TemplateInconsistent
         return honest(self, wanted, profile)
 
-    monkeypatch.setattr(TokenSession, "_generated", strict)
+    monkeypatch.setattr(TokenSession, "generated", strict)
     if refused == 4:
         with pytest.raises(Refused, match="CKR_TEMPLATE_INCONSISTENT"):
             connection.run(lambda session: session.generate(wanted()))
@@ -87,12 +87,12 @@ def test_a_token_that_refuses_a_template_is_told_less(
 
 def test_a_token_that_cuts_its_ids_is_refused(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     """As old modules of the YubiHSM do: the key would not be found again."""
-    honest = TokenSession._generated
+    honest = TokenSession.generated
 
     def cutting(self: TokenSession, wanted: Generate, profile: Profile) -> tuple[PublicKey, PrivateKey]:
         return honest(self, msgspec.structs.replace(wanted, cka_id=wanted.cka_id[:2]), profile)
 
-    monkeypatch.setattr(TokenSession, "_generated", cutting)
+    monkeypatch.setattr(TokenSession, "generated", cutting)
     with pytest.raises(Refused, match="a CKA_ID of 2 bytes where 20 were given"):
         connection.run(lambda session: session.generate(wanted()))
     assert connection.run(keys) == []

@@ -7,10 +7,12 @@ PYTHON ?= /usr/bin/python3
 BIN := .venv/bin
 CODE := operations identity transport plugins keystores attestors authorities governance publishers server agent tests bench
 SECONDS ?= 3600
-# How many processes run tests: most of a test's time is waiting. `make test ARGS="-n 0 ..."` runs them in one.
+# How many processes run tests: most of their time is waiting. Each takes the next test, the long ones of
+# tests/integration before those of tests/unit. WORKERS=0 runs them in one.
 WORKERS ?= $(shell echo $$((2 * $$(nproc))))
+SPREAD = --dist load --maxschedchunk 1
 
-.PHONY: help install demo test interop soak lint types bench fresh generate lock keystore-plugins clean
+.PHONY: help install demo test interop soak lint types mypy basedpyright bench fresh generate lock keystore-plugins clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,12 +28,12 @@ demo: install ## a workload gets an SVID signed by a key in a SoftHSM token; two
 	ci/demo
 
 test: install ## the tests, with SoftHSM and swtpm
-	$(BIN)/pytest -m "not interop and not soak" -n $(WORKERS) --dist worksteal $(ARGS)
+	$(BIN)/pytest -m "not interop and not soak" -n $(WORKERS) $(SPREAD) $(ARGS)
 
 interop: install ## published clients in Go, Python, Rust and Java against our server and agent; needs Go, Rust, a JDK, Maven
 	@for tool in go cargo java mvn; do command -v $$tool >/dev/null || \
 	  { echo "make interop needs $$tool: install golang, cargo, default-jdk, maven, or put $$tool on the PATH" >&2; exit 1; }; done
-	$(BIN)/pytest -m interop -n 2 --dist worksteal tests/interop tests/contract $(ARGS)
+	$(BIN)/pytest -m interop -n 2 $(SPREAD) tests/interop tests/contract $(ARGS)
 
 soak: install ## an hour of rotations at lives of seconds, under load; SECONDS=300 for a shorter one
 	SPIRE_SOAK_SECONDS=$(SECONDS) $(BIN)/pytest -m soak tests/soak $(ARGS)
@@ -40,8 +42,12 @@ lint: install ## ruff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: install ## mypy and basedpyright, both strict
+types: mypy basedpyright ## mypy and basedpyright, both strict
+
+mypy: install
 	$(BIN)/mypy $(CODE)
+
+basedpyright: install
 	$(BIN)/basedpyright $(CODE)
 
 bench: install ## figures for this server; beside a Go one when SPIRE_SERVER_BIN and SPIRE_AGENT_BIN name it

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +15,13 @@ from operations.errors import ConfigurationError, InvalidArgument
 
 LARGEST = 1 << 20
 """Bytes of a file that are looked at."""
+
+
+_ECDSA_WITH_NULL = re.compile(rb"\x06\x08\x2a\x86\x48\xce\x3d\x04\x03[\x01-\x04]\x05\x00")
+_FORBIDDEN = (
+    "its ECDSA signature algorithm has parameters, which RFC 5758 (3.2) forbids, as in certificates that tpm2-openssl "
+    "signs: have it signed by another tool, or use an RSA key"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +46,7 @@ def load(cert_file_path: str, bundle_file_path: str, now: float) -> Certificates
     certificates = _certificates(cert_file_path, "cert")
     if bundle_file_path:
         roots = _certificates(bundle_file_path, "bundle")
-        above = tuple(certificates)
+        above = tuple(each for each in certificates if each not in roots or not _is_self_signed(each))
     elif len(certificates) == 1:
         # Without a bundle it is its own root, and so needs not come along.
         roots, above = certificates, ()
@@ -71,11 +79,17 @@ def reason(error: Exception) -> str:
     return error.strerror or "it cannot be read" if isinstance(error, OSError) else str(error)
 
 
+def _is_self_signed(certificate: bytes) -> bool:
+    return issuing.is_self_signed(issuing.parsed(certificate))
+
+
 def _certificates(path: str, what: str) -> list[bytes]:
+    found: list[bytes] = []
     try:
         found = from_pem(read(path))
         for certificate in found:
             issuing.parsed(certificate)
     except (OSError, InvalidArgument) as error:
-        raise ConfigurationError(f"{path}: unable to load upstream CA {what}: {reason(error)}") from error
+        why = _FORBIDDEN if any(map(_ECDSA_WITH_NULL.search, found)) else reason(error)
+        raise ConfigurationError(f"{path}: unable to load upstream CA {what}: {why}") from error
     return found

@@ -11,7 +11,8 @@ import asyncio
 import ipaddress
 import re
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Protocol
@@ -25,6 +26,7 @@ from authorities.issuing import Limits, Request
 from identity import der
 from identity.bundles import JwtAuthority
 from identity.spiffeid import TrustDomain
+from keystores.errors import KeyStoreError
 from operations import duration
 from operations.errors import ConfigurationError, InvalidArgument, Refused, TemporarilyUnavailable, Unsupported
 from operations.logs import Logger
@@ -109,6 +111,11 @@ class _Files:
     def load(cls, terms: Terms, now: float) -> _Files:
         """Raises ConfigurationError, which names the file or the setting."""
         found = certificates.load(terms.cert_file_path, terms.bundle_file_path, now)
+        if not terms.bundle_file_path and not issuing.is_self_signed(found.issuer):
+            # Many verifiers take nothing else as the end of a chain.
+            raise ConfigurationError(
+                f"bundle_file_path: name the file with its root, since {terms.cert_file_path} is not self-signed"
+            )
         try:
             issuing.signature_algorithm(found.issuer)
             _check_usage(found.issuer)
@@ -143,6 +150,7 @@ class HardwareAuthority:
         self._opening = asyncio.Lock()
         self._files: _Files | None = None
         self._key: RootKey | None = None
+        self._closed = False
 
     async def start(self) -> None:
         """Look at the files and the device. Raises ConfigurationError, and what opening the key raises; a device that
@@ -171,7 +179,9 @@ class HardwareAuthority:
         now = int(self._now())
         found = files.certificates
         self._check_end(found.issuer, now, ttl)
-        certificate = await issuing.sign_by(key, found.issuer, Request(csr, self._trust_domain, ttl, now, files.limits))
+        request = Request(csr, self._trust_domain, ttl, now, files.limits)
+        with self._named():
+            certificate = await issuing.sign_by(key, found.issuer, request)
         return MintedX509Ca((certificate, *found.above), found.roots, no_updates())
 
     async def publish_jwt_key(self, key: JwtAuthority) -> PublishedJwtKeys:
@@ -182,6 +192,7 @@ class HardwareAuthority:
 
     async def close(self) -> None:
         async with self._opening:
+            self._closed = True
             key, self._key = self._key, None
             if key is not None:
                 await key.close()
@@ -190,19 +201,30 @@ class HardwareAuthority:
         """The device's key and its certificates as they are now; as they were before where they cannot be used."""
         try:
             files = await asyncio.to_thread(_Files.load, self._terms, self._now())
+        except ConfigurationError as error:
+            files = self._before(error)
+        try:
             key = await self._device(files)
         except ConfigurationError as error:
-            if self._key is None or self._files is None:
+            if self._key is None:
                 raise
-            self._log.warning("The upstream CA's files cannot be used; going on with what was read before", error=error)
-            return self._key, self._files
+            key, files = self._key, self._before(error)
         self._files = files
         return key, files
+
+    def _before(self, error: ConfigurationError) -> _Files:
+        if self._files is None:
+            raise error
+        self._log.warning("The upstream CA's files cannot be used; going on with what was read before", error=error)
+        return self._files
 
     async def _device(self, files: _Files) -> RootKey:
         """The key of these certificates. Raises ConfigurationError for one of others, and what opening it raises."""
         async with self._opening:
-            opened = self._key or await self._open_key(files.public_key)
+            if self._closed:
+                raise TemporarilyUnavailable("the upstream authority is closed")
+            with self._named():
+                opened = self._key or await self._open_key(files.public_key)
             try:
                 self._check_key(opened, files)
             except BaseException:
@@ -211,6 +233,14 @@ class HardwareAuthority:
                 raise
             self._key = opened
             return opened
+
+    @contextmanager
+    def _named(self) -> Generator[None]:
+        """Say of an error of the device whose it is: key managers have devices, too."""
+        try:
+            yield
+        except KeyStoreError as error:
+            raise type(error)(f'UpstreamAuthority "{self._name}": {error}') from error
 
     def _check_key(self, key: RootKey, files: _Files) -> None:
         if key.public_key != files.public_key:

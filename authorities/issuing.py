@@ -121,6 +121,14 @@ def ca_certificate(certificate: bytes) -> x509.Certificate:
     return loaded
 
 
+def is_self_signed(certificate: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(certificate)
+    except (InvalidSignature, ValueError, TypeError):
+        return False
+    return True
+
+
 def check_path(chain: Sequence[bytes], roots: Sequence[bytes], now: datetime) -> tuple[bytes, ...]:
     """Verify a chain of CAs (DER, the lowest first) up to one of the roots (DER), and return that path (DER).
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from authorities.hardware import HardwareAuthority, Terms, check_files
 from identity.spiffeid import TrustDomain
-from keystores.pkcs11.configuration import TokenConfiguration
+from keystores.pkcs11.configuration import TokenConfiguration, token_spec
 from plugins.rootkey import RootKey
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ class Configuration(TokenConfiguration, frozen=True, kw_only=True, forbid_unknow
             raise ValueError("'key_label' must not be empty")
 
     def check_files(self) -> None:
-        """Raises ConfigurationError for certificates that cannot be used."""
+        """Raises ConfigurationError for settings and certificates that cannot be used."""
+        token_spec(self)
         check_files(self, time.time())
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from authorities.hardware import HardwareAuthority, Terms, check_files
 from identity.spiffeid import TrustDomain
+from keystores.tpm import configuration
 from keystores.tpm.root import RootConfiguration
 from plugins.rootkey import RootKey
 
@@ -34,20 +35,21 @@ class Configuration(RootConfiguration, frozen=True, kw_only=True, forbid_unknown
     permitted_uris: tuple[str, ...] = ()
 
     def check_files(self) -> None:
-        """Raises ConfigurationError for certificates that cannot be used."""
+        """Raises ConfigurationError for settings and certificates that cannot be used."""
+        configuration.tcti(self.tcti)
+        if self.key_handle is not None:
+            configuration.handle(self.key_handle, "key_handle")
         check_files(self, time.time())
 
 
-async def load(configuration: Configuration, context: PluginContext) -> HardwareAuthority:
+async def load(settings: Configuration, context: PluginContext) -> HardwareAuthority:
     """Raises ConfigurationError for certificates that cannot be used, and keystores.errors for a TPM or a key."""
 
     async def open_key(_: bytes) -> RootKey:
         from keystores.tpm.root import open_root  # with the device, when it is wanted
 
-        return await open_root(configuration, context)
+        return await open_root(settings, context)
 
-    authority = HardwareAuthority(
-        NAME, Terms.of(configuration), open_key, TrustDomain(context.trust_domain), context.log
-    )
+    authority = HardwareAuthority(NAME, Terms.of(settings), open_key, TrustDomain(context.trust_domain), context.log)
     await authority.start()
     return authority

@@ -117,11 +117,12 @@ def find_path(chain: Sequence[bytes], anchors: Sequence[bytes], now: datetime) -
     try:
         store = crypto.X509Store()
         for anchor in anchors:
-            store.add_cert(_openssl(anchor))
+            store.add_cert(_known(anchor))
         store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)
         store.set_time(now.astimezone(UTC))
-        leaf, *intermediates = (_openssl(certificate) for certificate in chain)
-        path = crypto.X509StoreContext(store, leaf, intermediates).get_verified_chain()
+        leaf, *above = chain
+        intermediates = [_known(certificate) for certificate in above]
+        path = crypto.X509StoreContext(store, _openssl(leaf), intermediates).get_verified_chain()
         return [certificate.to_cryptography() for certificate in path]
     except crypto.X509StoreContextError as error:
         raise Refused(f"could not verify leaf certificate: {error}") from error
@@ -155,6 +156,9 @@ def _is_ca(certificate: x509.Certificate) -> bool:
         return False
 
 
-@lru_cache(maxsize=1024)
 def _openssl(certificate: bytes) -> crypto.X509:
     return crypto.X509.from_cryptography(der.certificate(certificate))
+
+
+_known = lru_cache(maxsize=1024)(_openssl)
+"""For authorities. Leaves are verified once a connection, and would fill it with what never comes again."""

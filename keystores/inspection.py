@@ -18,6 +18,8 @@ from plugins.keymanager import KeyManager
 DEADLINE = 25.0
 """Seconds of a whole call; each look at a device has a shorter one of its own."""
 
+LONGEST_NAME = 512
+
 PUBLIC_KEY = "public key"
 NOT_TOLD = "tells ids, types and public keys only: labels, attributes, times and unused keys are not known"
 
@@ -80,10 +82,12 @@ class Inspection:
         """Destroy the key at once. Raises Refused for one in use, NotFound, Unsupported, InvalidArgument."""
         if bool(key_id) == bool(handle):
             raise InvalidArgument("name one key, by its id or by its handle")
+        if len(handle) > LONGEST_NAME:
+            raise InvalidArgument(f"a key's handle has at most {LONGEST_NAME} characters")
         if not isinstance(self._manager, Disposing):
             raise Unsupported(f"key manager {self._name!r} disposes of its keys by itself, or not at all")
         async with self._calling(), self._resting():
-            record = self._one(await self._records(""), key_id, handle)
+            record = self._one(await self._records(key_id), key_id, handle)
             self._check_unused(record)
             if record.retired_at is not None:
                 await self._manager.dispose(record.handle)
@@ -115,6 +119,8 @@ class Inspection:
             yield
 
     async def _records(self, key_id: str) -> Sequence[KeyRecord]:
+        if len(key_id) > LONGEST_NAME:
+            raise InvalidArgument(f"a key's id has at most {LONGEST_NAME} characters")
         manager = self._manager
         if isinstance(manager, Inventory):
             found = list(await manager.inventory())
@@ -122,7 +128,7 @@ class Inspection:
             found = [KeyRecord(key.id, key.id, key.key_type, key.public_key, "", "") for key in await manager.list()]
         found = [each for each in found if not key_id or each.id == key_id]
         if key_id and not found:
-            raise NotFound(f"no key has or had the id {key_id!r}")
+            raise NotFound(f"no key has or had the id {key_id!r}: `keys list` has those there are")
         return sorted(found, key=lambda each: (each.id, each.retired_at or 0, each.handle))
 
     async def _prove(self, record: KeyRecord, uses: Sequence[Use]) -> Proof:
@@ -141,6 +147,8 @@ class Inspection:
         return Proof(record, (await proving.possession(key, key.public_key), proving.unknown(self._name)))
 
     def _used_by(self, record: KeyRecord) -> Sequence[Use]:
+        if record.key_type is None and record.public_key is None and _has_name(record):
+            return [Use("sealed store", "active", "", record.id, b"")]
         return [use for use in self._uses() if use.public_key == record.public_key]
 
     def _message(self, record: KeyRecord) -> api.Key:
@@ -153,9 +161,7 @@ class Inspection:
             if not named:
                 raise NotFound(f"no key has the handle {handle!r}: `keys list` has those there are")
         else:
-            named = [each for each in records if each.id == key_id]
-        if not named:
-            raise NotFound(f"no key has or had the id {key_id!r}: `keys list` has those there are")
+            named = list(records)
         if len(named) == 1:
             return named[0]
         for record in named:
@@ -164,9 +170,8 @@ class Inspection:
 
     def _check_unused(self, record: KeyRecord, hint: str = "") -> None:
         for use in self._used_by(record):
-            raise Refused(f"key {record.id!r} is in use, by the {use.status} {use.purpose} {use.name}{hint}")
-        if record.key_type is None and record.retired_at is None:
-            raise Refused(f"key {record.id!r} is in use, for what is kept sealed{hint}")
+            by = f"{use.status} {use.purpose} {use.name}".rstrip()
+            raise Refused(f"key {record.id!r} is in use, by the {by}{hint}")
 
 
 def _has_name(record: KeyRecord) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final, Protocol
+from typing import ClassVar, Final, Protocol
 
 import msgspec
 
@@ -58,11 +58,9 @@ class Role(Enum):
 class KeyStore(Protocol):
     """A key store that can be served, and its settings."""
 
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def model(self) -> type[msgspec.Struct]: ...
+    name: ClassVar[str]
+    model: ClassVar[type[msgspec.Struct]]
+    """Of its configuration."""
 
     def check(self, configuration: msgspec.Struct) -> None:
         """Raises ConfigurationError for settings that cannot be used; no device is asked."""
@@ -178,9 +176,10 @@ class KeyManagerPlugin:
 
     async def _let_go(self) -> None:
         """Wait for the calls that run, then close. Needs `_changing`."""
-        former, self._configured = self._configured, None
+        former = self._configured
         if former is not None:
             await self._idle.wait()
+            self._configured = None
             await former.manager.close()
 
     @asynccontextmanager

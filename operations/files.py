@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-import tempfile
 from pathlib import Path
 
 from operations.errors import ConfigurationError, TemporarilyUnavailable
@@ -18,16 +17,18 @@ def write_atomically(path: str | os.PathLike[str], data: bytes, mode: int = 0o60
     Raises OSError; the old content is then still in place. Blocks on the disk: call it in a thread.
     """
     target = Path(path)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    # tempfile would bring shutil with all its compressors into every program's start.
+    temporary = target.with_name(f".{target.name}.{os.urandom(6).hex()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
             os.fchmod(file.fileno(), mode)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).replace(target)
+        temporary.replace(target)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     sync_directory(target.parent)
 

@@ -24,7 +24,7 @@ def print_keys(response: api.ListKeysResponse) -> None:
         print(sentence[:1].upper() + sentence[1:] + ".")
     for key in response.keys:
         print()
-        _print_key(key)
+        _print_key(key, signatures_known=not response.not_known)
 
 
 def print_proofs(response: api.VerifyKeysResponse) -> None:
@@ -53,7 +53,7 @@ def print_disposed(response: api.DisposeKeyResponse) -> None:
     print(f"Key {response.key.id} ({response.key.handle}) was destroyed.")
 
 
-def _print_key(key: api.Key) -> None:
+def _print_key(key: api.Key, *, signatures_known: bool) -> None:
     _row("Key ID", key.id)
     _row("Handle", key.handle)
     _row("Type", key.type or "no signing key")
@@ -62,8 +62,8 @@ def _print_key(key: api.Key) -> None:
     _row("Attributes", ", ".join(_attributes(key)) or _NOT_KNOWN)
     _row("Created", times.rfc3339(key.created_at) if key.HasField("created_at") else _NOT_KNOWN)
     _row("Used by", ", ".join(_uses(key.used_by)) or ("nobody; retired" if key.HasField("retired_at") else "nobody"))
-    signed = times.rfc3339(key.last_signature_at) if key.HasField("last_signature_at") else "none since the start"
-    _row("Last signature", signed)
+    unsigned = "none since the start" if signatures_known else _NOT_KNOWN
+    _row("Last signature", times.rfc3339(key.last_signature_at) if key.HasField("last_signature_at") else unsigned)
     if key.HasField("retired_at"):
         _row("Retired", times.rfc3339(key.retired_at))
         _row("Disposed of", times.rfc3339(key.dispose_at) if key.HasField("dispose_at") else "by nobody but `dispose`")
@@ -78,4 +78,4 @@ def _attributes(key: api.Key) -> Iterator[str]:
 
 
 def _uses(uses: Sequence[api.Use]) -> Iterator[str]:
-    return (f"{use.status} {use.purpose} {use.name}" for use in uses)
+    return (f"{use.status} {use.purpose} {use.name}".rstrip() for use in uses)

@@ -16,7 +16,7 @@ from keystores.pkcs11 import configuration, encoding
 from keystores.pkcs11.batches import Signer
 from keystores.pkcs11.device import Device
 from keystores.pkcs11.failures import NoToken
-from keystores.pkcs11.pin import Pin
+from keystores.pkcs11.prompt import pin_of
 from keystores.pkcs11.protocol import FindKey, FoundKey, Mechanism
 from operations.errors import ConfigurationError
 from plugins.keymanager import Hash, KeyType
@@ -71,8 +71,7 @@ async def open_root(
     does not show counts as away: it may be plugged in later, and until then the server has its intermediate.
     """
     marker = _marker(settings, context)
-    pin = Pin.configured(settings.pin_file, settings.pin_credential, marker)
-    device = Device(configuration.token_spec(settings), pin, context.log)
+    device = Device(configuration.token_spec(settings), await pin_of(settings, marker), context.log)
     try:
         try:
             await device.open()

@@ -5,6 +5,7 @@ The key is found by its label, so that one is made once, whatever happens to an 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 
 import pkcs11
@@ -12,8 +13,10 @@ from pkcs11 import Attribute, KeyType, Mechanism, MechanismFlag, ObjectClass, ex
 from pkcs11.constants import DEFAULT
 
 from keystores.errors import NotFound, PermanentlyUnusable, Refused
+from keystores.pkcs11.module import return_value
 from keystores.pkcs11.profiles import Profile
 from keystores.pkcs11.protocol import Seal, Sealed
+from keystores.pkcs11.templates import lesser
 
 KEY_BITS = 256
 SECRET_SIZE = 32
@@ -74,22 +77,24 @@ def seal(session: pkcs11.Session, wanted: Seal, profile: Profile) -> Sealed:
 def _first(session: pkcs11.Session, label: str, cka_id: bytes, data: bytes, profile: Profile) -> bytes:
     """By the first way that the token has. What was made on the way to it, and is of no use, goes again."""
     said: list[str] = []
-    for key_type, making, signing in _WAYS:
+    for (key_type, making, signing), less in itertools.product(_WAYS, lesser(profile)):
         try:
-            key = _generated(session, label, cka_id, profile, key_type, making)
+            key = _generated(session, label, cka_id, less, key_type, making)
         except _ELSEWHERE as error:
-            said.append(f"{making.name}: {type(error).__name__}")
+            said.append(f"{making.name}: {return_value(error)}")
             continue
         try:
             _check_attributes(key)
             return _secret(key, signing, data)
         except _ELSEWHERE as error:
-            said.append(f"{signing.name}: {type(error).__name__}")
+            said.append(f"{signing.name}: {return_value(error)}")
             key.destroy()
         except Refused:
             key.destroy()
             raise
-    raise PermanentlyUnusable(f"the token has no secret keys that make others, by HMAC-SHA256 or AES-CMAC ({said})")
+    raise PermanentlyUnusable(
+        f"the token has no secret keys that make others, by HMAC-SHA256 or AES-CMAC: {'; '.join(dict.fromkeys(said))}"
+    )
 
 
 def _generated(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, cast
+from typing import ClassVar, cast
 
 import msgspec
 
@@ -16,8 +16,8 @@ from plugins.keymanager import KeyManager
 class Pkcs11:
     """A `keystores.served.KeyStore`."""
 
-    name: Final = "pkcs11"
-    model: Final[type[msgspec.Struct]] = settings.Configuration
+    name: ClassVar[str] = "pkcs11"
+    model: ClassVar[type[msgspec.Struct]] = settings.Configuration
 
     def check(self, configuration: msgspec.Struct) -> None:
         configured = cast(settings.Configuration, configuration)

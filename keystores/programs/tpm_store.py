@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, cast
+from typing import ClassVar, cast
 
 import msgspec
 
@@ -16,8 +16,8 @@ from plugins.keymanager import KeyManager
 class Tpm:
     """A `keystores.served.KeyStore`."""
 
-    name: Final = "tpm"
-    model: Final[type[msgspec.Struct]] = settings.Configuration
+    name: ClassVar[str] = "tpm"
+    model: ClassVar[type[msgspec.Struct]] = settings.Configuration
 
     def check(self, configuration: msgspec.Struct) -> None:
         configured = cast(settings.Configuration, configuration)

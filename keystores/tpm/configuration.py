@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from datetime import timedelta
 from pathlib import Path
@@ -11,7 +10,6 @@ import msgspec
 
 from operations import duration
 from operations.errors import ConfigurationError
-from operations.files import read_secret
 
 DEFAULT_TCTI = "device:/dev/tpmrm0"
 _HANDLE = re.compile(r"0x81[0-9a-fA-F]{6}")
@@ -78,36 +76,6 @@ def pcr_selection(text: str) -> tuple[str, tuple[int, ...]]:
     """Bank and numbers of a selection in its one form."""
     bank, _, numbers = text.partition(":")
     return bank, tuple(int(number) for number in numbers.split(","))
-
-
-def auth(file: str | None, credential: str | None, setting: str) -> bytes:
-    """An authorization value from a file or a systemd credential; empty when neither is set.
-
-    `setting` is the settings' common beginning. Raises ConfigurationError, TemporarilyUnavailable.
-    """
-    if file is not None and credential is not None:
-        raise ConfigurationError(f"tpm: set one of {setting}_file and {setting}_credential")
-    if file is not None:
-        return read_secret(file, "authorization").encode()
-    if credential is None:
-        return b""
-    folder = os.environ.get("CREDENTIALS_DIRECTORY")
-    if not folder:
-        raise ConfigurationError(
-            f"{setting}_credential: systemd passed no credentials; add LoadCredential={credential}:… to the unit"
-        )
-    if not credential or "/" in credential or credential in {".", ".."}:
-        raise ConfigurationError(f"{setting}_credential: {credential!r} is no name of a systemd credential")
-    path = Path(folder) / credential
-    # Who may read a credential is systemd's business: it may grant access to a group.
-    try:
-        value = path.read_bytes().removesuffix(b"\n").removesuffix(b"\r")
-    except OSError as error:
-        reason = f"{setting}_credential: the authorization cannot be read: {error.strerror}"
-        raise ConfigurationError(reason, file=str(path)) from error
-    if not value:
-        raise ConfigurationError(f"{setting}_credential: the authorization is empty", file=str(path))
-    return value
 
 
 def keys_path(configuration: Configuration, data_dir: str | None) -> Path:

@@ -27,7 +27,7 @@ from tpm2_pytss import (
     TSS2_Exception,
 )
 
-from keystores.tpm.failures import failure, not_there
+from keystores.tpm.failures import Fault, failure, not_there
 from keystores.tpm.messages import Blob, LoadedKey, Persistent, Place
 from keystores.tpm.parents import Parent, Parents
 from keystores.tpm.responses import HANDLE, Meaning, error_number, is_tpm, meaning
@@ -78,6 +78,15 @@ def _waits(seconds: float) -> Iterator[float]:
         yield min(wait, seconds)
         seconds -= wait
         wait = min(2 * wait, LONGEST_WAIT)
+
+
+def _unmarshalled(blob: Blob) -> tuple[TPM2B_PRIVATE, TPM2B_PUBLIC]:
+    try:
+        private, _ = TPM2B_PRIVATE.unmarshal(blob.private)
+        public, _ = TPM2B_PUBLIC.unmarshal(blob.public)
+    except TSS2_Exception as error:
+        raise Fault("PermanentlyUnusable", "the blob is damaged", code=int(error.rc), reason=str(error)) from error
+    return private, public
 
 
 def _known(blob: Blob) -> bytes:
@@ -152,10 +161,17 @@ class Device:
                     self.esapi.flush_context(parent.handle)
 
     def _load_parent(self) -> Parent:
-        context = self._parent_context
+        context, self._parent_context = self._parent_context, None
         if context is not None:
-            handle = self.esapi.context_load(context)
-            return Parent(self.esapi, handle, self._parents.source, transient=True)
+            try:
+                handle = self.esapi.context_load(context)
+            except TSS2_Exception as error:
+                # A reset makes an end of saved contexts; what else is wrong shows next.
+                if meaning(int(error.rc)) not in {Meaning.INTEGRITY, Meaning.GONE} or not is_tpm(int(error.rc)):
+                    raise
+            else:
+                self._parent_context = context
+                return Parent(self.esapi, handle, self._parents.source, transient=True)
         found = self._parents.find(self.esapi)
         if found.transient:
             self._parent_context = self.esapi.context_save(found.handle)
@@ -195,8 +211,7 @@ class Device:
             self._loaded.move_to_end(known)
             return handle
         self.make_room(LOADED_LIMIT - 1)
-        private, _ = TPM2B_PRIVATE.unmarshal(key.private)
-        public, _ = TPM2B_PUBLIC.unmarshal(key.public)
+        private, public = _unmarshalled(key)
         with self.parent() as parent:
             handle = self.esapi.load(parent.handle, private, public, session1=self.session())
         self._loaded[known] = handle

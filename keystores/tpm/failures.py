@@ -17,9 +17,20 @@ _NOT_PERMITTED: Final = "add the user that runs this to the group tss, or give i
 class Fault(Exception):
     """What the worker's process answers in place of a result. `kind` names a class of keystores.errors."""
 
-    def __init__(self, kind: str, message: str, *, code: int = 0, reason: str = "", away: bool = False) -> None:
+    def __init__(
+        self,
+        kind: str,
+        message: str,
+        *,
+        code: int = 0,
+        reason: str = "",
+        away: bool = False,
+        authorization: bool = False,
+    ) -> None:
         super().__init__(message)
-        self.failed: Final = Failed(kind=kind, message=message, code=code, reason=reason, away=away)
+        self.failed: Final = Failed(
+            kind=kind, message=message, code=code, reason=reason, away=away, authorization=authorization
+        )
 
 
 _WORDS: Final = {
@@ -40,7 +51,7 @@ _WORDS: Final = {
         "TemporarilyUnavailable",
         "the TPM is in failure mode: restart the machine; tpm2_gettestresult says more",
     ),
-    Meaning.REFUSED: ("Refused", "the TPM refused the authorization"),
+    Meaning.POLICY: ("Refused", "the TPM refused the use: the object's policy is not met"),
     Meaning.INTEGRITY: (
         "PermanentlyUnusable",
         (
@@ -59,9 +70,16 @@ def failure(error: TSS2_Exception, tcti: str) -> Fault:
     found = meaning(code)
     if not is_tpm(code):
         return unreachable(tcti, code, str(error))
+    if found is Meaning.REFUSED:
+        return refusal(error)
     kind, message = _WORDS[found]
     away = found in {Meaning.BROKEN, Meaning.GONE, Meaning.START}
     return Fault(kind, message, code=code, reason=str(error), away=away)
+
+
+def refusal(error: TSS2_Exception, message: str = "the TPM refused the authorization") -> Fault:
+    """A wrong authorization, which must not be tried again."""
+    return Fault("Refused", message, code=int(error.rc), reason=str(error), authorization=True)
 
 
 def not_there(handle: int, error: TSS2_Exception) -> Fault:

@@ -15,8 +15,9 @@ from keystores import public_keys, software
 from keystores.errors import InvalidArgument, KeyStoreError, NotFound, PermanentlyUnusable, Refused
 from keystores.tpm import blobs, messages, proofs, signing
 from keystores.tpm import configuration as settings
+from keystores.tpm.authorizations import Authorization
 from keystores.tpm.blobs import Entry, Folder, Index, Stored
-from keystores.tpm.worker import PATIENCE, Patience, Worker
+from keystores.tpm.worker import PATIENCE, Patience, Worker, WrongAuthorization
 from plugins.keyinventory import KeyRecord, Proof
 from plugins.keymanager import Key, KeyManager, KeyType, Scheme
 
@@ -131,8 +132,7 @@ class TpmKeyManager:
                 ),
                 key_type,
             )
-            await asyncio.to_thread(self._folder.write_key, entry)
-            await self._remember(self._index.with_key(key_id, entry.name, int(time.time())))
+            await self._name(key_id, entry)
             key = self._keys[key_id] = TpmKey(self._worker, key_id, entry)
             await self._dispose(self._policy.limit)
             return key
@@ -195,6 +195,17 @@ class TpmKeyManager:
         self._disposal.cancel()
         async with self._changing:
             await self._held.aclose()
+
+    async def _name(self, key_id: str, entry: Entry) -> None:
+        """Write the new key down, then its name. Where that fails its blob goes again, lest each attempt leave one."""
+        await asyncio.to_thread(self._folder.write_key, entry)
+        try:
+            await self._remember(self._index.with_key(key_id, entry.name, int(time.time())))
+        except KeyStoreError:
+            stored = await asyncio.to_thread(self._folder.read_index)
+            if stored is None or entry.name not in stored.keys.values():
+                await asyncio.to_thread(self._folder.remove_key, entry.name)
+            raise
 
     async def _remember(self, changed: Index) -> None:
         await asyncio.to_thread(self._folder.write_index, changed)
@@ -271,15 +282,23 @@ async def load(
 ) -> TpmKeyManager:
     """Raises the errors of keystores.errors and ConfigurationError, each one line that names what to correct."""
     given = configuration
+    path = settings.keys_path(given, context.data_dir)
+    owner = Authorization.configured("owner_auth", given.owner_auth_file, given.owner_auth_credential)
+    parent = Authorization.configured(
+        "parent_auth", given.parent_auth_file, given.parent_auth_credential, path.with_name(f"{path.name}.auth-refused")
+    )
     place = messages.Place(
         tcti=settings.tcti(given.tcti),
         parent=settings.parent(given.parent),
-        owner_auth=settings.auth(given.owner_auth_file, given.owner_auth_credential, "owner_auth"),
-        parent_auth=settings.auth(given.parent_auth_file, given.parent_auth_credential, "parent_auth"),
+        owner_auth=await asyncio.to_thread(owner.read),
+        parent_auth=await asyncio.to_thread(parent.read),
     )
     policy = Policy(limit=limit, grace=settings.grace(given).total_seconds(), pcrs=settings.pcrs(given.pcrs))
-    folder = Folder(settings.keys_path(given, context.data_dir))
-    return await TpmKeyManager.open(Worker(place, patience), folder, policy, context.log)
+    try:
+        return await TpmKeyManager.open(Worker(place, patience), Folder(path), policy, context.log)
+    except WrongAuthorization:
+        await asyncio.to_thread(parent.refused)
+        raise
 
 
 async def load_server(configuration: settings.Configuration, context: PluginContext) -> KeyManager:

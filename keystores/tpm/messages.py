@@ -145,7 +145,8 @@ class Beat(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 class Failed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """`kind` names a class of keystores.errors; `code` is the TSS2_RC, 0 where there is none.
 
-    `away` says that the device was not reached, so that others need not ask it at once.
+    `away` says that the device was not reached, so that others need not ask it at once; `authorization` that it is
+    wrong, and is not to be tried again.
     """
 
     kind: str
@@ -153,6 +154,7 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     code: int = 0
     reason: str = ""
     away: bool = False
+    authorization: bool = False
 
 
 Reply = Probed | Wrapped | Described | Signed | Certified | Unsealed | Beat | Failed

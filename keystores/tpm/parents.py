@@ -18,6 +18,7 @@ from keystores.tpm.responses import HANDLE, Meaning, error_number, is_tpm, meani
 SRK_HANDLE: Final = 0x81000001
 """Where the Provisioning Guidance (7.8) has the SRK, if anything is there."""
 OWNER: Final = int(TPM2_RH.OWNER)
+_SRK, _PRIMARY = "SRK", "primary"
 _TEMPLATES: Final = ("ec-p256", "rsa-2048")
 
 
@@ -66,9 +67,9 @@ class Parents:
 
     def _srk(self, esapi: ESAPI) -> Parent:
         """The one of before; else the persistent one if it is fit; else a primary key, ECC where the TPM can."""
-        kind = self._source.partition(":")[2]
-        if self._source and kind in _TEMPLATES:
-            return self._primary(esapi, kind, zeros=True)
+        form, _, kind = self._source.partition(":")
+        if kind in _TEMPLATES:
+            return self._primary(esapi, kind, zeros=form == _SRK)
         persistent = self._persistent(esapi, SRK_HANDLE)
         if persistent is not None and (not self._name or persistent.name == self._name):
             return persistent
@@ -104,18 +105,16 @@ class Parents:
             )
         except TSS2_Exception as error:
             if meaning(int(error.rc)) is Meaning.REFUSED:
-                raise Fault(
-                    "Refused",
+                line = (
                     "the TPM wants the owner's authorization to derive the SRK: set owner_auth_file or "
-                    "owner_auth_credential to the right one, or make the SRK persistent at 0x81000001",
-                    code=int(error.rc),
-                    reason=str(error),
-                ) from error
+                    "owner_auth_credential to the right one, or make the SRK persistent at 0x81000001"
+                )
+                raise Fault("Refused", line, code=int(error.rc), reason=str(error)) from error
             raise
         finally:
             if session is not ESYS_TR.PASSWORD:
                 esapi.flush_context(session)
-        return Parent(esapi, handle, f"SRK:{kind}" if zeros else f"primary:{kind}", transient=True)
+        return Parent(esapi, handle, f"{_SRK if zeros else _PRIMARY}:{kind}", transient=True)
 
     def _required(self, esapi: ESAPI, handle: int) -> Parent:
         found = self._persistent(esapi, handle, required=True)

@@ -24,6 +24,9 @@ _AUTH: Final = frozenset({AUTH_FAIL, BAD_AUTH, AUTH_MISSING, AUTH_UNAVAILABLE})
 _UNSUPPORTED: Final = frozenset({0x081, 0x082, 0x083, 0x089, 0x08A, 0x08C, 0x08D, 0x092, 0x096, 0x0A6, 0x143, VALUE})
 """ASYMMETRIC, ATTRIBUTES, HASH, MODE, TYPE, KDF, RANGE, SCHEME, SYMMETRIC, CURVE, COMMAND_CODE, VALUE."""
 
+_MALFORMED: Final = frozenset({0x095, 0x09A, 0x09C, 0x087, 0x0A5, 0x0A7})
+"""SIZE, INSUFFICIENT, KEY, KEY_SIZE, BINDING, ECC_POINT: of a parameter, which is then a blob."""
+
 
 class Meaning(Enum):
     """What a code asks for."""
@@ -31,7 +34,8 @@ class Meaning(Enum):
     WAIT = "wait, and send the command again"
     START = "TPM2_Startup first"
     FULL = "give back what is held, and what earlier processes left"
-    REFUSED = "an authorization or policy said no"
+    REFUSED = "the authorization is wrong"
+    POLICY = "the object's policy is not met"
     LOCKED = "the dictionary attack lockout is on"
     INTEGRITY = "another TPM's blob, another parent's, or damaged"
     UNSUPPORTED = "the TPM lacks it"
@@ -61,7 +65,7 @@ _MEANINGS: Final[Mapping[int, Meaning]] = {
     **dict.fromkeys(_UNSUPPORTED, Meaning.UNSUPPORTED),
     INITIALIZE: Meaning.START,
     FAILURE: Meaning.BROKEN,
-    POLICY_FAIL: Meaning.REFUSED,
+    POLICY_FAIL: Meaning.POLICY,
     LOCKOUT: Meaning.LOCKED,
     INTEGRITY: Meaning.INTEGRITY,
 }
@@ -73,6 +77,8 @@ def meaning(code: int) -> Meaning:
         return Meaning.GONE
     number = error_number(code)
     found = _MEANINGS.get(number, Meaning.GONE)
+    if number in _MALFORMED and _about_a_parameter(code):
+        return Meaning.INTEGRITY
     # A value is unsupported when it is a parameter; a handle with that value is one that the TPM does not know.
     if found is Meaning.UNSUPPORTED and number == VALUE and not _about_a_parameter(code):
         return Meaning.GONE

@@ -14,8 +14,9 @@ from keystores import public_keys
 from keystores.errors import Refused, Unsupported
 from keystores.tpm import configuration as settings
 from keystores.tpm import keyfiles, messages, public_area, signing
+from keystores.tpm.authorizations import Authorization
 from keystores.tpm.public_area import PublicArea
-from keystores.tpm.worker import PATIENCE, Patience, Worker
+from keystores.tpm.worker import PATIENCE, Patience, Worker, WrongAuthorization
 from operations.errors import ConfigurationError
 from plugins.keymanager import Hash, Scheme
 from plugins.rootkey import RootKey
@@ -46,12 +47,15 @@ class RootConfiguration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
 class TpmRootKey:
     """A `RootKey`."""
 
-    def __init__(self, worker: Worker, name: str, key: messages.LoadedKey, area: PublicArea) -> None:
+    def __init__(
+        self, worker: Worker, name: str, key: messages.LoadedKey, area: PublicArea, authorization: Authorization
+    ) -> None:
         self.name = name
         self.public_key = area.der
         self._key = key
         self._verifier = public_keys.from_der(self.public_key)
         self._worker = worker
+        self._authorization = authorization
         self._refused: Refused | None = None
 
     async def sign(self, message: bytes) -> bytes:
@@ -64,7 +68,8 @@ class TpmRootKey:
             signed = await self._worker.call(
                 signing.request(self._key, self._verifier, digests, scheme), messages.Signed
             )
-        except Refused as error:
+        except WrongAuthorization as error:
+            await asyncio.to_thread(self._authorization.refused)
             self._refused = Refused(f"{self.name}: {error}; see key_auth_file and key_auth_credential")
             raise self._refused from error.__cause__
         [signature] = await asyncio.to_thread(signing.check, self._verifier, digests, signed.signatures, scheme)
@@ -81,34 +86,41 @@ def _scheme(key: public_keys.PublicKey) -> Scheme:
     return Scheme(Hash.SHA256)
 
 
-async def open_root(
-    configuration: RootConfiguration, _context: PluginContext, patience: Patience = PATIENCE
-) -> RootKey:
+async def open_root(configuration: RootConfiguration, context: PluginContext, patience: Patience = PATIENCE) -> RootKey:
     """Raises ConfigurationError for settings and files, and the errors of keystores.errors for the TPM and the key."""
-    name, key, parent = await asyncio.to_thread(_found, configuration)
+    given = configuration
+    folder = None if context.data_dir is None else Path(context.data_dir)
+    key_auth = Authorization.configured(
+        "key_auth",
+        given.key_auth_file,
+        given.key_auth_credential,
+        None if folder is None else folder / "tpm-root.auth-refused",
+    )
+    owner_auth = Authorization.configured("owner_auth", given.owner_auth_file, given.owner_auth_credential)
+    parent_auth = Authorization.configured("parent_auth", given.parent_auth_file, given.parent_auth_credential)
+    name, key, parent = await asyncio.to_thread(_found, given, await asyncio.to_thread(key_auth.read))
     place = messages.Place(
-        tcti=settings.tcti(configuration.tcti),
+        tcti=settings.tcti(given.tcti),
         parent=parent,
-        owner_auth=settings.auth(configuration.owner_auth_file, configuration.owner_auth_credential, "owner_auth"),
-        parent_auth=settings.auth(configuration.parent_auth_file, configuration.parent_auth_credential, "parent_auth"),
+        owner_auth=await asyncio.to_thread(owner_auth.read),
+        parent_auth=await asyncio.to_thread(parent_auth.read),
     )
     worker = Worker(place, patience)
     try:
         described = await worker.call(messages.Describe(key=key), messages.Described, creation=True)
         area = public_area.parse(described.public)
         _check_signs(name, area)
-        return TpmRootKey(worker, name, key, area)
+        return TpmRootKey(worker, name, key, area, key_auth)
     except BaseException:
         await worker.close()
         raise
 
 
-def _found(configuration: RootConfiguration) -> tuple[str, messages.LoadedKey, int | None]:
+def _found(configuration: RootConfiguration, auth: bytes) -> tuple[str, messages.LoadedKey, int | None]:
     """The key's name in messages, the key, and its parent."""
     handle, file = configuration.key_handle, configuration.key_file
     if (handle is None) == (file is None):
         raise ConfigurationError("tpm: set one of key_handle and key_file")
-    auth = settings.auth(configuration.key_auth_file, configuration.key_auth_credential, "key_auth")
     parent = settings.parent(configuration.parent)
     if handle is not None:
         return handle, messages.Persistent(handle=settings.handle(handle, "key_handle"), auth=auth), parent

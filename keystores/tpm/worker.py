@@ -28,6 +28,8 @@ QUEUE_LIMIT: Final = 1000
 """Calls that may wait for one TPM."""
 UNDER_WAY: Final = 2
 SHORTEST_LOOK: Final = 0.05
+LONGEST_HOLD_OFF: Final = 8.0
+SERVICE: Final = "keystores.tpm.service"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,10 @@ class Patience:
 PATIENCE: Final = Patience()
 
 
+class WrongAuthorization(errors.Refused):
+    """Said by the TPM of an authorization value, which must not be tried again."""
+
+
 class TpmResponse(Exception):
     """The TPM's or its library's own code, as the cause of an error. `code` is a TSS2_RC."""
 
@@ -59,7 +65,7 @@ class TpmResponse(Exception):
         self.code = code
 
 
-_KINDS: Final[dict[str, type[errors.KeyStoreError]]] = {
+KINDS: Final[dict[str, type[errors.KeyStoreError]]] = {
     kind.__name__: kind
     for kind in (
         errors.NotFound,
@@ -89,16 +95,19 @@ class _Process:
         self._answered_at = 0.0
         self._why: errors.TemporarilyUnavailable = _Ended("the TPM's worker process ended")
         self._reading = asyncio.create_task(self._read())
+        self._stopping = False
         self.alive = True
 
     @classmethod
     async def start(cls, place: Place) -> _Process:
         ours, theirs = socket.socketpair()
-        command = processes.command("keystores.tpm.service")
+        # The library's log says what the errors say, and would be in the service's.
         environment = processes.environment({"TSS2_LOG": os.environ.get("TSS2_LOG", "all+NONE")})
         try:
             process = await asyncio.to_thread(
-                lambda: subprocess.Popen(command, stdin=theirs.fileno(), stdout=subprocess.DEVNULL, env=environment)
+                lambda: subprocess.Popen(
+                    processes.command(SERVICE), stdin=theirs.fileno(), stdout=subprocess.DEVNULL, env=environment
+                )
             )
         except OSError as error:
             ours.close()
@@ -108,6 +117,10 @@ class _Process:
         started = cls(process, *await asyncio.open_connection(sock=ours))
         started.send(place)
         return started
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def send(self, message: Request) -> None:
         """A frame goes out whole, whatever becomes of the caller; no more are under way than fit."""
@@ -143,7 +156,8 @@ class _Process:
                 self._take(messages.reply(await self._reader.readexactly(size)))
         except (OSError, EOFError, msgspec.MsgspecError):
             pass
-        self._end(self._why)
+        if not self._stopping:
+            self._end(self._why)
 
     def _take(self, reply: Reply) -> None:
         self._answered_at = time.monotonic()
@@ -151,6 +165,10 @@ class _Process:
             future = self._waiting.popleft()
             if not future.done():
                 future.set_result(reply)
+
+    def end(self) -> None:
+        """Kill the process, which has nothing in the TPM any more."""
+        self._end(_Ended("the TPM's worker process ended"))
 
     def _end(self, why: errors.TemporarilyUnavailable) -> None:
         """Kill the process and fail what it had."""
@@ -176,6 +194,7 @@ class _Process:
         if not self.alive:
             return
         self._why = errors.TemporarilyUnavailable("the key manager is closed")
+        self._stopping = True
         self._writer.write_eof()
         try:
             await asyncio.to_thread(self._process.wait, patience)
@@ -199,6 +218,7 @@ class Worker:
         self._closed = False
         self._ask_again_at = 0.0
         self._away: errors.KeyStoreError | None = None
+        self._failures = 0
 
     def expect(self, source: str, name: bytes) -> None:
         """From now on the parent is this one: the process at hand knows by itself, one after it is told."""
@@ -220,7 +240,7 @@ class Worker:
             self._waiting -= 1
         if isinstance(reply, Failed):
             raise self._error(reply)
-        self._away = None
+        self._away, self._failures = None, 0
         if not isinstance(reply, expected):
             raise errors.PermanentlyUnusable(f"the TPM's worker answered with {type(reply).__name__}")
         return reply
@@ -248,7 +268,8 @@ class Worker:
             return self._process
 
     def _error(self, failed: Failed) -> errors.KeyStoreError:
-        error = _KINDS.get(failed.kind, errors.PermanentlyUnusable)(failed.message)
+        kind = WrongAuthorization if failed.authorization else KINDS.get(failed.kind, errors.PermanentlyUnusable)
+        error = kind(failed.message)
         if failed.code:
             error.__cause__ = TpmResponse(failed.code, failed.reason)
         if failed.away:
@@ -256,14 +277,25 @@ class Worker:
         return error
 
     def _hold_off(self, error: errors.KeyStoreError, seconds: float) -> None:
-        """The circuit breaker: whoever asks meanwhile is told the same at once."""
+        """The circuit breaker: whoever asks meanwhile is told the same at once, each time for twice as long.
+
+        The second time the process goes, too: a TCTI may keep what is broken in it, as GLib keeps a bus that ended.
+        """
         self._away = error
-        self._ask_again_at = time.monotonic() + seconds
+        self._ask_again_at = time.monotonic() + min(seconds * 2**self._failures, LONGEST_HOLD_OFF)
+        self._failures += 1
+        if self._failures > 1 and self._process is not None:
+            self._process.end()
 
     def check_open(self) -> None:
         """Raises TemporarilyUnavailable after `close`."""
         if self._closed:
             raise errors.TemporarilyUnavailable("the key manager is closed")
+
+    @property
+    def pid(self) -> int | None:
+        """The process at hand, for operators and tests."""
+        return None if self._process is None or not self._process.alive else self._process.pid
 
     async def close(self) -> None:
         """End the process, which leaves nothing in the TPM unless it hangs."""

@@ -32,7 +32,7 @@ class MutualTls:
         except ValueError as error:
             raise InvalidArgument(f"PLUGIN_CLIENT_CERT is no certificate in PEM: {error}") from error
         self._client = certificate.public_bytes(serialization.Encoding.DER)
-        identity = _identity()
+        identity = own_identity()
         self.context: Final[TlsContext] = server_context(identity)
         self.certificate: Final = base64.b64encode(identity.chain[0]).rstrip(b"=").decode()
 
@@ -45,7 +45,8 @@ class MutualTls:
             raise RpcError(Code.UNAUTHENTICATED, "the caller is not the host that started this plugin")
 
 
-def _identity() -> InProcessIdentity:
+def own_identity() -> InProcessIdentity:
+    """A key and its self-signed certificate, for one run."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, _NAME)])
     now = datetime.datetime.now(datetime.UTC)

@@ -24,6 +24,7 @@ from transport.server import Server
 LIMITS: Final = Limits(connections=16, keepalive=SERVER_LIMITS.keepalive)
 _SOCKET_MODE: Final = 0o600
 _DRAIN: Final = 0.1  # streams that wait for the end are open in any case
+_HOST_FIRST: Final = 1.0  # seconds from SIGTERM
 LAST_RESORT: Final = 1.8
 """Seconds from the word to end. go-plugin's hosts kill a plugin after two, and what it started would stay."""
 
@@ -65,7 +66,8 @@ async def _serve(plugin: Plugin, handshake: Handshake, parent: int, output: int)
         if not loop.is_closed():
             loop.call_soon_threadsafe(end)
 
-    loop.add_signal_handler(signal.SIGTERM, end)
+    # systemd tells all processes of a service at once; a host that is about to say goodbye shall find us.
+    loop.add_signal_handler(signal.SIGTERM, loop.call_later, _HOST_FIRST, end)
     try:
         async with _listening(plugin, handshake, end) as line:
             host.watch(parent, output, host_ended)

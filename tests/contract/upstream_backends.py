@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -10,6 +11,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
+from authorities import pkcs11, tpm
 from authorities.disk import Configuration as DiskConfiguration
 from authorities.disk import DiskAuthority
 from authorities.spire import Configuration as SpireConfiguration
@@ -17,7 +19,9 @@ from authorities.spire import SpireAuthority
 from identity import bundles
 from identity.spiffeid import TrustDomain
 from operations import logs
+from plugins.catalog import PluginContext
 from plugins.upstreamauthority import UpstreamAuthority
+from tests.simulators import ceremony, softhsm, swtpm
 from tests.simulators.nested import nest
 from tests.simulators.pki import Authority, Certificate, ec_key
 
@@ -88,4 +92,44 @@ async def spire(folder: Path) -> AsyncGenerator[UpstreamAuthority]:
         yield SpireAuthority(configuration, TD, logs.get("test"))
 
 
-BACKENDS: dict[str, Backend] = {"disk": disk, "disk with intermediates": disk_with_intermediates, "spire": spire}
+@asynccontextmanager
+async def root_in_a_token(folder: Path) -> AsyncGenerator[UpstreamAuthority]:
+    token = softhsm.SoftHsm.create(folder / "token")
+    configuration = pkcs11.Configuration(
+        module_path=softhsm.MODULE,
+        token_label=token.label,
+        pin_file=str(token.pin_file),
+        key_label="root-2026",
+        cert_file_path=str(await asyncio.to_thread(ceremony.in_token, token, folder)),
+    )
+    with token.installed():
+        authority = await pkcs11.load(configuration, PluginContext(TD.name, str(folder), logs.get("test")))
+        try:
+            yield authority
+        finally:
+            await authority.close()
+
+
+@asynccontextmanager
+async def intermediate_in_a_tpm(folder: Path) -> AsyncGenerator[UpstreamAuthority]:
+    with swtpm.started(folder / "tpm") as device:
+        configuration = tpm.Configuration(
+            tcti=device.tcti,
+            key_handle=ceremony.HANDLE,
+            cert_file_path=str(folder / "tpm.pem"),
+            bundle_file_path=str(await asyncio.to_thread(ceremony.in_tpm, device, folder)),
+        )
+        authority = await tpm.load(configuration, PluginContext(TD.name, str(folder), logs.get("test")))
+        try:
+            yield authority
+        finally:
+            await authority.close()
+
+
+BACKENDS: dict[str, Backend] = {
+    "disk": disk,
+    "disk with intermediates": disk_with_intermediates,
+    "spire": spire,
+    "pkcs11": root_in_a_token,
+    "tpm": intermediate_in_a_tpm,
+}

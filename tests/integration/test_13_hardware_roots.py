@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -15,8 +15,8 @@ from cryptography import x509
 
 from identity import bundles, tainting, x509svid
 from identity.spiffeid import TrustDomain
-from tests.integration.conftest import MakeAgent
-from tests.simulators import ceremony, softhsm, spire, swtpm
+from tests.integration.conftest import MakeAgent, pkcs11
+from tests.simulators import ceremony, softhsm, spire, swtpm, tpm_resource_manager
 from tests.simulators.softhsm import SoftHsm
 from tests.simulators.spire import MEMORY, Server, command, eventually
 
@@ -27,7 +27,10 @@ TD = TrustDomain("example.org")
 
 @dataclass
 class Root:
-    """A root in a device. `settings` are those of the plugin; `away` and `back` are what happens to the device."""
+    """A CA in a device, below the root of that certificate, or that root itself.
+
+    `settings` are those of the plugin; `away` and `back` are what happens to the device.
+    """
 
     plugin: str
     certificate: Path
@@ -41,8 +44,8 @@ class Root:
         return f'UpstreamAuthority "{self.plugin}" {{ plugin_data {{\n{lines}\n  }} }}'
 
 
-def token_root(token: SoftHsm, folder: Path, **words: str) -> Root:
-    certificate = ceremony.in_token(token, folder, **words)
+def token_root(token: SoftHsm, folder: Path, words: Mapping[str, str] | None = None) -> Root:
+    certificate = ceremony.in_token(token, folder, words)
     hidden = token.folder / "pulled"
     settings = {
         "module_path": f'"{softhsm.MODULE}"',
@@ -67,14 +70,12 @@ def tpm(tmp_path: Path) -> Iterator[swtpm.Swtpm]:
         yield made
 
 
-def tpm_root(tpm: swtpm.Swtpm, folder: Path) -> Root:
-    certificate = ceremony.in_tpm(tpm, folder)
+def tpm_root(tpm: swtpm.Swtpm, folder: Path, *, self_signed: bool = False) -> Root:
+    certificate = ceremony.self_signed_in_tpm(tpm, folder) if self_signed else ceremony.in_tpm(tpm, folder)
     hidden = tpm.path.with_name("pulled")
-    settings = {
-        "tcti": f'"{tpm.tcti}"',
-        "key_handle": f'"{ceremony.HANDLE}"',
-        "cert_file_path": f'"{certificate}"',
-    }
+    settings = {"tcti": f'"{tpm.tcti}"', "key_handle": f'"{ceremony.HANDLE}"', "cert_file_path": f'"{certificate}"'}
+    if not self_signed:
+        settings |= {"cert_file_path": f'"{folder / "tpm.pem"}"', "bundle_file_path": f'"{certificate}"'}
     return Root("tpm", certificate, settings, partial(tpm.path.rename, hidden), partial(hidden.rename, tpm.path), {})
 
 
@@ -181,11 +182,11 @@ def test_a_root_in_a_device_carries_a_trust_domain(root: Root, make_rooted: Make
 
 @pytest.mark.timeout(300)
 def test_a_device_that_is_away_is_missed_by_nobody(root: Root, make_rooted: MakeRooted) -> None:
-    server = make_rooted(root, ttl='"80s"')
+    server = make_rooted(root, ttl='"60s"')
     server.start()
     first = authority(server)
     root.away()
-    # The next is due after 40 s, and cannot be had.
+    # The next is due after 30 s, and cannot be had.
     eventually(lambda: "Unable to rotate X509 CA" in server.run.output(), "a line about the device")
     mint(server)
     assert authority(server) == first
@@ -233,7 +234,7 @@ def test_keys_in_memory_ask_the_device_at_each_start(root: Root, make_rooted: Ma
 def test_kinds_of_keys_in_a_token(
     token: SoftHsm, tmp_path: Path, make_rooted: MakeRooted, make_agent: MakeAgent, kind: str
 ) -> None:
-    root = token_root(token, tmp_path, **{"EC:secp384r1": kind})
+    root = token_root(token, tmp_path, {"EC:secp384r1": kind})
     server = make_rooted(root, key_manager="memory", permitted_uris='["example.org"]')
     server.start()
     agent = make_agent(server, token_value=server.join_token(NODE))
@@ -243,13 +244,22 @@ def test_kinds_of_keys_in_a_token(
     mint(server)
 
 
+def test_a_self_signed_root_in_a_tpm(tpm: swtpm.Swtpm, tmp_path: Path, make_rooted: MakeRooted) -> None:
+    root = tpm_root(tpm, tmp_path, self_signed=True)
+    server = make_rooted(root, key_manager="memory")
+    server.start()
+    assert len(mint(server)) == 2
+    server.run.end()
+    assert tpm.handles() == [int(ceremony.HANDLE, 16)], "nothing else stays in the TPM"
+
+
 @pytest.mark.timeout(300)
 def test_a_root_is_replaced_as_the_runbook_says(
     token: SoftHsm, tmp_path: Path, make_rooted: MakeRooted, make_agent: MakeAgent
 ) -> None:
     root = token_root(token, tmp_path)
     old = root.certificate.rename(tmp_path / "old.pem")
-    new = token_root(token, tmp_path, **{"root-2026": "root-2027", "--id 2026": "--id 2027"}).certificate
+    new = token_root(token, tmp_path, {"root-2026": "root-2027", "--id 2026": "--id 2027"}).certificate
     both = tmp_path / "both.pem"
     both.write_text(old.read_text() + new.read_text())
     server = make_rooted(root, cert_file_path=f'"{old}"')
@@ -297,6 +307,45 @@ def test_a_root_is_replaced_as_the_runbook_says(
     assert WORKLOAD in agent.fetch()
 
 
+def test_one_token_holds_the_root_and_the_servers_keys(
+    token: SoftHsm, tmp_path: Path, programs: list[spire.Program]
+) -> None:
+    """Which is slow, and possible: neither takes the other's keys for its own."""
+    root = token_root(token, tmp_path)
+    folder = tmp_path / "server"
+    keys = pkcs11(token, folder / "keys.json")
+    server = Server(folder, key_manager=f"{keys}\n  {root.block()}", environment=root.environment)
+    programs.append(server.run)
+    server.start()
+    for _ in range(3):
+        rotate(server)
+        mint(server)
+    server.run.end()
+    assert token.tool("--list-objects", "--type", "privkey").count("root-2026") == 1
+    server.start()
+    mint(server)
+
+
+def test_one_tpm_holds_the_root_and_the_servers_keys(
+    tpm: swtpm.Swtpm, tmp_path: Path, programs: list[spire.Program]
+) -> None:
+    root = tpm_root(tpm, tmp_path)
+    folder = tmp_path / "server"
+    with tpm_resource_manager.before(tpm) as manager:
+        settings = f'tcti = "{manager.client("keys")}"\n keys_path = "{folder}/keys"'
+        block = root.block(tcti=f'"{manager.client("root")}"')
+        server = Server(folder, key_manager=f'KeyManager "tpm" {{ plugin_data {{ {settings} }} }}\n  {block}')
+        programs.append(server.run)
+        server.start()
+        for _ in range(3):
+            rotate(server)
+            mint(server)
+        server.run.end()
+        server.start()
+        mint(server)
+        server.run.end()
+
+
 def test_a_certificate_is_renewed_while_the_server_runs(
     token: SoftHsm, tmp_path: Path, make_rooted: MakeRooted
 ) -> None:
@@ -324,7 +373,7 @@ def test_servers_below(
     programs: list[spire.Program],
 ) -> None:
     """A path length of 1 below one of 2 has room for a server below this one; with 0 it is refused, by a line."""
-    root = token_root(token, tmp_path, **{"path_len = 1": "path_len = 2"})
+    root = token_root(token, tmp_path, {"path_len = 1": "path_len = 2"})
     server = make_rooted(root, permitted_uris='["example.org"]')
     server.start()
     assert x509.load_der_x509_certificate(intermediate(server)).extensions.get_extension_for_class(
@@ -400,6 +449,12 @@ def test_validate_reads_the_certificates(token: SoftHsm, tmp_path: Path, make_ro
     server = make_rooted(root)
     validate = (spire.SERVER, "validate", "-config", str(server.config))
     assert command(*validate).returncode == 0
+    for change, named in (({"token_serial": '"1"'}, "token_serial"), ({"path_length": "1"}, "path_length: 1 is more")):
+        server.key_manager = f"{MEMORY}\n{root.block(**change)}"
+        server.configure()
+        done = command(*validate)
+        assert done.returncode == 1
+        assert named in done.stdout + done.stderr
     root.certificate.unlink()
     done = command(*validate)
     assert done.returncode == 1

@@ -71,15 +71,15 @@ def test_rust_spiffe_watches_rotations(started: Started, rust_workload: str) -> 
     check_rotation(lines(rust_workload, agent.address, "watch", "3"), 3)
 
 
+def test_java_spiffe_watches_rotations(started: Started, java_workload: Sequence[str]) -> None:
+    _, agent = started
+    check_rotation(lines(*java_workload, f"unix:{agent.socket}", "watch", "3"), 3)
+
+
 def test_rust_spiffe_jwt_svids(started: Started, rust_workload: str) -> None:
     _, agent = started
     (result,) = lines(rust_workload, agent.address, "jwt", "billing")
     assert (result["id"], result["audience"]) == (ID, ["billing"])
-
-
-def test_java_spiffe_watches_rotations(started: Started, java_workload: Sequence[str]) -> None:
-    _, agent = started
-    check_rotation(lines(*java_workload, f"unix:{agent.socket}", "watch", "3"), 3)
 
 
 def test_java_spiffe_keeps_mutual_tls_over_rotations(started: Started, java_workload: Sequence[str]) -> None:

@@ -22,7 +22,7 @@ def commands(section: str) -> list[str]:
     return [block for block in blocks if not block.startswith("export ")]
 
 
-def in_token(token: SoftHsm, folder: Path, **changes: str) -> Path:
+def in_token(token: SoftHsm, folder: Path, changes: Mapping[str, str] | None = None) -> Path:
     """Make the root in a token; returns its certificate. `changes` are words of the commands to say otherwise."""
     environment = token.environment | {"MODULE": MODULE, "TOKEN": token.label, "GNUTLS_PIN": USER_PIN}
     for block in commands("1. Make the root in a token"):
@@ -30,15 +30,29 @@ def in_token(token: SoftHsm, folder: Path, **changes: str) -> Path:
     return folder / "root.pem"
 
 
-def in_tpm(tpm: Swtpm, folder: Path, **changes: str) -> Path:
-    """Make the root in a TPM, at HANDLE; returns its certificate."""
-    environment = {**os.environ, "TPM2TOOLS_TCTI": tpm.tcti, "TPM2OPENSSL_TCTI": tpm.tcti}
+def in_tpm(tpm: Swtpm, folder: Path) -> Path:
+    """Make an intermediate in a TPM, at HANDLE, tpm.pem in the folder, and its root; returns the root's certificate."""
     for block in commands("1. Or make it in a TPM"):
-        for line in re.split(r"(?<!\\)\n", block.strip()):
-            run(line, folder, environment, changes)
-            # A resource manager, as /dev/tpmrm0 has it, does this at the end of each command.
-            run("tpm2_flushcontext -t", folder, environment)
+        _run_each(block, tpm, folder)
     return folder / "root.pem"
+
+
+def self_signed_in_tpm(tpm: Swtpm, folder: Path) -> Path:
+    """Make a root in a TPM, at HANDLE; returns its certificate."""
+    for block in commands("1. Or a self-signed root in a TPM"):
+        _run_each(block, tpm, folder)
+    return folder / "root.pem"
+
+
+def _run_each(block: str, tpm: Swtpm, folder: Path) -> None:
+    environment = {**os.environ, "TPM2TOOLS_TCTI": tpm.tcti, "TPM2OPENSSL_TCTI": tpm.tcti, "PASSPHRASE": "long enough"}
+    if "<<" in block:
+        run(block, folder, environment)
+        return
+    for line in re.split(r"(?<!\\)\n", block.strip()):
+        run(line, folder, environment)
+        # A resource manager, as /dev/tpmrm0 has it, does this at the end of each command.
+        run("tpm2_flushcontext -t", folder, environment)
 
 
 def run(script: str, folder: Path, environment: Mapping[str, str], changes: Mapping[str, str] | None = None) -> None:

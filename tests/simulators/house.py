@@ -29,7 +29,7 @@ from transport.status import RpcError
 from transport.tls import InProcessIdentity, client_context
 
 TRUST_DOMAIN = TrustDomain("example.org")
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 AGENT = "/spire.api.server.agent.v1.Agent/"
 BUNDLE = "/spire.api.server.bundle.v1.Bundle/"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from typing import ClassVar
 
 import msgspec
 
@@ -31,8 +32,8 @@ class Hanging(memory.MemoryKeyManager):
 
 
 class Store:
-    name = "simulated"
-    model = Settings
+    name: ClassVar[str] = "simulated"
+    model: ClassVar[type[msgspec.Struct]] = Settings
 
     def __init__(self, words: frozenset[str] = frozenset()) -> None:
         self._words = words

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 SERVER = str(BIN / "spire-server")
 AGENT = str(BIN / "spire-agent")
-PATIENCE = 60.0
+PATIENCE = 120.0
 """Seconds that a condition may take. Generous: machines that run tests are busy."""
 
 T = TypeVar("T")

@@ -72,6 +72,8 @@ class FakeUpstream:
         self.hanging = False
         self.change: Callable[[tuple[bytes, ...]], tuple[bytes, ...]] = lambda chain: chain
         self.minted = 0
+        self.longest = 2**31
+        """Seconds that what it signs lives at most."""
         self.closed = False
         self.root_updates: Updates[Sequence[X509Authority]] = Updates()
         self.key_updates: Updates[Sequence[JwtAuthority]] = Updates()
@@ -82,7 +84,8 @@ class FakeUpstream:
         await self._begin()
         self.minted += 1
         ca = issuing.Ca(self.signer.certificate, self.signer.key)
-        certificate = issuing.sign(ca, csr, TrustDomain("example.org"), preferred_ttl, int(self._now()))
+        ttl = min(preferred_ttl, self.longest)
+        certificate = issuing.sign(ca, csr, TrustDomain("example.org"), ttl, int(self._now()))
         chain = self.change((certificate, *self.above))
         return MintedX509Ca(chain, tuple(self.roots), self.root_updates.listen())
 

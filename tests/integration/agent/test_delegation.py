@@ -22,6 +22,7 @@ from generated.spire.api.agent.delegatedidentity.v1 import delegatedidentity_pb2
 from generated.spire.api.types import selector_pb2
 from tests.simulators import spire
 from transport.client import Channel
+from transport.limits import Limits
 from transport.status import Code, RpcError
 from transport.tls import InProcessIdentity, client_context
 
@@ -150,7 +151,7 @@ async def test_a_delegate_out_of_hand_is_told_so_and_others_are_served(node: Nod
     process = node.agent.run.process
     assert process
     before = _memory(process.pid)
-    channels = [Channel.unix(node.admin) for _ in range(10)]
+    channels = [Channel.unix(node.admin, limits=Limits(handshake=PATIENCE)) for _ in range(10)]
     try:
         streams = [svids(channel, "test:a", f"test:{number}") for number in range(300) for channel in channels]
         async with asyncio.timeout(PATIENCE):

@@ -17,6 +17,7 @@ from generated.spiffe.workload import workload_pb2
 from tests.simulators import proc, spire
 from tests.simulators.hostile import ATTACKS, attacking
 from transport.client import Channel
+from transport.limits import Limits
 from transport.status import Code, RpcError
 
 NODE = "spiffe://example.org/node"
@@ -50,9 +51,13 @@ def pid_of(agent: spire.Agent) -> int:
     return agent.run.process.pid
 
 
+PATIENT = Limits(handshake=spire.PATIENCE)
+"""What counts is that a workload is served, however busy the machine is."""
+
+
 @asynccontextmanager
 async def streaming(agent: spire.Agent) -> AsyncGenerator[AsyncIterator[workload_pb2.X509SVIDResponse], None]:
-    channel = Channel.unix(agent.socket)
+    channel = Channel.unix(agent.socket, limits=PATIENT)
     try:
         yield channel.server_stream(
             "/SpiffeWorkloadAPI/FetchX509SVID",
@@ -119,7 +124,7 @@ async def test_what_was_taken_is_free_again(agent: spire.Agent) -> None:
 
 
 async def test_a_process_that_has_its_share_is_told(agent: spire.Agent) -> None:
-    channels = [Channel.unix(agent.socket) for _ in range(3400)]
+    channels = [Channel.unix(agent.socket, limits=PATIENT) for _ in range(3400)]
 
     async def call(channel: Channel) -> RpcError | None:
         stream = channel.server_stream(

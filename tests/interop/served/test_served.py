@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 
 from tests.simulators import softhsm, spire, swtpm
+from tests.simulators.once import go_program, made_once
 from tests.simulators.spire import PATIENCE, ROOT, eventually
 
 pytestmark = [pytest.mark.interop, pytest.mark.timeout(600)]
@@ -34,16 +35,16 @@ OTHERS = os.environ.get("SPIRE_SERVER_BIN"), os.environ.get("SPIRE_AGENT_BIN")
 
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> str:
-    binary = tmp_path_factory.mktemp("go") / "host"
-    subprocess.run(["go", "build", "-o", str(binary), "."], cwd=HERE, check=True)
-    return str(binary)
+    return go_program(tmp_path_factory, HERE)
 
 
 @pytest.fixture(scope="module")
 def plugins(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("plugins")
-    subprocess.run([sys.executable, str(ROOT / "ci" / "keystore-plugins"), str(folder)], check=True)
-    return folder
+
+    def build(folder: Path) -> None:
+        subprocess.run([sys.executable, str(ROOT / "ci" / "keystore-plugins"), str(folder)], check=True)
+
+    return made_once(tmp_path_factory, "plugins", build)
 
 
 @dataclass(frozen=True)
@@ -175,12 +176,13 @@ def test_one_changed_byte_is_refused(host: str, store: Store, tmp_path: Path) ->
     assert done.stdout == "error: checksums did not match\n"
 
 
+def children(pid: int) -> set[int]:
+    return {int(child) for path in Path(f"/proc/{pid}/task").glob("*/children") for child in path.read_text().split()}
+
+
 def descendants(pid: int) -> set[int]:
-    found: set[int] = set()
-    for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, path.read_text().split()):
-            found |= {child} | descendants(child)
-    return found
+    found = children(pid)
+    return found.union(*map(descendants, found))
 
 
 def alive(pid: int) -> bool:
@@ -203,7 +205,11 @@ def test_nothing_is_left_of_a_host_that_is_killed(host: str, store: Store) -> No
         while b"staying" not in process.stdout.readline():
             assert process.poll() is None
         found = descendants(process.pid)
-        assert len(found) >= 2  # the plugin, and the process that asks the device
+        [plugin] = children(process.pid)
+        workers = found - {plugin}
+        assert workers  # they ask the device, with code from the plugin's copy of its file
+        for worker in workers:
+            assert f"\0PYTHONPATH=/proc/{plugin}/fd/".encode() in Path(f"/proc/{worker}/environ").read_bytes()
         process.kill()
     eventually(partial(none_alive, found), "the end of all that the host started")
 
@@ -405,8 +411,7 @@ def test_moving_a_server_that_signs_for_itself(house: House, direction: str) -> 
             return
         second.start()
         made = authority(second)
-        both = certificates(server)
-        assert old < both
+        both = eventually(lambda: (found := certificates(server)) > old and found, "the new authority in the bundle")
         eventually(lambda: "CA #2" in agent_of(agent).fetch(), "the agent's new bundle")
         assert second.run.end() == 0
         assert server.run.end() == 0
@@ -479,3 +484,90 @@ def test_a_wrong_checksum_ends_the_start(house: House) -> None:
     assert server.run.wait() != 0
     assert "checksums did not match" in server.run.output()
     assert time.monotonic() - begun < PATIENCE
+
+
+@pytest.fixture
+def running(house: House) -> Iterator[spire.Server]:
+    server = house.server(house.block(SERVER_BLOCK))
+    try:
+        server.start()
+        yield server
+    finally:
+        end(server)
+
+
+def plugin_of(server: spire.Server) -> int:
+    """Only the server's own child: a plugin with a checksum may show as /proc/self/fd/N."""
+    assert server.run.process is not None
+    [pid] = children(server.run.process.pid)
+    return pid
+
+
+def signs(server: spire.Server) -> bool:
+    done = server.ask("x509", "mint", "-spiffeID", "spiffe://example.org/minted", check=False)
+    return done.returncode == 0
+
+
+def test_a_module_that_crashes_costs_neither_plugin_nor_server(running: spire.Server) -> None:
+    assert signs(running)
+    plugin = plugin_of(running)
+    workers = descendants(plugin)
+    assert workers
+    for worker in workers:
+        os.kill(worker, signal.SIGSEGV)
+    eventually(partial(signs, running), "a signature by a new worker")
+    assert plugin_of(running) == plugin
+    assert not workers & descendants(plugin)
+
+
+def test_a_token_that_is_away_comes_back_without_a_restart(house: House, running: spire.Server) -> None:
+    """SoftHSM's loaded module sees nothing any more once its folder has been away."""
+    plugin, begun = plugin_of(running), sorted(house.labels())
+    aside = house.hsm.tokens.with_name("aside")
+    house.hsm.tokens.rename(aside)
+    for worker in descendants(plugin):
+        os.kill(worker, signal.SIGKILL)
+    for _ in range(3):
+        done = running.ask("x509", "mint", "-spiffeID", "spiffe://example.org/minted", check=False)
+        assert done.returncode != 0
+        assert "code = Unavailable" in done.stderr + running.run.output()
+    aside.rename(house.hsm.tokens)
+    eventually(partial(signs, running), "a signature after the token's return")
+    assert (plugin_of(running), sorted(house.labels())) == (plugin, begun)
+
+
+def test_a_plugin_that_ends_is_not_started_again(running: spire.Server) -> None:
+    first, workers = authority(running), descendants(plugin_of(running))
+    os.kill(plugin_of(running), signal.SIGKILL)
+    eventually(lambda: "plugin process exited" in running.run.output(), "the host's notice")
+    eventually(partial(none_alive, workers), "the end of the plugin's workers")
+    assert not signs(running)
+    assert running.run.running
+    assert running.run.end() == 0
+    running.start()
+    assert signs(running)
+    assert authority(running) == first
+
+
+def test_a_keys_path_has_one_plugin(house: House, running: spire.Server) -> None:
+    second = spire.Server(
+        house.folder / "second",
+        key_manager=running.key_manager,
+        program=house.programs.server,
+        environment=running.environment,
+    )
+    second.run.start()
+    assert second.run.wait() != 0
+    assert "another process uses " in second.run.output()
+    assert signs(running)
+
+
+def test_an_interpreter_that_is_not_there_is_told_of(house: House, tmp_path: Path) -> None:
+    folder = tmp_path / "plugins"
+    command = [sys.executable, str(ROOT / "ci" / "keystore-plugins"), "-python", "/nonexistent/python3", str(folder)]
+    subprocess.run(command, check=True, capture_output=True)
+    house.plugins = folder
+    server = house.server(house.block(SERVER_BLOCK))
+    server.run.start()
+    assert server.run.wait() != 0
+    assert "no such file or directory" in server.run.output().lower()

@@ -136,12 +136,14 @@ async def test_workload_svids_rotate_without_a_gap(home: Home, server: FakeServe
 
 
 async def test_the_agents_own_svid_rotates_without_a_refused_call(home: Home, server: FakeServer) -> None:
-    server.agent_ttl = 3
-    server.svid_ttl = 3
+    server.agent_ttl = 6
+    server.svid_ttl = 6
     server.add_entry("a")
     home.settings = manager.Settings(sync_interval=0.05)
     async with home.running() as agent:
         first = agent.storage.state.svid
+        await until(lambda: server.calls["RenewAgent"] >= 2 or agent.task.done())
+        server.agent_ttl = 600  # so that the last one is good at the next start
         await until(lambda: server.calls["RenewAgent"] >= 3 or agent.task.done())
         assert not agent.task.done()
         assert agent.storage.state.svid != first

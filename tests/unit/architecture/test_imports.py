@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[3]
 
 NEVER = frozenset({"grpc", "hypothesis", "pytest", "unittest", "pkg_resources", "setuptools", "tests", "bench"})
 HTTP = frozenset({"http", "email.parser", "urllib.request"})
-TOKEN = frozenset({"pkcs11", "asn1crypto", "ctypes"})
+TOKEN = frozenset({"pkcs11", "asn1crypto", "ctypes", "tpm2_pytss"})
 SCHEMA_CHANGES = frozenset({"alembic", "mako", "sqlalchemy.orm", "sqlalchemy.ext", "sqlalchemy.dialects.postgresql"})
 COMMANDS = frozenset({"cryptography", "OpenSSL", "sqlalchemy", "msgspec", "urllib.parse", "pathlib", "server.run"})
 
@@ -47,6 +47,10 @@ UNWANTED = {
     "keystores.pkcs11.manager": NEVER | TOKEN | HTTP | {"sqlalchemy", "OpenSSL", "jwt"},
     "keystores.pkcs11.root": NEVER | TOKEN | HTTP | {"sqlalchemy", "OpenSSL", "jwt"},
     "keystores.pkcs11.service": NEVER | HTTP | {"asyncio", "cryptography", "sqlalchemy", "OpenSSL", "jwt", "difflib"},
+    "keystores.tpm.manager": NEVER | HTTP | TOKEN | {"sqlalchemy", "OpenSSL", "jwt"},
+    "keystores.tpm.service": NEVER | HTTP | {"sqlalchemy", "OpenSSL", "jwt", "asyncio", "plugins"},
+    "authorities.pkcs11": NEVER | TOKEN | HTTP | {"sqlalchemy", "jwt", "tpm2_pytss"},
+    "authorities.tpm": NEVER | TOKEN | HTTP | {"sqlalchemy", "jwt", "tpm2_pytss"},
 }
 """For each module that a process begins with: what must not come with it."""
 

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from authorities.hardware import HardwareAuthority, Terms, check_files
-from identity import bundles, der, x509svid
+from identity import asn1, bundles, der, x509svid
 from identity.bundles import JwtAuthority, X509Authority
 from identity.spiffeid import SpiffeId, TrustDomain
 from keystores import errors
@@ -227,6 +227,18 @@ async def test_roots_that_are_refused_at_the_start(bench: Bench, root: Root, rea
     assert bench.key.closed == bool(bench.opened)
 
 
+async def test_an_ecdsa_algorithm_with_parameters_is_explained(bench: Bench) -> None:
+    """As tpm2-openssl writes it: in the TBSCertificate and outside."""
+    tbs, algorithm, signature = asn1.children(Root(KEYS["P-256"]).certificate())
+    parts = list(asn1.children(tbs))
+    wrong = asn1.element(asn1.SEQUENCE, next(asn1.children(algorithm)) + b"\x05\x00")
+    changed = asn1.element(asn1.SEQUENCE, b"".join([*parts[:2], wrong, *parts[3:]]))
+    encoded = asn1.element(asn1.SEQUENCE, changed + wrong + signature)
+    (bench.folder / "root.pem").write_text(bundles.to_pem([encoded]))
+    with pytest.raises(ConfigurationError, match=r"root\.pem: .* RFC 5758 .* tpm2-openssl"):
+        await bench.started()
+
+
 async def test_a_chain_that_leads_to_no_root_is_refused(tmp_path: Path) -> None:
     bench = Bench(tmp_path, Root(KEYS["P-256"], "middle", above=Root(ec_key(), "top")), above=(Root(ec_key(), "top"),))
     with pytest.raises(ConfigurationError, match="cannot be validated with the provided bundle"):
@@ -289,7 +301,8 @@ async def test_a_device_that_says_no_ends_the_start(bench: Bench, error: errors.
     bench.away = error
     with pytest.raises(type(error)) as caught:
         await bench.started()
-    assert caught.value is error
+    assert str(caught.value) == f'UpstreamAuthority "pkcs11": {error}'
+    assert caught.value.__cause__ is error
 
 
 async def test_a_device_that_is_away_at_the_start_is_looked_for_later(
@@ -355,6 +368,33 @@ async def test_files_that_cannot_be_used_leave_what_was_before(
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert warnings == ["The upstream CA's files cannot be used; going on with what was read before"] * 2
     assert not bench.key.closed
+
+
+async def test_files_that_break_while_the_device_is_away_leave_what_was_before(bench: Bench) -> None:
+    bench.away = AWAY
+    authority = await bench.started()
+    (bench.folder / "root.pem").unlink()
+    with pytest.raises(TemporarilyUnavailable):
+        await minted(authority)
+    bench.away = None
+    assert (await minted(authority)).issuer.rfc4514_string() == "CN=root"
+
+
+async def test_a_root_among_the_certificates_does_not_go_along(tmp_path: Path) -> None:
+    top = Root(KEYS["Ed25519"], "top")
+    bench = Bench(tmp_path, Root(KEYS["P-384"], "middle", above=top), above=(top,))
+    with (tmp_path / "root.pem").open("a") as file:
+        file.write((tmp_path / "bundle.pem").read_text())
+    given = await (await bench.started()).mint_x509_ca(REQUEST, HOUR)
+    assert len(given.chain) == 2
+
+
+async def test_it_does_not_open_the_device_again_once_closed(bench: Bench) -> None:
+    authority = await bench.started()
+    await authority.close()
+    with pytest.raises(TemporarilyUnavailable, match="closed"):
+        await minted(authority)
+    assert bench.opened == 1
 
 
 async def test_what_is_no_request_does_not_reach_the_device(bench: Bench) -> None:

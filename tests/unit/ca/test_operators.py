@@ -168,3 +168,19 @@ async def test_before_its_start_nothing_is_prepared() -> None:
     authority = CertificateAuthority(server.settings, server.keys, server.store, now=lambda: server.now)
     with pytest.raises(TemporarilyUnavailable, match="server is initializing"):
         await authority.authorities.prepare_x509()
+
+
+async def test_while_keys_are_looked_after_none_is_made() -> None:
+    server = Server()
+    authority = await server.start()
+    before = authority.x509_authorities()
+    async with authority.authorities.at_rest():
+        preparing = [
+            asyncio.ensure_future(authority.authorities.prepare_x509()),
+            asyncio.ensure_future(authority.authorities.prepare_jwt()),
+        ]
+        done, _ = await asyncio.wait(preparing, timeout=0.05)
+        assert not done
+        assert authority.x509_authorities() == before
+    await asyncio.gather(*preparing)
+    assert len(authority.x509_authorities()) == 2

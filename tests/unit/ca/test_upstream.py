@@ -173,6 +173,28 @@ async def test_tries_while_the_upstream_is_away_cost_one_key(caplog: pytest.LogC
     assert len(keys) == len(authority.x509_authorities())
 
 
+async def test_an_authority_of_seconds_is_replaced_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An upstream may give less than it is asked for: its own life says how often it is looked at."""
+    server = Server()
+    server.above.longest = 3
+    waits: list[float] = []
+    sleep = asyncio.sleep
+
+    async def passing(seconds: float) -> None:
+        waits.append(seconds)
+        server.now += seconds
+        await sleep(0)
+
+    async with server.running() as authority:
+        first = authority.x509_authority()
+        monkeypatch.setattr("server.ca.authorities.asyncio.sleep", passing)
+        seen = {first.authority_id}
+        while len(seen) < 4:
+            await sleep(0)
+            seen.add(authority.x509_authority().authority_id)
+        assert max(waits) <= 3 / 60
+
+
 async def test_a_key_that_is_lost_meanwhile_is_not_waited_for() -> None:
     server = Server()
     authority = await server.start()

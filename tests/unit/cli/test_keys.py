@@ -61,7 +61,11 @@ async def test_keys_in_words(program: Run, canned: Canned) -> None:
     canned.answers["ListKeys"] = api.ListKeysResponse(key_manager="other", keys=[IN_USE], not_known=["it tells little"])
     shown = await program("keys show", "-id", "x509-CA-A")
     assert shown.out.startswith('Found 1 key in key manager "other"\nIt tells little.\n\n  Key ID:')
-    assert canned.requests == [api.ListKeysRequest(), api.ListKeysRequest(id="x509-CA-A")]
+    canned.answers["ListKeys"] = api.ListKeysResponse(
+        key_manager="other", keys=[RETIRED], not_known=["it tells little"]
+    )
+    assert "  Last signature: not known\n" in (await program("keys show", "-id", "x509-CA-A")).out
+    assert canned.requests == [api.ListKeysRequest(), *[api.ListKeysRequest(id="x509-CA-A")] * 2]
 
 
 async def test_keys_for_programs(program: Run, canned: Canned) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,7 @@ from keystores.inspection import Inspection, Use
 from keystores.memory import MemoryKeyManager
 from plugins.keyinventory import KeyRecord
 from plugins.keymanager import Key, KeyManager, KeyType
+from tests.contract.keymanager_backends import BACKENDS
 
 A, B = "x509-CA-A", "x509-CA-B"
 
@@ -169,3 +171,35 @@ async def test_a_manager_that_hangs_costs_a_call_its_deadline(monkeypatch: pytes
     for call in (inspected.list(), inspected.verify(), inspected.dispose(key_id=A)):
         with pytest.raises(TemporarilyUnavailable, match=r"'kept' gave no answer within 0.1 s"):
             await call
+
+
+async def test_an_external_plugin_is_asked_for_what_its_protocol_has(tmp_path: Path) -> None:
+    with BACKENDS["external"](tmp_path) as backend:
+        manager = await backend.open()
+        key = await manager.generate(A, KeyType.EC_P256)
+        inspected = inspection(manager, use(key))
+        found = await inspected.list()
+        assert ([each.id for each in found.keys], len(found.not_known)) == ([A], 1)
+        [proof] = (await inspected.verify()).proofs
+        assert {check.name: check.passed for check in proof.checks} == {
+            "public key": True,
+            "possession": True,
+            "non-exportability": False,
+        }
+        with pytest.raises(Unsupported):
+            await inspected.dispose(A)
+        await manager.close()
+
+
+async def test_the_key_that_seals_is_in_use() -> None:
+    class Sealed(MemoryKeyManager):
+        async def inventory(self) -> Sequence[KeyRecord]:
+            return [KeyRecord("77", "sealing", None, None, "agent/sealing", "a token")]
+
+    inspected = inspection(Sealed())
+    [key] = (await inspected.list()).keys
+    assert key.used_by[0].purpose == "sealed store"
+    with pytest.raises(Refused, match="'sealing' is in use, by the active sealed store"):
+        await inspected.dispose(handle="77")
+    with pytest.raises(NotFound, match="there is no key to be verified"):
+        await inspected.verify()

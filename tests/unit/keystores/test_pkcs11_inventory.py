@@ -171,3 +171,11 @@ async def test_operators_leave_a_line_in_the_log(hsm: SoftHsm, caplog: pytest.Lo
         assert list(await manager.list()) == []
     assert any("by an operator's wish" in record.getMessage() for record in caplog.records)
     assert private_objects(hsm) == []
+
+
+async def test_each_challenge_is_fresh(hsm: SoftHsm) -> None:
+    async with opened(hsm) as manager:
+        assert isinstance(manager, Pkcs11KeyManager)
+        await manager.generate(A, KeyType.RSA_2048)
+        found = {(await manager.prove(A)).checks[0].found for _ in range(3)}
+    assert len(found) == 3

@@ -19,6 +19,7 @@ from keystores.programs.tpm_store import Tpm
 from operations import hcl
 from operations.version import VERSION
 from plugins import blocks
+from tests.simulators.once import made_once
 from tests.simulators.spire import BIN, PATIENCE, ROOT
 
 PROGRAMS = ("spire-keystore-pkcs11", "spire-keystore-tpm")
@@ -32,9 +33,7 @@ def make(folder: Path, *arguments: str) -> str:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("plugins")
-    make(folder)
-    return folder
+    return made_once(tmp_path_factory, "plugins", lambda folder: print(make(folder)))
 
 
 def run(*command: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -178,3 +177,14 @@ def test_one_made_for_another_python_is_told_of(files: Path, tmp_path: Path) -> 
     assert done.returncode == 1
     assert "make it anew for that Python" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_what_runs_from_memory_cannot_be_changed() -> None:
+    code = (
+        "from keystores.programs.one_file import in_memory\n"
+        "path = in_memory('x', b'content')\nassert open(path, 'rb').read() == b'content'\n"
+        "open(path, 'r+b', buffering=0).write(b'x')"
+    )
+    done = run(sys.executable, "-c", code)
+    assert done.returncode == 1
+    assert "PermissionError" in done.stderr

@@ -55,7 +55,8 @@ async def generate(plugin: KeyManagerPlugin, key_id: str = "x509-CA-A") -> api.P
 
 
 def request(**fields: Any) -> api.SignDataRequest:
-    return api.SignDataRequest(**{"key_id": "x509-CA-A", "data": DIGEST, **fields})
+    given: dict[str, Any] = {"key_id": "x509-CA-A", "data": DIGEST, **fields}
+    return api.SignDataRequest(**given)
 
 
 async def ids(plugin: KeyManagerPlugin) -> Sequence[str]:

@@ -18,7 +18,7 @@ from keystores.tpm.manager import TpmKeyManager
 from plugins.keymanager import KeyType
 from tests.simulators import faulty_tpm, swtpm
 from tests.simulators.faulty_tpm import Fault, FaultyTpm, Trouble
-from tests.unit.keystores.tpm_stores import SHORT, check_signs, opened
+from tests.unit.keystores.tpm_stores import SHORT, Parts, check_signs
 
 BOUND = 30.0
 RECOVERY = 25.0
@@ -55,13 +55,23 @@ class Bench:
     """A key manager behind a transport that can fail, with a key that is in use and one that is not."""
 
     faulty: FaultyTpm
-    keys: Path
+    parts: Parts
     manager: TpmKeyManager
+    open: bool = True
+
+    @classmethod
+    async def made(cls, faulty: FaultyTpm, keys: Path) -> Bench:
+        parts = Parts.of(faulty.tcti, keys, SHORT)
+        bench = cls(faulty, parts, await parts.opened())
+        await bench.manager.generate("x509-CA-A", KeyType.EC_P256)
+        return bench
 
     async def reopened(self) -> None:
         """The call that lists and checks what there is."""
-        await self.manager.close()
-        self.manager = await opened(self.faulty.tcti, self.keys, SHORT)
+        await self.closed()
+        self.parts = Parts.of(self.faulty.tcti, self.parts.folder.path, SHORT)
+        self.manager = await self.parts.opened()
+        self.open = True
 
     async def generated(self) -> None:
         await self.manager.generate("x509-CA-B", KeyType.EC_P256)
@@ -81,13 +91,17 @@ class Bench:
             await self.manager.dispose(retired[0].handle)
 
     async def closed(self) -> None:
+        self.open = False
         await self.manager.close()
 
     def check_files(self) -> None:
         """One blob for each key, in use or retired, and none besides."""
-        index = self.manager._index
+        index = self.parts.folder.read_index()
+        assert index is not None
         named = [*index.keys.values(), *(key.name for key in index.retired)]
-        assert sorted(path.name for path in self.keys.glob("key-*")) == sorted(f"key-{name}.json" for name in named)
+        assert sorted(path.name for path in self.parts.folder.path.glob("key-*")) == sorted(
+            f"key-{name}.json" for name in named
+        )
         assert len(set(named)) == len(named)
 
 
@@ -139,7 +153,7 @@ async def tried(bench: Bench, fault: Fault, call: Callable[[Bench], Awaitable[No
 async def _trouble(bench: Bench, kept: dict[str, bytes]) -> str | None:
     """What keeps everything from being as it was, or better."""
     try:
-        if bench.manager._worker._closed:
+        if not bench.open:
             await bench.reopened()
         await bench.signed()
         await bench.generated()
@@ -160,8 +174,7 @@ Table = dict[str, dict[str, Cell]]
 async def test_each_fault_at_each_call(tmp_path: Path, once: bool, capsys: pytest.CaptureFixture[str]) -> None:
     table: Table = {}
     with swtpm.started(tmp_path / "tpm") as tpm, faulty_tpm.before(tpm) as faulty:
-        bench = Bench(faulty, tmp_path / "keys", await opened(faulty.tcti, tmp_path / "keys", SHORT))
-        await bench.manager.generate("x509-CA-A", KeyType.EC_P256)
+        bench = await Bench.made(faulty, tmp_path / "keys")
         for name, fault in FAULTS.items():
             table[name] = {call_name: await tried(bench, fault, call, once=once) for call_name, call in CALLS.items()}
         await bench.manager.close()

@@ -24,6 +24,7 @@ from generated.spire.api.server.localauthority.v1 import localauthority_pb2
 from generated.spire.api.server.logger.v1 import logger_pb2
 from generated.spire.api.server.svid.v1 import svid_pb2
 from generated.spire.api.server.trustdomain.v1 import trustdomain_pb2
+from generated.spire.keys.v1 import keys_pb2
 from server.authorization import POLICY, Role
 from tests.simulators.house import HEALTH, AgentClient, House, csr, new_entry, running
 from tests.simulators.pki import Authority, ec_key, spki
@@ -35,6 +36,7 @@ _SERVICES = (
     bundle_pb2.DESCRIPTOR.services_by_name["Bundle"],
     debug_pb2.DESCRIPTOR.services_by_name["Debug"],
     entry_pb2.DESCRIPTOR.services_by_name["Entry"],
+    keys_pb2.DESCRIPTOR.services_by_name["Keys"],
     localauthority_pb2.DESCRIPTOR.services_by_name["LocalAuthority"],
     logger_pb2.DESCRIPTOR.services_by_name["Logger"],
     svid_pb2.DESCRIPTOR.services_by_name["SVID"],

@@ -76,11 +76,10 @@ async def test_the_server_limits_attestation_and_signing(tmp_path: Path) -> None
             "rejecting request due to certificate signing rate limiting: rate (501) exceeds burst size (500)"
         )
         stranger = await house.remote()
-        codes: list[Code] = []
-        for _ in range(3):
+        code = Code.OK
+        while code is not Code.RESOURCE_EXHAUSTED:  # the second, unless the machine took a second for the first
             async with stranger.bidi(AGENT + "AttestAgent", agent_pb2.AttestAgentResponse, timeout=0.2) as stream:
                 await stream.close_send()
                 with pytest.raises(RpcError) as refusal:
                     await stream.recv()
-                codes.append(refusal.value.code)
-        assert Code.RESOURCE_EXHAUSTED in codes
+                code = refusal.value.code

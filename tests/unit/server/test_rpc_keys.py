@@ -47,7 +47,10 @@ async def test_keys_are_told_by_what_uses_them(house: House) -> None:
     )
     assert (await listed(house, "JWT-Signer-A"))["JWT-Signer-A"].used_by[0].status == "old"
     error = await refused(house.local, KEYS + "ListKeys", api.ListKeysRequest(id="nobody"))
-    assert (error.code, error.message) == (Code.NOT_FOUND, "no key has or had the id 'nobody'")
+    assert (error.code, error.message) == (
+        Code.NOT_FOUND,
+        "no key has or had the id 'nobody': `keys list` has those there are",
+    )
 
 
 async def test_software_keys_prove_that_they_are_here_and_not_that_they_stay(house: House) -> None:

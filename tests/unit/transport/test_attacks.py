@@ -51,10 +51,10 @@ async def test_an_attack_costs_little(target: Target, attack: Attack) -> None:
         peak = target.peak()
         attacking = asyncio.create_task(asyncio.to_thread(run, target.path, attack))
         while not attacking.done():
-            assert text_of(await before.unary(UNARY, echo("mine"), Echo, timeout=10)) == "mine"
+            assert text_of(await before.unary(UNARY, echo("mine"), Echo, timeout=60)) == "mine"
             await asyncio.sleep(0.05)
         seen = await attacking
     grown = target.peak() - peak
     assert grown < GROWTH, f"{grown} KiB; {dict(seen)}"
     async with Channel.unix(target.path) as after:
-        assert text_of(await after.unary(UNARY, echo("after"), Echo, timeout=10)) == "after"
+        assert text_of(await after.unary(UNARY, echo("after"), Echo, timeout=60)) == "after"

@@ -98,10 +98,10 @@ async def test_a_silent_server_is_given_up(service: EchoService, tmp_path: Path)
 
 
 async def test_pings_are_answered(service: EchoService, socket_path: str) -> None:
-    limits = Limits(keepalive=0.05, keepalive_timeout=0.2)
+    limits = Limits(keepalive=0.05, keepalive_timeout=1)
     async with Channel.unix(socket_path, limits=limits) as channel:
         call = asyncio.create_task(channel.unary(UNARY, echo("wait"), Echo))
-        await asyncio.sleep(1)
+        await asyncio.sleep(2.5)
         service.release.set()
         assert text_of(await call) == "wait"
 

@@ -1,4 +1,4 @@
-"""TLS whose client key is not in this process: in a SoftHSM token, against our server and OpenSSL's."""
+"""TLS whose client key is not in this process: in a SoftHSM token or a TPM, against our server and OpenSSL's."""
 
 from __future__ import annotations
 
@@ -29,12 +29,14 @@ from keystores import software
 from keystores.errors import TemporarilyUnavailable
 from keystores.pkcs11.configuration import Configuration
 from keystores.pkcs11.manager import load_agent
+from keystores.tpm import configuration as tpm_configuration
+from keystores.tpm import manager as tpm_manager
 from operations import logs
 from operations.errors import InvalidArgument, Unsupported
 from plugins.catalog import PluginContext
 from plugins.keymanager import Hash, Key, KeyManager, KeyType, Scheme
 from plugins.tls_identity import client_identity
-from tests.simulators import softhsm
+from tests.simulators import softhsm, swtpm
 from tests.simulators.echo import CHAT, UNARY, Echo, EchoService, echo, payload_of, text_of
 from tests.simulators.svids import self_signed
 from transport.client import Channel
@@ -78,7 +80,15 @@ def hsm(tmp_path: Path) -> Iterator[softhsm.SoftHsm]:
 
 
 @pytest.fixture
-async def manager(hsm: softhsm.SoftHsm) -> AsyncIterator[KeyManager]:
+def in_a_tpm(tmp_path: Path) -> Iterator[tpm_configuration.Configuration]:
+    with swtpm.started(tmp_path / "tpm") as tpm:
+        yield tpm_configuration.Configuration(tcti=tpm.tcti, keys_path=str(tmp_path / "keys"))
+
+
+@pytest.fixture(params=["pkcs11", "tpm"])
+async def manager(
+    request: pytest.FixtureRequest, hsm: softhsm.SoftHsm, in_a_tpm: tpm_configuration.Configuration
+) -> AsyncIterator[KeyManager]:
     configuration = Configuration(
         module_path=softhsm.MODULE,
         token_label=hsm.label,
@@ -86,7 +96,10 @@ async def manager(hsm: softhsm.SoftHsm) -> AsyncIterator[KeyManager]:
         keys_path=str(hsm.folder / "keys.json"),
     )
     context = PluginContext(trust_domain="example.org", data_dir=None, log=logs.get("pkcs11"))
-    opened = await load_agent(configuration, context)
+    if request.param == "tpm":
+        opened = await tpm_manager.load_agent(in_a_tpm, context)
+    else:
+        opened = await load_agent(configuration, context)
     yield opened
     await opened.close()
 

@@ -135,7 +135,7 @@ def classical_client(version: ssl.TLSVersion, certificate: Path | None = None, a
 
 def greeting(port: int, context: ssl.SSLContext) -> bytes:
     """The first bytes after a handshake; none, or an error, when the server will not have us."""
-    with socket.create_connection(("127.0.0.1", port), timeout=5) as plain, context.wrap_socket(plain) as secure:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as plain, context.wrap_socket(plain) as secure:
         return secure.recv(9)
 
 

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import serialization
 from generated.grpc.health.v1 import health_pb2
 from keystores.served import KeyManagerPlugin
 from operations.errors import InvalidArgument
-from plugins.served.mutual_tls import MutualTls, _identity
+from plugins.served.mutual_tls import MutualTls, own_identity
 from plugins.served.plugin import Service
 from plugins.served.services import around
 from tests.simulators.served import Store
@@ -40,7 +40,7 @@ class Dialer:
         return sock, client_context(self._identity).link(sock, server=False)
 
 
-HOST = _identity()
+HOST = own_identity()
 
 
 def pem(identity: InProcessIdentity) -> str:
@@ -79,7 +79,7 @@ async def test_the_host_is_let_in(path: str) -> None:
     await check(path, HOST)
 
 
-@pytest.mark.parametrize("identity", [None, _identity()], ids=["nobody", "another"])
+@pytest.mark.parametrize("identity", [None, own_identity()], ids=["nobody", "another"])
 async def test_others_are_not(path: str, identity: InProcessIdentity | None) -> None:
     with pytest.raises(RpcError) as error:
         await check(path, identity)

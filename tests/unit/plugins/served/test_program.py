@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -95,17 +95,31 @@ def test_it_ends_when_nobody_reads_its_output(folder: Path) -> None:
         assert process.wait(PATIENCE) == 0
 
 
-def test_it_ends_when_its_host_is_killed(folder: Path) -> None:
+@pytest.mark.parametrize("wrapper", [(), ("sh", "-c", '"$0" "$@"; true')], ids=["itself", "behind a script that stays"])
+def test_it_ends_when_its_host_is_killed(folder: Path, wrapper: Sequence[str]) -> None:
     code = (
         "import subprocess, sys, time\n"
         "plugin = subprocess.Popen(sys.argv[1:], stdout=subprocess.PIPE)\n"
         "plugin.stdout.readline(); print(plugin.pid, flush=True); time.sleep(3600)"
     )
-    with started(folder, "-c", code, sys.executable, *PLUGIN) as host:
-        plugin = int(line_of(host.stdout))
-        assert not gone(plugin)
+    with started(folder, "-c", code, *wrapper, sys.executable, *PLUGIN) as host:
+        begun = int(line_of(host.stdout))
+        found = [begun, *children(begun)]
+        assert len(found) == (2 if wrapper else 1)
         host.kill()
-    eventually(lambda: gone(plugin), "the plugin's end")
+    eventually(lambda: all(map(gone, found)), "the plugin's end")
+
+
+async def test_on_sigterm_the_host_says_goodbye_first(load: Load, log: Log, tmp_path: Path) -> None:
+    """As when systemd stops a service, and sends it to all of its processes."""
+    wrapper = tmp_path / "plugin"
+    wrapper.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\nexec {sys.executable} -m tests.simulators.served\n")
+    wrapper.chmod(0o755)
+    manager = await load("KeyManager", command=str(wrapper), args=(), data_text="")
+    os.kill(int((tmp_path / "pid").read_text()), signal.SIGTERM)
+    await manager.close()
+    assert log.named("Plugin deinitialized")
+    assert log.named("plugin exited")
 
 
 @pytest.mark.parametrize("word", ["hangs", "leaves-child"])

@@ -33,6 +33,7 @@ test: install ## the tests, with SoftHSM and swtpm
 interop: install ## published clients in Go, Python, Rust and Java against our server and agent; needs Go, Rust, a JDK, Maven
 	@for tool in go cargo java mvn; do command -v $$tool >/dev/null || \
 	  { echo "make interop needs $$tool: install golang, cargo, default-jdk, maven, or put $$tool on the PATH" >&2; exit 1; }; done
+	ci/packages interop
 	$(BIN)/pytest -m interop -n 2 $(SPREAD) tests/interop tests/contract $(ARGS)
 
 soak: install ## an hour of rotations at lives of seconds, under load; SECONDS=300 for a shorter one

@@ -1,8 +1,7 @@
 """Kryoptic, another PKCS#11 token in software, with a token of its own in an SQLite file.
 
 It is built by cargo, once for all tests that run beside each other: a minute, and only where it is asked for. That
-needs Debian's cargo (1.85 or later), pkg-config, libssl-dev, libsqlite3-dev, libclang1 and libclang-common-14-dev
-(the number is clang's).
+needs cargo 1.85 or later, and what `ci/packages interop` installs.
 """
 
 from __future__ import annotations

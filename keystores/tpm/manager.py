@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 KEY_ID_LIMIT = 200
 DISPOSAL_INTERVAL = 60.0
 INLINE_CHECKS = 4
+TURN = 16
+"""Signatures of a batch after which others have their turn: of a TPM in hardware, two seconds or more."""
 SEALED_SIZE = 32
 SERVER_KEYS, AGENT_KEYS = 8, 4
 
@@ -61,13 +63,15 @@ class TpmKey:
         public_keys.check_digests(digests, scheme)
         if not digests:
             return []
-        request = signing.request(self._blob, self._verifier, digests, scheme)
-        signed = await self._worker.call(request, messages.Signed)
+        made: list[bytes] = []
+        for start in range(0, len(digests), TURN):
+            request = signing.request(self._blob, self._verifier, digests[start : start + TURN], scheme)
+            made += (await self._worker.call(request, messages.Signed)).signatures
         if len(digests) <= INLINE_CHECKS:
-            signatures = signing.check(self._verifier, digests, signed.signatures, scheme)
+            signatures = signing.check(self._verifier, digests, made, scheme)
         else:
             # Meanwhile the TPM signs for others.
-            signatures = await asyncio.to_thread(signing.check, self._verifier, digests, signed.signatures, scheme)
+            signatures = await asyncio.to_thread(signing.check, self._verifier, digests, made, scheme)
         self.last_signature_at = int(time.time())
         return signatures
 

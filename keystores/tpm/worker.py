@@ -27,7 +27,7 @@ R = TypeVar("R", bound=msgspec.Struct)
 QUEUE_LIMIT: Final = 1000
 """Calls that may wait for one TPM."""
 UNDER_WAY: Final = 2
-SHORTEST_LOOK: Final = 0.05
+SHORTEST_LOOK, LONGEST_LOOK = 0.05, 1.0
 LONGEST_HOLD_OFF: Final = 8.0
 SERVICE: Final = "keystores.tpm.service"
 
@@ -91,7 +91,8 @@ class _Process:
         self._process = process
         self._reader = reader
         self._writer = writer
-        self._waiting: deque[asyncio.Future[Reply]] = deque()
+        self._waiting: deque[tuple[asyncio.Future[Reply], float]] = deque()
+        self._watched = False
         self._answered_at = 0.0
         self._why: errors.TemporarilyUnavailable = _Ended("the TPM's worker process ended")
         self._reading = asyncio.create_task(self._read())
@@ -132,20 +133,23 @@ class _Process:
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         if not self._waiting:
             self._answered_at = time.monotonic()
-        self._waiting.append(future)
-        self._watch(future, patience)
+        self._waiting.append((future, patience))
+        if not self._watched:
+            self._watch()
         self.send(request)
         return await future
 
-    def _watch(self, future: asyncio.Future[Reply], patience: float) -> None:
+    def _watch(self) -> None:
         """Look again when the patience may be at its end; at its end, kill the process: nothing else ends a hang."""
-        if future not in self._waiting:
+        self._watched = bool(self._waiting)
+        if not self._watched:
             return
+        _, patience = self._waiting[0]
         left = patience - (time.monotonic() - self._answered_at)
-        if left <= 0 and future is self._waiting[0]:
+        if left <= 0:
             self._end(errors.TemporarilyUnavailable(f"the TPM gave no answer within {patience:g} s"))
             return
-        asyncio.get_running_loop().call_later(max(left, SHORTEST_LOOK), self._watch, future, patience)
+        asyncio.get_running_loop().call_later(min(max(left, SHORTEST_LOOK), LONGEST_LOOK), self._watch)
 
     async def _read(self) -> None:
         try:
@@ -162,7 +166,7 @@ class _Process:
     def _take(self, reply: Reply) -> None:
         self._answered_at = time.monotonic()
         if not isinstance(reply, Beat) and self._waiting:
-            future = self._waiting.popleft()
+            future, _ = self._waiting.popleft()
             if not future.done():
                 future.set_result(reply)
 
@@ -185,7 +189,7 @@ class _Process:
         self._reading.cancel()
         self._writer.close()
         while self._waiting:
-            future = self._waiting.popleft()
+            future, _ = self._waiting.popleft()
             if not future.done():
                 future.set_exception(self._why)
 

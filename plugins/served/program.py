@@ -102,5 +102,5 @@ async def _listening(plugin: Plugin, handshake: Handshake, end: Callable[[], Non
         await server.listen_unix(path, mode=_SOCKET_MODE, strangers=True, tls=listening)
         yield handshake.line(path, certificate)
     finally:
+        shutil.rmtree(folder, ignore_errors=True)  # first: the end may be cut short
         await server.drain(_DRAIN)
-        shutil.rmtree(folder, ignore_errors=True)

@@ -62,10 +62,6 @@ def identity(agent: Agent) -> str:
     return "\n".join(line for line in lines if line and "Received" not in line)
 
 
-def kept(agent: Agent) -> None:
-    eventually((agent.folder / STORE).exists, "the store")
-
-
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "SIGKILL"])
 def test_a_restarted_agent_serves_while_its_server_is_away(started: Start, number: int) -> None:
@@ -100,7 +96,9 @@ def test_kills_at_any_moment_lose_nothing(started: Start) -> None:
     print("seed", seed)
     chance = random.Random(seed)
     server, agent = started()
-    kept(agent)
+    # A store may be there before the workload's SVID is in it; at its end the agent puts in what it has.
+    agent.run.end()
+    agent.start()
     before = identity(agent)
     for number in range(4):
         threading.Event().wait(chance.random() * 4)

@@ -80,7 +80,7 @@ KINDS = [
     Kind("hang, work done", "hang", after=True, waits=True),
     Kind("crash", "crash", ("segv",)),
     Kind("abort, work done", "crash", ("abort",), after=True),
-    Kind("slow", "sleep", (50_000,), once=False),
+    Kind("slow", "sleep", (20_000,), once=False),
     Kind("token pulled out", "pull", once=False),
     Kind("wrong signature", "wrong", signing_only=True),
     Kind("short signature", "truncated", signing_only=True),

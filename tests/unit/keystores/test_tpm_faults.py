@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from keystores import errors
 from keystores.errors import KeyStoreError
 from keystores.tpm.manager import TpmKeyManager
 from plugins.keymanager import KeyType
@@ -131,7 +132,7 @@ async def tried(bench: Bench, fault: Fault, call: Callable[[Bench], Awaitable[No
     try:
         await asyncio.wait_for(call(bench), BOUND)
     except KeyStoreError as error:
-        outcome = type(error).__mro__[type(error).__name__.startswith("_")].__name__
+        outcome = next(kind.__name__ for kind in type(error).__mro__ if kind.__module__ == errors.__name__)
         if "\n" in str(error):
             return Cell(outcome, f"an error of several lines: {error}")
     except TimeoutError:

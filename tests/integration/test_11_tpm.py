@@ -87,10 +87,7 @@ def test_a_tpm_that_is_reset_costs_neither_a_restart_nor_an_authority(site: Site
     agent = site.agent(server)
     agent.start()
     authority = server.bundle()
-    for space in site.kernel.spaces.values():
-        space.objects.clear()
-        space.sessions.clear()
-    site.tpm.reset()
+    site.kernel.reset()
     server.create_entry(NODE, WORKLOAD)
     assert WORKLOAD in agent.fetch()
     prepared = server.ask("localauthority", "x509", "prepare")

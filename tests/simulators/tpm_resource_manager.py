@@ -63,14 +63,23 @@ class ResourceManager:
         space = self.spaces[name]
         return len(space.objects) + len(space.sessions)
 
+    def reset(self) -> None:
+        """Reset the TPM between two commands: nobody has anything in it any more."""
+        with self._turn:
+            for space in self.spaces.values():
+                space.objects.clear()
+                space.sessions.clear()
+            self.tpm.reset()
+
     def close(self) -> None:
         for listener in self._listeners:
             listener.shutdown(socket.SHUT_RDWR)
             listener.close()
         with self._turn:
             for space in self.spaces.values():
-                for handle in (*space.sessions,):
-                    self._send(FLUSH_CONTEXT, struct.pack(">I", handle))
+                for handle in space.sessions:
+                    # One that a reset made an end of is gone already.
+                    self._forward(_HEADER.pack(_NO_SESSIONS, 14, FLUSH_CONTEXT) + struct.pack(">I", handle))
 
     def keep_a_session(self) -> None:
         """Have a session that its program never uses again: it stays saved until the TPM is reset."""

@@ -83,7 +83,7 @@ class SoftHsm:
             yield self
         finally:
             if before is None:
-                del os.environ["SOFTHSM2_CONF"]
+                os.environ.pop("SOFTHSM2_CONF", None)
             else:
                 os.environ["SOFTHSM2_CONF"] = before
 

@@ -12,6 +12,8 @@ from operations import startup
 
 @pytest.fixture(autouse=True)
 def _collector_as_it_was() -> Generator[None, None, None]:
+    startup.finished()  # whatever a command in a test before has begun
+    gc.unfreeze()
     threshold = gc.get_threshold()
     yield
     gc.unfreeze()

@@ -134,10 +134,10 @@ class ResourceManager:
     def _within(self, space: Space, command: bytes) -> bytes:
         """One command in the client's space."""
         space.commands += 1
-        real = {virtual: self._load(saved) for virtual, saved in space.objects.items()}
-        for saved in space.sessions.values():
-            self._load(saved)
-        space.sessions = dict.fromkeys(space.sessions, b"")
+        loaded = {virtual: self._load(saved) for virtual, saved in space.objects.items()}
+        real = {virtual: handle for virtual, handle in loaded.items() if handle is not None}
+        # What does not load any more is forgotten, as the kernel does: a reset makes an end of saved contexts.
+        space.sessions = {handle: b"" for handle, saved in space.sessions.items() if self._load(saved) is not None}
         code = _HEADER.unpack_from(command)[2]
         response = self._forward(self._mapped(command, code, real))
         if _HEADER.unpack_from(response)[2] == 0:
@@ -186,9 +186,9 @@ class ResourceManager:
                 self._attributes[value & 0xFFFF] = (value >> 25 & 7, bool(value >> 28 & 1))
         return self._attributes
 
-    def _load(self, saved: bytes) -> int:
-        [handle] = struct.unpack(">I", self._send(CONTEXT_LOAD, saved))
-        return int(handle)
+    def _load(self, saved: bytes) -> int | None:
+        answer = self._forward(_HEADER.pack(_NO_SESSIONS, 10 + len(saved), CONTEXT_LOAD) + saved)
+        return None if _HEADER.unpack_from(answer)[2] else int.from_bytes(answer[10:14])
 
     def _save(self, handle: int) -> bytes:
         return self._send(CONTEXT_SAVE, struct.pack(">I", handle))

@@ -96,7 +96,8 @@ class EntryIndex:
         """The entries that the agent may have, each once."""
         now = self._now()
         found: list[IndexedEntry] = []
-        parents = [agent_id, *self._aliases_of(agent_id, now)]
+        # Several aliases may have one SPIFFE ID.
+        parents = list(dict.fromkeys((agent_id, *self._aliases_of(agent_id, now))))
         seen = set(parents)
         for parent in parents:
             children = self._by_parent.get(parent)

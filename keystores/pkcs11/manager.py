@@ -44,6 +44,8 @@ CKA_ID_SIZE = 20
 KEY_ID_LIMIT = 200
 GENERATION_PATIENCE = 25.0
 """Seconds; RSA keys take their time in hardware."""
+LARGE_KEY = 3
+"""Times as patient with RSA keys of 4096 bits: their primes take luck, and small devices a minute."""
 DISPOSAL_INTERVAL = 60.0
 MOST_DOUBTFUL = 16
 """Keys whose making had no answer, to be destroyed; of more, the next start finds them by their labels."""
@@ -197,10 +199,9 @@ class Pkcs11KeyManager:
             encoding.EC_PARAMETERS.get(key_type),
             public_keys.MODULUS_BITS.get(key_type),
         )
+        patience = GENERATION_PATIENCE * (LARGE_KEY if key_type is KeyType.RSA_4096 else 1)
         try:
-            parts = await self._tokens.primary.call(
-                wanted, PublicParts, patience=GENERATION_PATIENCE, repeatable=False, rw=True
-            )
+            parts = await self._tokens.primary.call(wanted, PublicParts, patience=patience, repeatable=False, rw=True)
         except KeyStoreError as error:
             # Whatever it says: some devices make a key and then fail. A call that had no turn made none.
             if type(error) is not TemporarilyUnavailable:

@@ -112,6 +112,14 @@ def entry(name: str, parent_id: str, *selectors: Selector, expires_at: int = 0) 
     )
 
 
+def test_two_aliases_of_one_spiffe_id_bring_an_entry_once() -> None:
+    aliases = [replace(entry("group", SERVER, SELECTORS[0]), id=name) for name in ("one", "two")]
+    index = EntryIndex(TRUST_DOMAIN, now=lambda: NOW)
+    below = entry("below", aliases[0].spiffe_id)
+    index.apply(Changes({each.id: each for each in (*aliases, below)}, {AGENTS[0]: (SELECTORS[0],)}))
+    assert [each.record.id for each in index.authorized_entries(AGENTS[0])] == ["below"]
+
+
 async def test_the_index_follows_the_store() -> None:
     store = await DataStore.open(":memory:")
     await store.create_entry(entry("early", AGENTS[0]))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -13,7 +12,6 @@ import msgspec
 
 from keystores.pkcs11.profiles import ProfileName
 from keystores.pkcs11.protocol import TokenName
-from operations import duration
 from operations.errors import ConfigurationError
 
 _NAMESPACE = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -166,13 +164,3 @@ def keys_path(configuration: Configuration, data_dir: str | None) -> Path:
     if data_dir:
         return Path(data_dir) / "pkcs11-keys.json"
     raise ConfigurationError("pkcs11: set keys_path, the file that says which key in the token has which id")
-
-
-def grace(configuration: Configuration) -> timedelta:
-    try:
-        period = duration.parse(configuration.grace)
-    except ValueError as error:
-        raise ConfigurationError(f"grace: {error}") from error
-    if period < timedelta():
-        raise ConfigurationError("grace: it must not be negative")
-    return period

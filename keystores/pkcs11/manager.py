@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from keystores import public_keys
+from keystores import public_keys, state
 from keystores.errors import (
     InvalidArgument,
     KeyStoreError,
@@ -133,7 +133,7 @@ class Pkcs11KeyManager:
         async with AsyncExitStack() as held:
             held.push_async_callback(tokens.close)
             tokens.start()
-            held.enter_context(mapping.locked(path))
+            held.enter_context(state.locked(path, path))
             stored = await asyncio.to_thread(mapping.read, path)
             try:
                 await tokens.primary.open()
@@ -295,7 +295,7 @@ class Pkcs11KeyManager:
             raise
 
     async def _remember(self, changed: Mapping) -> None:
-        await asyncio.to_thread(mapping.write, self._path, changed)
+        await asyncio.to_thread(state.write, self._path, changed)
         self._mapping = changed
 
     async def _make_room(self, key_id: str) -> None:
@@ -345,7 +345,7 @@ async def _reconciled(tokens: Tokens, path: Path, stored: Mapping | None, policy
     found = await tokens.primary_keys()
     result = mapping.reconcile(stored, found, policy.namespace, int(time.time()), shared=policy.shared)
     if result.mapping != stored:
-        await asyncio.to_thread(mapping.write, path, result.mapping)
+        await asyncio.to_thread(state.write, path, result.mapping)
     for key_id in result.adopted:
         log.warning("keys_path was gone; adopted the token's key by its label", key_id=key_id, path=str(path))
     for orphan in result.orphans:
@@ -360,7 +360,7 @@ async def _load(
     policy = Policy(
         namespace=settings.namespace(configuration, default_namespace),
         limit=limit,
-        grace=settings.grace(configuration).total_seconds(),
+        grace=state.grace(configuration.grace).total_seconds(),
         shared=configuration.shared_keys,
     )
     tokens_of_keys = (configuration, *(settings.clone(configuration, name) for name in configuration.clone))

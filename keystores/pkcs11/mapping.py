@@ -6,20 +6,15 @@ mapping is lost. It holds no secret.
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from keystores import public_keys
-from keystores.errors import NotFound, PermanentlyUnusable, Refused
-from operations.errors import Corrupt
-from operations.files import write_atomically
-from operations.locks import lock
+from keystores import public_keys, state
+from keystores.errors import NotFound, Refused
 from plugins.keymanager import KeyType
 
 RETIRED_SUFFIX = " (retired)"
@@ -97,48 +92,13 @@ class Mapping(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 def read(path: Path) -> Mapping | None:
     """None when there is no file. Raises Corrupt for one that cannot be understood; it is left as it is."""
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise PermanentlyUnusable(f"keys_path: {path} cannot be read: {error.strerror}") from error
-    try:
-        mapping = msgspec.json.decode(data, type=Mapping)
-    except msgspec.MsgspecError as error:
-        raise Corrupt(
-            f"keys_path: {path} is damaged or no mapping of PKCS#11 keys ({error}); it was left as it is: restore it "
-            "from a backup, or move it away to have the token's keys adopted by their labels"
-        ) from error
-    if mapping.version != 1:
-        raise Corrupt(f"keys_path: {path} has version {mapping.version}, which a later release wrote")
-    return mapping
-
-
-def write(path: Path, mapping: Mapping) -> None:
-    """Raises PermanentlyUnusable; the former content is in place then."""
-    try:
-        write_atomically(path, msgspec.json.encode(mapping), mode=0o600)
-    except OSError as error:
-        raise PermanentlyUnusable(f"keys_path: {path} cannot be written: {error.strerror}") from error
-
-
-@contextmanager
-def locked(path: Path) -> Generator[None]:
-    """Keep other processes from the mapping. The lock ends with the process. Raises Refused, PermanentlyUnusable.
-
-    Two processes with one mapping would each dispose of the keys that the other makes.
-    """
-    try:
-        descriptor = lock(path)
-    except BlockingIOError as error:
-        raise Refused(f"keys_path: another process uses {path}; stop it, or give this one its own") from error
-    except OSError as error:
-        raise PermanentlyUnusable(f"keys_path: {path} cannot be written: {error.strerror}") from error
-    try:
-        yield
-    finally:
-        os.close(descriptor)
+    return state.read(
+        path,
+        Mapping,
+        " or no mapping of PKCS#11 keys",
+        "it was left as it is: restore it from a backup, or move it away to have the token's keys adopted by their "
+        "labels",
+    )
 
 
 def label(namespace: str, key_id: str) -> str:

@@ -6,6 +6,7 @@ from typing import ClassVar, cast
 
 import msgspec
 
+from keystores import state
 from keystores.pkcs11 import configuration as settings
 from keystores.pkcs11 import manager
 from keystores.served import Role, need_keys_path
@@ -24,7 +25,7 @@ class Pkcs11:
         for token in (configured, *(settings.clone(configured, name) for name in configured.clone)):
             settings.token_spec(token)
         settings.namespace(configured, Role.SERVER.value)
-        settings.grace(configured)
+        state.grace(configured.grace)
         need_keys_path(configured.keys_path, self.name)
 
     async def load(self, configuration: msgspec.Struct, context: PluginContext, role: Role) -> KeyManager:

@@ -6,6 +6,7 @@ from typing import ClassVar, cast
 
 import msgspec
 
+from keystores import state
 from keystores.served import Role, need_keys_path
 from keystores.tpm import configuration as settings
 from keystores.tpm import manager
@@ -24,7 +25,7 @@ class Tpm:
         settings.tcti(configured.tcti)
         settings.parent(configured.parent)
         settings.pcrs(configured.pcrs)
-        settings.grace(configured)
+        state.grace(configured.grace)
         need_keys_path(configured.keys_path, self.name)
 
     async def load(self, configuration: msgspec.Struct, context: PluginContext, role: Role) -> KeyManager:

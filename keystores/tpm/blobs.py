@@ -7,7 +7,6 @@ Nothing here is secret: a blob is of use to the TPM that made it.
 
 from __future__ import annotations
 
-import os
 import re
 from collections import defaultdict
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -17,13 +16,12 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from keystores import public_keys
+from keystores import public_keys, state
 from keystores.errors import KeyStoreError, NotFound, PermanentlyUnusable, Refused
 from keystores.tpm import messages, public_area
 from keystores.tpm.public_area import PublicArea
 from operations.errors import Corrupt
-from operations.files import sync_directory, write_atomically
-from operations.locks import lock
+from operations.files import sync_directory
 from plugins.keymanager import KeyType
 
 MAPPING: Final = "keys.json"
@@ -120,22 +118,17 @@ class Folder:
         """Make the folder if it is missing, and keep other processes from it. Raises Refused."""
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            descriptor = lock(self.path / MAPPING)
-        except BlockingIOError as error:
-            raise Refused(f"keys_path: another process uses {self.path}; stop it, or give this one its own") from error
         except OSError as error:
             raise PermanentlyUnusable(f"keys_path: {self.path} cannot be written: {error.strerror}") from error
-        try:
+        with state.locked(self.path / MAPPING, self.path):
             yield
-        finally:
-            os.close(descriptor)
 
     def read_index(self) -> Index | None:
         """None when there is no mapping. Raises Corrupt for one that cannot be understood."""
         return self._read(MAPPING, Index)
 
     def write_index(self, index: Index) -> None:
-        self._write(MAPPING, msgspec.json.encode(index))
+        self._write(MAPPING, index)
 
     def read_key(self, name: str) -> Entry:
         """Raises NotFound, Corrupt."""
@@ -155,7 +148,7 @@ class Folder:
         return found
 
     def write_key(self, key: Entry) -> None:
-        self._write(f"key-{key.name}.json", msgspec.json.encode(key.stored))
+        self._write(f"key-{key.name}.json", key.stored)
 
     def remove_key(self, name: str) -> None:
         """Durably; without a complaint where it is gone already."""
@@ -186,29 +179,13 @@ class Folder:
         return self._read(SEALED, Stored)
 
     def write_sealed(self, stored: Stored) -> None:
-        self._write(SEALED, msgspec.json.encode(stored))
+        self._write(SEALED, stored)
 
     def _read(self, file: str, kind: type[T]) -> T | None:
-        path = self.path / file
-        try:
-            data = path.read_bytes()
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise PermanentlyUnusable(f"keys_path: {path} cannot be read: {error.strerror}") from error
-        try:
-            found = msgspec.json.decode(data, type=kind)
-        except msgspec.MsgspecError as error:
-            raise Corrupt(f"keys_path: {path} is damaged ({error}); {_ADVICE}") from error
-        if found.version != 1:
-            raise Corrupt(f"keys_path: {path} has version {found.version}, which a later release wrote")
-        return found
+        return state.read(self.path / file, kind, "", _ADVICE)
 
-    def _write(self, file: str, data: bytes) -> None:
-        try:
-            write_atomically(self.path / file, data, mode=0o600)
-        except OSError as error:
-            raise PermanentlyUnusable(f"keys_path: {self.path / file} cannot be written: {error.strerror}") from error
+    def _write(self, file: str, content: Stored | Index) -> None:
+        state.write(self.path / file, content)
 
 
 def adopted(folder: Folder, source: str, parent: str) -> Index:

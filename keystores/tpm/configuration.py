@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-from datetime import timedelta
 from pathlib import Path
 
 import msgspec
 
-from operations import duration
 from operations.errors import ConfigurationError
 
 DEFAULT_TCTI = "device:/dev/tpmrm0"
@@ -84,13 +82,3 @@ def keys_path(configuration: Configuration, data_dir: str | None) -> Path:
     if data_dir:
         return Path(data_dir) / "tpm-keys"
     raise ConfigurationError("tpm: set keys_path, the folder of the keys' wrapped blobs")
-
-
-def grace(configuration: Configuration) -> timedelta:
-    try:
-        period = duration.parse(configuration.grace)
-    except ValueError as error:
-        raise ConfigurationError(f"grace: {error}") from error
-    if period < timedelta():
-        raise ConfigurationError("grace: it must not be negative")
-    return period

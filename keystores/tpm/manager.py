@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from keystores import public_keys, software
+from keystores import public_keys, software, state
 from keystores.errors import InvalidArgument, KeyStoreError, NotFound, PermanentlyUnusable, Refused
 from keystores.tpm import blobs, messages, proofs, signing
 from keystores.tpm import configuration as settings
@@ -317,7 +317,7 @@ async def load(
         owner_auth=await asyncio.to_thread(owner.read),
         parent_auth=await asyncio.to_thread(parent.read),
     )
-    policy = Policy(limit=limit, grace=settings.grace(given).total_seconds(), pcrs=settings.pcrs(given.pcrs))
+    policy = Policy(limit=limit, grace=state.grace(given.grace).total_seconds(), pcrs=settings.pcrs(given.pcrs))
     try:
         return await TpmKeyManager.open(Worker(place, patience), Folder(path), policy, context.log)
     except WrongAuthorization:

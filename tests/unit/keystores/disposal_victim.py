@@ -16,10 +16,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from keystores.pkcs11 import mapping
+import msgspec
+
+from keystores import state
 from keystores.pkcs11.device import Device
 from keystores.pkcs11.manager import Pkcs11KeyManager, load_agent
-from keystores.pkcs11.mapping import Mapping
 from keystores.pkcs11.protocol import Generate
 from plugins.keymanager import KeyType
 from tests.simulators.softhsm import SoftHsm
@@ -39,19 +40,19 @@ class Steps:
     def count(self) -> None:
         """From now on."""
         call: Callable[..., Any] = Device.call
-        write = mapping.write
+        write = state.write
 
         async def counted_call(*args: Any, **kwargs: Any) -> Any:
             answer = await call(*args, **kwargs)
             self.step(made=isinstance(args[1], Generate))
             return answer
 
-        def counted_write(path: Path, mapping: Mapping) -> None:
-            write(path, mapping)
+        def counted_write(path: Path, content: msgspec.Struct) -> None:
+            write(path, content)
             self.step()
 
         Device.call = counted_call  # type: ignore[method-assign]
-        mapping.write = counted_write
+        state.write = counted_write
 
 
 async def main(hsm: SoftHsm, last: int, grace: str) -> None:

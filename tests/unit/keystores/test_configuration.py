@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from keystores import disk, memory
+from keystores import disk, memory, state
 from keystores.pkcs11 import configuration as settings
 from keystores.pkcs11.profiles import ProfileName
 from operations import config, hcl
@@ -44,7 +44,7 @@ def test_every_setting_of_pkcs11_is_read() -> None:
     read = bound(EXAMPLE)
     assert read.profile is ProfileName.SOFTHSM2
     assert read.shared_keys is True
-    assert settings.grace(read) == timedelta(minutes=90)
+    assert state.grace(read.grace) == timedelta(minutes=90)
     assert settings.namespace(read, "server") == "server-a"
     assert settings.keys_path(read, "/data") == Path("/var/lib/spire/server/keys.json")
     assert settings.token_name(read).label == "spire"
@@ -78,7 +78,7 @@ def test_a_token_that_cannot_be_so_is_refused(line: str, text: str) -> None:
 
 def test_what_is_left_out_has_a_default() -> None:
     read = bound(LEAST)
-    assert settings.grace(read) == timedelta(hours=24)
+    assert state.grace(read.grace) == timedelta(hours=24)
     assert settings.namespace(read, "agent") == "agent"
     assert settings.keys_path(read, "/data") == Path("/data/pkcs11-keys.json")
 

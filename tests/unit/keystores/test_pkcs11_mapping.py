@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from keystores import public_keys
+from keystores import public_keys, state
 from keystores.errors import NotFound, Refused
 from keystores.pkcs11 import mapping
 from keystores.pkcs11.mapping import MappedKey, Mapping, RetiredKey, TokenKey, reconcile
@@ -117,7 +117,7 @@ def test_the_file_comes_back_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
     stored = Mapping(namespace="ns", keys={"A": mapped("aa")}, retired=(retired("bb"),))
     assert mapping.read(path) is None
-    mapping.write(path, stored)
+    state.write(path, stored)
     assert mapping.read(path) == stored
     assert path.stat().st_mode & 0o777 == 0o600
 

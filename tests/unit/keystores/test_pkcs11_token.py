@@ -237,7 +237,7 @@ async def test_a_mapping_that_cannot_be_written_does_not_fill_the_token(
     async with opened(hsm) as manager:
         key = await manager.generate("a", KeyType.EC_P256)
         with monkeypatch.context() as broken:
-            broken.setattr("keystores.pkcs11.mapping.write_atomically", no_room)
+            broken.setattr("keystores.state.write_atomically", no_room)
             for _ in range(10):
                 with pytest.raises(PermanentlyUnusable, match="cannot be written"):
                     await manager.generate("a", KeyType.EC_P256)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from keystores import state
 from keystores.errors import Refused
 from keystores.tpm import configuration
 from keystores.tpm.authorizations import Authorization
@@ -21,7 +22,7 @@ def test_what_is_unset_is_the_kernels_resource_manager_and_the_srk() -> None:
     assert (settings.tcti, settings.parent, settings.pcrs) == ("device:/dev/tpmrm0", "srk", None)
     assert configuration.keys_path(settings, "/var/lib/spire/agent") == Path("/var/lib/spire/agent/tpm-keys")
     assert configuration.parent(settings.parent) is None
-    assert configuration.grace(settings).total_seconds() == 86400
+    assert state.grace(settings.grace).total_seconds() == 86400
 
 
 def test_unknown_keys_are_refused_with_file_and_line(tmp_path: Path) -> None:
@@ -67,7 +68,7 @@ def test_handles_and_tctis() -> None:
 def test_a_grace_that_is_none_and_a_missing_path_are_refused() -> None:
     for grace, line in (("-1s", "grace: it must not be negative"), ("soon", "grace: time: invalid duration")):
         with pytest.raises(ConfigurationError, match=line):
-            configuration.grace(Configuration(grace=grace))
+            state.grace(grace)
     with pytest.raises(ConfigurationError, match="tpm: set keys_path"):
         configuration.keys_path(Configuration(), None)
 

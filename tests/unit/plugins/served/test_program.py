@@ -9,6 +9,7 @@ import sys
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import IO
 
 import pytest
@@ -40,10 +41,11 @@ def line_of(pipe: IO[bytes] | None) -> bytes:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    """Where the plugins of a test make their sockets: nothing may stay there."""
-    yield tmp_path
-    assert not list(tmp_path.iterdir())
+def folder() -> Iterator[Path]:
+    """Where the plugins of a test make their sockets, by a short path; nothing may stay there."""
+    with TemporaryDirectory(prefix="plugins-") as path:
+        yield Path(path)
+        assert not list(Path(path).iterdir())
 
 
 @contextmanager

@@ -276,10 +276,18 @@ def test_a_root_is_replaced_as_the_runbook_says(
         server.start()
         rotate(server)
 
-    # 1. known, 2. used
+    def fetched(file: str) -> list[bytes]:
+        folder = tmp_path / "svid"
+        folder.mkdir(exist_ok=True)
+        if agent.ask("api", "fetch", "x509", "-write", str(folder), check=False).returncode != 0:
+            return []
+        return bundles.from_pem((folder / file).read_text())
+
+    # 1. known, by the agent too, 2. used
     restart(cert_file_path=f'"{old}"', bundle_file_path=f'"{both}"')
     assert bundles.from_pem(server.bundle()) == [certificate(old), certificate(new)]
     assert tainting.authority_key_id(intermediate(server)) == tainting.subject_key_id(certificate(old))
+    eventually(lambda: certificate(new) in fetched("bundle.0.pem"), "the new root in the workload's bundle")
     changes = {"key_label": '"root-2027"', "cert_file_path": f'"{new}"'}
     restart(bundle_file_path=f'"{both}"', **changes)
     key_id = tainting.subject_key_id(certificate(new))
@@ -292,12 +300,8 @@ def test_a_root_is_replaced_as_the_runbook_says(
     server.ask("upstreamauthority", "taint", "-subjectKeyID", former)
 
     def renewed() -> bool:
-        folder = tmp_path / "svid"
-        folder.mkdir(exist_ok=True)
-        if agent.ask("api", "fetch", "x509", "-write", str(folder), check=False).returncode != 0:
-            return False
-        chain = bundles.from_pem((folder / "svid.0.pem").read_text())
-        return tainting.authority_key_id(chain[1]) == key_id
+        chain = fetched("svid.0.pem")
+        return bool(chain) and tainting.authority_key_id(chain[1]) == key_id
 
     eventually(renewed, "the workload's SVID below the new root")
     eventually(lambda: "Server SVID signed using a tainted authority" in server.run.output(), "the server's own")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Generator
@@ -13,6 +12,7 @@ from typing import ClassVar
 
 import msgspec
 
+from keystores import credentials
 from keystores.errors import Refused, TemporarilyUnavailable
 from operations.errors import ConfigurationError
 from operations.files import read_secret, write_atomically
@@ -53,15 +53,7 @@ class Pin:
             raise ConfigurationError("pkcs11: set one of pin_file and pin_credential")
         if pin_file is not None:
             return cls(Path(pin_file), marker)
-        folder = os.environ.get("CREDENTIALS_DIRECTORY")
-        if not folder:
-            raise ConfigurationError(
-                f"pin_credential: systemd passed no credentials; add LoadCredential={pin_credential}:… to the unit"
-            )
-        name = str(pin_credential)
-        if not name or "/" in name or name in {".", ".."}:
-            raise ConfigurationError(f"pin_credential: {name!r} is no name of a systemd credential")
-        return cls(Path(folder) / name, marker, credential=True)
+        return cls(credentials.path("pin_credential", str(pin_credential)), marker, credential=True)
 
     @contextmanager
     def attempt(self) -> Generator[Attempt]:

@@ -6,13 +6,13 @@ that restarts again and again would lock everybody out (TPM 2.0 Library, part 1,
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from keystores import credentials
 from keystores.errors import Refused
 from operations.errors import ConfigurationError
 from operations.files import read_secret, write_atomically
@@ -50,14 +50,7 @@ class Authorization:
             return cls(setting, Path(file), marker)
         if credential is None:
             return cls(setting, None, marker)
-        folder = os.environ.get("CREDENTIALS_DIRECTORY")
-        if not folder:
-            raise ConfigurationError(
-                f"{setting}_credential: systemd passed no credentials; add LoadCredential={credential}:… to the unit"
-            )
-        if not credential or "/" in credential or credential in {".", ".."}:
-            raise ConfigurationError(f"{setting}_credential: {credential!r} is no name of a systemd credential")
-        return cls(setting, Path(folder) / credential, marker, credential=True)
+        return cls(setting, credentials.path(f"{setting}_credential", credential), marker, credential=True)
 
     def read(self) -> bytes:
         """Raises ConfigurationError for a file that is missing, empty or open to others, Refused for a value that was

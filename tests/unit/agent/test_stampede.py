@@ -254,8 +254,9 @@ def test_the_return_after_a_power_cut(fleet: Fleet, monkeypatch: pytest.MonkeyPa
         await asyncio.sleep(200)
         peak = fleet.busy.peak(back, 200)
         print(f"{AGENTS} agents started together, server after {seconds:.0f} s: peak {peak}/s")
-        # Each one's first contact is four calls, and they come one after another over an interval.
-        assert peak <= 1.5 * 4 / INTERVAL * AGENTS
+        # Each one's first contact is four calls, all in one second, and agents come one after another over an interval:
+        # 160 a second and, since they come by chance, 25 either way. All of them at once would be 800.
+        assert peak <= 2 * 4 / INTERVAL * AGENTS
         assert all(member.cache.svid_count == ENTRIES for member in fleet.members)
 
     lived(fleet, life, monkeypatch)

@@ -1,0 +1,1 @@
+"""Boot policies: what a machine may have booted, as its operator writes it down, and how evidence is judged by it."""

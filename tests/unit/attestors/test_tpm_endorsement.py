@@ -211,13 +211,13 @@ def test_names_match_as_people_read_them() -> None:
 
 LATER = NOW + DAY
 REFUSED: dict[str, tuple[Callable[[], Sequence[bytes]], str]] = {
-    "unknown root": (lambda: [pki.root("Stranger").issue(spki(EK))], "no trusted CA is named stranger"),
+    "unknown root": (lambda: [pki.root("Stranger").issue(spki(EK))], "no trusted CA is named Stranger"),
     "forged root": (lambda: [pki.root().issue(spki(EK))], "not signed by its issuer"),
-    "no intermediate": (lambda: [MIDDLE.issue(spki(EK))], "no trusted CA is named acme tpm ca 7"),
+    "no intermediate": (lambda: [MIDDLE.issue(spki(EK))], "no trusted CA is named Acme TPM CA 7"),
     "another key": (lambda: [ROOT.issue(spki(ec_key()))], "of another key"),
     "expired": (lambda: [ROOT.issue(spki(EK), not_after=NOW - DAY / 2)], "expired on 2025-12-31"),
     "not yet": (lambda: [ROOT.issue(spki(EK), not_before=LATER)], "not valid before 2026-01-02"),
-    "expired intermediate": (lambda: below(ROOT.authority("CA 8", not_after=NOW - DAY / 2)), "ca 8 expired"),
+    "expired intermediate": (lambda: below(ROOT.authority("CA 8", not_after=NOW - DAY / 2)), "CA 8 expired"),
     "a CA's": (lambda: [ROOT.issue(spki(EK), extensions=pki.AUTHORITY)], "a CA's, not an endorsement key's"),
     "for servers": (
         lambda: [ROOT.issue(spki(EK), extensions=(pki.purposes("1.3.6.1.5.5.7.3.1"),))],
@@ -231,16 +231,16 @@ REFUSED: dict[str, tuple[Callable[[], Sequence[bytes]], str]] = {
     "twice": (lambda: [ROOT.issue(spki(EK), extensions=pki.ENDORSEMENT[:1] * 2)], "there twice"),
     "intermediate no CA": (
         lambda: below(ROOT.authority("CA 8", extensions=(pki.basic_constraints(ca=False),))),
-        "ca 8 is no CA's",
+        "CA 8 is no CA's",
     ),
-    "intermediate without constraints": (lambda: below(ROOT.authority("CA 8", extensions=())), "ca 8 is no CA's"),
+    "intermediate without constraints": (lambda: below(ROOT.authority("CA 8", extensions=())), "CA 8 is no CA's"),
     "intermediate must not sign": (
         lambda: below(ROOT.authority("CA 8", extensions=(pki.basic_constraints(ca=True), pki.key_usage(6)))),
-        "ca 8 must not sign certificates",
+        "CA 8 must not sign certificates",
     ),
     "intermediate for servers": (
         lambda: below(ROOT.authority("CA 8", extensions=(*pki.AUTHORITY, pki.purposes("1.3.6.1.5.5.7.3.1")))),
-        "ca 8 must not issue such certificates",
+        "CA 8 must not issue such certificates",
     ),
     "name constraints": (
         lambda: below(
@@ -296,7 +296,7 @@ def test_a_root_of_version_1_may_be_an_anchor() -> None:
 def test_an_expired_anchor_is_none() -> None:
     old = pki.root("Old CA")
     old.certificate = old.issue(spki(old.key), subject=old.subject, extensions=pki.AUTHORITY, not_after=NOW - DAY / 2)
-    with pytest.raises(Refused, match="old ca expired"):
+    with pytest.raises(Refused, match="Old CA expired"):
         verify(old.issue(spki(EK)), trusted=trust(old.certificate))
 
 
@@ -326,12 +326,12 @@ def test_revoked(tmp_path: Path) -> None:
     unharmed = trust(ROOT.certificate, crls=[MIDDLE.revocation_list(1, 2, -3), ROOT.revocation_list()])
     assert verify(leaf, MIDDLE.certificate, trusted=unharmed).certified
     for crls, who in (
-        ([MIDDLE.revocation_list(1, 0x1234)], "serial number 1234 was revoked by acme tpm ca 7"),
-        ([ROOT.revocation_list(7)], "acme tpm ca 7 was revoked by acme tpm root ca"),
+        ([MIDDLE.revocation_list(1, 0x1234)], "serial number 1234 was revoked by Acme TPM CA 7"),
+        ([ROOT.revocation_list(7)], "Acme TPM CA 7 was revoked by Acme TPM Root CA"),
     ):
         with pytest.raises(Refused, match=who):
             verify(leaf, MIDDLE.certificate, trusted=trust(ROOT.certificate, crls=crls))
-    with pytest.raises(Refused, match="acme tpm ca 7 was revoked"):  # also where it is an anchor itself
+    with pytest.raises(Refused, match="Acme TPM CA 7 was revoked"):  # also where it is an anchor itself
         verify(leaf, trusted=trust(MIDDLE.certificate, ROOT.certificate, crls=[ROOT.revocation_list(7)]))
 
 
@@ -516,6 +516,7 @@ def test_files_of_trust(tmp_path: Path) -> None:
         ),
         (pem(ROOT.revocation_list(), "X509 CRL"), "no CA certificate is there"),
     ],
+    ids=["empty", "text", "broken", "leaf", "key", "base64", "broken list", "lists only"],
 )
 def test_files_that_cannot_be_trusted(tmp_path: Path, content: bytes | str, reason: str) -> None:
     with pytest.raises(ConfigurationError, match=reason):

@@ -104,12 +104,9 @@ def test_another_library_makes_the_same() -> None:
     for key in (ec_key(), rsa.generate_private_key(65537, 2048)):
         area = ek_public(key)
         name = public_area.parse(area).name
-        theirs, _ = TPM2B_PUBLIC.unmarshal(area)
-        blob, secret = make_credential(theirs, SECRET, TPM2B_NAME(name))
-        made = [
-            (bytes(blob.marshal()), bytes(secret.marshal())),
-            credential.make(public_area.parse(area), name, SECRET),
-        ]
+        theirs = make_credential(TPM2B_PUBLIC.unmarshal(area)[0], SECRET, name)
+        ours = credential.make(public_area.parse(area), name, SECRET)
+        made = [(theirs[0].marshal(), theirs[1].marshal()), ours]
         assert [opened(key, name, *one) for one in made] == [SECRET, SECRET]
         assert [len(part) for part in made[0]] == [len(part) for part in made[1]]
 

@@ -28,6 +28,9 @@ _PLACE: Final = re.compile(r"[/(+0-9]")
 """How the name of a file begins, and no command of GRUB: on a file system, on a device, a list of blocks."""
 _STARTS_LINUX: Final = "linux"
 
+_LINE_LIMIT: Final = 32 << 10
+"""Bytes of a command line: kernels take 2048 to 4096, and cut what is longer."""
+
 _TAG: Final = struct.Struct("<II")
 _WINDOWS: Final = b"WBCL"
 
@@ -102,6 +105,8 @@ class _Text:
 def _text(entry: Entry) -> _Text | None:
     """A command of GRUB's or a command line, whose digest proves it."""
     data = entry.event.data
+    if len(data) > _LINE_LIMIT:
+        return None
     labelled = _LABELLED.fullmatch(data)
     if labelled and any(entry.proves(one) for one in (labelled[2].removesuffix(b"\0"), labelled[2])):
         text = printable(labelled[2].removesuffix(b"\0").decode("utf-8", "backslashreplace"))

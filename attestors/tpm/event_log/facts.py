@@ -29,7 +29,7 @@ def facts(log: EventLog, bank: str) -> BootFacts:
         variables=platform.variables,
         authorities=tuple(platform.authorities),
         images=tuple(loaders.images(found)),
-        files=tuple(loaders.files(found)),
+        files=tuple(loaders.files(found, lines)),
         command_lines=tuple(lines.lines),
         unproven=(*platform.unproven, *lines.unproven),
         doubts=(*platform.doubts, *_separator_doubts(found)),

@@ -287,6 +287,37 @@ def test_what_the_kernels_stub_reads() -> None:
     assert told(builder).files == (Measured(9, sha256(b"initrd"), "Linux initrd"),)
 
 
+def stub_options(builder: EventLogBuilder, text: str) -> EventLogBuilder:
+    """What the kernel's stub measures: the digest of its options, and nothing in the log but a tag."""
+    label = b"LOADED_IMAGE::LoadOptions\0"
+    data = struct.pack("<II", 0x8F3B22ED, len(label)) + label
+    return builder.extend(9, EVENT_TAG, data, f"{text}\0".encode("utf-16-le"))
+
+
+def test_options_that_a_command_gave_are_a_command_line() -> None:
+    found = told(stub_options(EventLogBuilder().grub_command("chainloader /vmlinuz initrd=\\i ro"), "initrd=\\i ro"))
+    assert found.command_lines == ("initrd=\\i ro",)
+    assert (found.files, found.unproven) == ((), ())
+
+
+def test_options_that_a_line_tells_are_told_once() -> None:
+    for builder in (
+        EventLogBuilder().grub_command_line("/vmlinuz ro quiet"),
+        EventLogBuilder().stub_command_line("ro quiet"),
+    ):
+        found = told(stub_options(builder, "ro quiet"))
+        assert len(found.command_lines) == 1
+        assert (found.files, found.unproven) == ((), ())
+
+
+def test_options_that_nothing_tells_are_not_proven() -> None:
+    found = told(stub_options(EventLogBuilder().stub_command_line("ro quiet"), "init=/bin/sh"))
+    assert found.command_lines == ("ro quiet",)
+    digest = sha256("init=/bin/sh\0".encode("utf-16-le"))
+    assert found.unproven == (Measured(9, digest),)
+    assert found.files == (Measured(9, digest, "LOADED_IMAGE::LoadOptions"),)
+
+
 @pytest.mark.parametrize("name", [b"\x1b]0;title\x07/x\0", b"a\nb", b"\xff\xfe"])
 def test_names_move_no_cursor(name: bytes) -> None:
     (file,) = told(EventLogBuilder().extend(9, IPL, name, b"content")).files

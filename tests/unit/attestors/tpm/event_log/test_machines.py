@@ -6,9 +6,10 @@ Debian's tpm2_eventlog says what each replays to; it is not asked of logs that m
 from __future__ import annotations
 
 import base64
+import itertools
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
@@ -19,7 +20,8 @@ from attestors.tpm.event_log.model import BootFacts, EventLog
 from attestors.tpm.event_log.parser import parse
 from attestors.tpm.event_log.replay import replay, verify
 from attestors.tpm.pcrs import PcrValues, initial
-from operations.errors import InvalidArgument
+from operations.errors import InvalidArgument, Refused
+from tests.simulators.booted import MACHINES, registers
 from tests.simulators.event_log import booted
 from tests.simulators.shared_data import shared_data
 
@@ -74,6 +76,41 @@ class Expected:
     variables: Mapping[str, int] = field(default_factory=dict[str, int])
     doubtful: bool = False
 
+
+DEBIAN_CA = "07964697"
+KERNEL = "5f21ff"
+OTHER_KERNEL = "fd2059"
+ARGUMENTS = "console=ttyS0 panic=-1 root=/dev/vda2 ima_policy=tcb"
+OVMF = Expected(
+    secure_boot=True,
+    authorities=(MICROSOFT_UEFI_CA, DEBIAN_CA),
+    images=("\\EFI\\BOOT\\BOOTX64.EFI", "\\EFI\\BOOT\\grubx64.efi", "", ""),
+    files=3,
+    command_line=f"/vmlinuz {ARGUMENTS}",
+    variables={"PK": 1, "KEK": 2, "db": 2, "dbx": 1, "SbatLevel": 1, "MokList": 1, "MokListX": 1},
+)
+SEABIOS = Expected(images=("", ""))
+
+OWN: Mapping[str, tuple[Expected, str]] = {
+    "golden": (OVMF, KERNEL),
+    "command-line": (replace(OVMF, command_line=f"/vmlinuz {ARGUMENTS} single"), KERNEL),
+    "other-kernel": (OVMF, OTHER_KERNEL),
+    "insecure": (
+        replace(
+            OVMF,
+            secure_boot=False,
+            authorities=(),
+            images=("\\EFI\\BOOT\\BOOTX64.EFI", "\\EFI\\BOOT\\grubx64.efi", "vmlinuz"),
+            files=2,
+            command_line=f"initrd=\\initrd.img {ARGUMENTS}",
+            variables={"PK": 0, "KEK": 0, "db": 0, "dbx": 0, "SbatLevel": 1},
+        ),
+        KERNEL,
+    ),
+    "seabios": (SEABIOS, ""),
+    "seabios-ngv2": (SEABIOS, ""),
+    "seabios-evm": (SEABIOS, ""),
+}
 
 GCE = "GCE Virtual Firmware v1"
 UBUNTU = Expected(
@@ -202,6 +239,33 @@ def assert_expected(found: BootFacts, expected: Expected) -> None:
     assert {name: len(found.variables[name]) for name in expected.variables} == expected.variables
     assert {each.pcr for each in found.unproven} <= {14}
     assert bool(found.doubts) is expected.doubtful
+
+
+@pytest.mark.parametrize("machine", sorted(path.parent.name for path in MACHINES.glob("*/event_log")))
+def test_logs_of_our_own(machine: str) -> None:
+    """They replay to what the machine's kernel said of its TPM."""
+    path = MACHINES / machine / "event_log"
+    expected, kernel = OWN[machine]
+    log = parse(path.read_bytes())
+    assert log.banks == ("sha1", "sha256")
+    assert_replays(log, path)
+    for bank in log.banks:
+        verify(log, registers(machine, bank))
+        found = facts(log, bank)
+        assert_expected(found, expected)
+        assert (bank == "sha1" or not kernel) or found.images[-1].digest.hex().startswith(kernel)
+
+
+def test_machines_are_told_apart() -> None:
+    """Each one's log with the registers of each other: refused, but where the boots were alike up to the kernel."""
+    machines = sorted(path.parent.name for path in MACHINES.glob("*/event_log"))
+    for machine, other in itertools.permutations(machines, 2):
+        log = parse((MACHINES / machine / "event_log").read_bytes())
+        if machine.startswith("seabios") and other.startswith("seabios"):
+            verify(log, registers(other, "sha256"))
+        else:
+            with pytest.raises(Refused, match="does not replay"):
+                verify(log, registers(other, "sha256"))
 
 
 def test_logs_of_others() -> None:

@@ -35,7 +35,7 @@ def replay(data: bytes, start: Prefix, quoted: bytes, bank: str) -> Replayed:
             return Replayed(entries, prefix)
     raise Refused(
         f"IMA list: no beginning of it replays to the quoted PCR {IMA_PCR} ({bank}): entries are missing, altered or of"
-        " another boot"
+        " another boot, or the kernel was started by kexec and left them behind"
     )
 
 

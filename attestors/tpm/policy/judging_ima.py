@@ -33,10 +33,10 @@ def _refused(rules: ImaRules, entry: ImaEntry, observed: Observed) -> str | None
     """Why an entry that no digest allows is refused; None for one that is let be."""
     if entry.path == AGGREGATE and _aggregates(entry, observed.pcrs):
         return None
+    if entry.violation:  # nothing proves which file it was, so that no exclusion helps
+        return None if rules.allow_violations else _words(entry, "changed while it was measured (a violation)")
     if rules.exclude.match(entry.path):
         return None
-    if entry.violation:
-        return None if rules.allow_violations else _words(entry, "changed while it was measured (a violation)")
     if rules.keys is not None and rules.keys.signed(entry):
         return None
     digest = f"{entry.algorithm}:{entry.digest.hex()}"

@@ -10,7 +10,7 @@ from attestors.tpm import evidence as evidence_files
 from attestors.tpm.policy import describing, judging, learning, loading, replaying
 from attestors.tpm.policy.replaying import Machine
 from attestors.tpm.policy.rules import Policies
-from operations import files, output
+from operations import files, output, times
 from operations.errors import AlreadyExists, ConfigurationError, InvalidArgument, Refused
 from server.cli import boot_policy_text
 from server.cli.boot_policy_text import Outcome
@@ -24,8 +24,7 @@ def learn(evidence: Sequence[str], name: str, path: str, form: str) -> None:
 
     Raises AlreadyExists rather than replace a file, and what is wrong with the evidence.
     """
-    target = Path(path)
-    beside = target.with_suffix(_ALLOWED)
+    target, beside = Path(path), Path(path.removesuffix(".hcl") + _ALLOWED)
     for taken in (target, beside) if path else ():
         if taken.exists():
             raise AlreadyExists(f"{taken} exists: name another file with -policy, or move it away")
@@ -67,14 +66,14 @@ def show_policy(path: str, form: str) -> None:
 
 
 def show_evidence(evidence: Sequence[str], form: str) -> None:
-    described = [{"file": each, **describing.machine(_machine(each))} for each in evidence]
+    described: list[describing.Object] = [{"file": each, **describing.machine(_machine(each))} for each in evidence]
     if form == output.JSON:
         output.print_object(described[0] if len(described) == 1 else described)
         return
     for number, each in enumerate(described):
         if number:
             print()
-        boot_policy_text.print_tree(each)
+        boot_policy_text.print_tree({**each, "taken_at": times.text(each["taken_at"])})
 
 
 def _machine(path: str) -> Machine:

@@ -35,17 +35,15 @@ class Outcome:
 
 
 def as_object(outcome: Outcome) -> Mapping[str, Any]:
-    judgement = outcome.judgement
-    satisfied = judgement.satisfied if judgement is not None else ()
-    failures = judgement.failures if judgement is not None else {}
+    judgement = outcome.judgement or Judgement((), (), {})
     return {
         "file": outcome.file,
         "agent_id": outcome.agent_id,
         "taken_at": outcome.taken_at,
         "quoted": outcome.quoted,
         "passed": outcome.passed,
-        "satisfied": list(satisfied),
-        "failures": {name: list(reasons) for name, reasons in failures.items()},
+        "satisfied": list(judgement.satisfied),
+        "failures": {name: list(reasons) for name, reasons in judgement.failures.items()},
         "reasons": list(outcome.reasons),
     }
 
@@ -94,7 +92,7 @@ def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
         print("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def print_tree(value: Mapping[str, Any], margin: str = "") -> None:
+def print_tree(value: Mapping[str, object], margin: str = "") -> None:
     """Names and values, a level of nesting a step to the right; what is not there is left out."""
     for name, each in value.items():
         title = f"{margin}{name}:"
@@ -102,24 +100,27 @@ def print_tree(value: Mapping[str, Any], margin: str = "") -> None:
             continue
         if isinstance(each, dict):
             print(title)
-            print_tree(cast("dict[str, Any]", each), margin + _STEP)
+            print_tree(cast("Mapping[str, object]", each), margin + _STEP)
         elif isinstance(each, list):
-            print(title)
-            _print_list(cast("list[Any]", each), margin + _STEP)
+            _print_list(title, cast("Sequence[object]", each), margin + _STEP)
         else:
             print(f"{title} {_word(each)}")
 
 
-def _print_list(values: Sequence[Any], margin: str) -> None:
+def _print_list(title: str, values: Sequence[object], margin: str) -> None:
+    if all(isinstance(each, int) for each in values):
+        print(f"{title} {', '.join(map(str, values))}")
+        return
+    print(title)
     for each in values[:_LISTED]:
         if not isinstance(each, dict):
             print(f"{margin}{_word(each)}")
             continue
-        entry = cast("dict[str, Any]", each)
-        if all(not isinstance(part, dict | list) for part in entry.values()):
-            print(f"{margin}{'  '.join(str(part) for part in entry.values())}")
-        else:
+        entry = cast("Mapping[str, object]", each)
+        if any(isinstance(part, dict | list) for part in entry.values()):
             print_tree(entry, margin)
+        else:
+            print(f"{margin}{'  '.join(str(part) for part in entry.values())}".rstrip())
     if len(values) > _LISTED:
         print(f"{margin}and {len(values) - _LISTED} more: -output json has them all")
 

@@ -1,4 +1,4 @@
-"""`spire-server tpm policy learn|check|show`: boot policies made of stored evidence and tried on it; no server needed."""
+"""`spire-server tpm policy learn|check|show`: boot policies of stored evidence, and tried on it. No server is asked."""
 
 from __future__ import annotations
 

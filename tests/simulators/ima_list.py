@@ -28,7 +28,8 @@ class ImaList:
         named = b"sha256:\0" + digest
         name = path.encode() + b"\0"
         data = struct.pack("<I", len(named)) + named + struct.pack("<I", len(name)) + name
-        return self._add(hashlib.sha1(data).digest(), hashlib.sha256(data).digest(), data)
+        listed = hashlib.sha1(data, usedforsecurity=False).digest()
+        return self._add(listed, hashlib.sha256(data).digest(), data)
 
     def violation(self, path: str) -> ImaList:
         """A file that was written to while it was measured: zeros in the list, ones in the register."""

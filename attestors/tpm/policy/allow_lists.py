@@ -14,6 +14,7 @@ from typing import Final, TypeAlias
 
 import msgspec
 
+from attestors.tpm.ima import aggregate
 from attestors.tpm.pcrs import BANKS
 from attestors.tpm.policy.values import file_digest
 from operations import documents
@@ -23,9 +24,6 @@ from operations.quoting import quote
 FILE_LIMIT: Final = 64 << 20
 """Bytes."""
 ENTRY_LIMIT: Final = 1_000_000
-AGGREGATE: Final = "boot_aggregate"
-"""The first entry of IMA's list: no file's, and other on each boot chain."""
-
 Allowed: TypeAlias = dict[str, dict[str, tuple[bytes, ...]]]
 """Digests by algorithm and path."""
 
@@ -94,7 +92,7 @@ def _parsed(line: str) -> Iterator[tuple[str, str]]:
         yield re.sub(r"\\[\\nr]", lambda each: _ESCAPES[each[0]], name) if escaped else name, digest
     elif found := _MEASURED.fullmatch(line):
         digest, name = found.groups()
-        if name != AGGREGATE:
+        if name != aggregate.NAME:
             yield name, digest
     else:
         raise InvalidArgument(f"{quote(line[:80])} is neither a line of sha256sum (HEX  PATH) nor one of IMA's list")

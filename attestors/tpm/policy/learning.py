@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Final
 
 from attestors.tpm.event_log.model import BootFacts, Measured
+from attestors.tpm.ima import aggregate
 from attestors.tpm.policy import allow_lists, writing
 from attestors.tpm.policy.judging_events import DRIVER_PCR
 from attestors.tpm.policy.patterns import literal
@@ -21,12 +22,12 @@ INLINE: Final = 32
 """Files that the policy itself lists; more go to a file beside it."""
 MACHINE_SPECIFIC: Final[Mapping[int, str]] = MappingProxyType(
     {
-        1: "the machine's settings and serial numbers",
-        5: "the partition table",
-        6: "what the machine's maker measures, often its serial number",
-        10: "IMA's, which grows with each file",
-        11: "the phases of the boot",
-        15: "the root volume and the machine's identity",
+        1: "it has the machine's settings and serial numbers",
+        5: "it has the partition table",
+        6: "makers of machines measure serial numbers there",
+        10: "it grows with each file that IMA measures",
+        11: "it grows with the phases of the boot",
+        15: "it has the root volume and the machine's identity",
     }
 )
 """Registers that differ from machine to machine, or with time, by what they are for."""
@@ -94,7 +95,7 @@ def _pcrs(machines: Sequence[Machine], judged: frozenset[int]) -> Iterator[Node]
     yield Comment("Registers whose value is the same on every machine.")
     for number, why in MACHINE_SPECIFIC.items():
         if number in common:
-            yield Comment(f"PCR {number} is left out: it has {why}.")
+            yield Comment(f"PCR {number} is left out: {why}.")
     if varying := [str(number) for number in pinned if number not in stable]:
         yield Comment(f"PCR {', '.join(varying)} left out: the values differ between the machines.")
     if by_events := [str(number) for number in values if number in judged]:
@@ -184,7 +185,7 @@ def _allowed(machines: Sequence[Machine]) -> Allowed:
         (entry.path, entry.algorithm, entry.digest): None
         for machine in machines
         for entry in machine.ima or ()
-        if entry.path != allow_lists.AGGREGATE and not entry.violation
+        if entry.path != aggregate.NAME and not entry.violation
     }
     return dict.fromkeys(sorted(found))
 

@@ -203,10 +203,13 @@ class _Reader:
             try:
                 with path.open("rb") as file:
                     contents.append(file.read(_KEY_LIMIT))
+                signatures.Keys.load(contents[-1:])
             except OSError as error:
                 self.problems.append(place.error(f"signed_by: cannot read {path}: {error.strerror}"))
+            except InvalidArgument as error:
+                self.problems.append(place.error(f"signed_by: {path}: {error}"))
         self.contents += contents
-        return self._attempt(None, place, signatures.Keys.load, contents)
+        return self._attempt(None, place, signatures.Keys.load, contents) if not self.problems else None
 
     def _texts(self, item: Attribute | Block) -> list[str]:
         """The texts of `name = "…"` or `name = ["…", …]`."""

@@ -68,7 +68,7 @@ def test_what_is_no_evidence_is_refused_with_the_files_name(case: str, tmp_path:
 
 
 def test_files_that_cannot_be_read_or_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigurationError, match="absent.json: cannot read the evidence: No such file"):
+    with pytest.raises(ConfigurationError, match=r"absent\.json: cannot read the evidence: No such file"):
         evidence.read(tmp_path / "absent.json")
     with pytest.raises(ConfigurationError, match="cannot write the evidence: No such file"):
         evidence.write(tmp_path / "absent" / "node.json", WHOLE)

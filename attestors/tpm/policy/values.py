@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from types import MappingProxyType
 from typing import Final
 
+from attestors.tpm.ima.templates import DIGEST_SIZES
 from attestors.tpm.pcrs import BANKS
 from operations.errors import InvalidArgument
 from operations.quoting import quote
 
-HASHES: Final[Mapping[str, int]] = MappingProxyType({**BANKS, "md5": 16, "sha224": 28, "sm3-256": 32})
-"""Sizes in bytes of what IMA may name files by, under the kernel's names."""
 SELECTOR_KINDS: Final = (
     *("ek", "manufacturer", "model", "firmware"),
     *("platform:manufacturer", "platform:model", "platform:version", "platform:serial"),
@@ -49,9 +48,9 @@ def file_digest(text: str) -> tuple[str, bytes]:
         algorithm = _BY_SIZE.get(len(value), "")
         if not algorithm:
             raise InvalidArgument(f"{quote(text[:140])} is no digest: write it as sha256:… in hex")
-    size = HASHES.get(algorithm.lower().removeprefix("verity:"))
+    size = DIGEST_SIZES.get(algorithm.lower().removeprefix("verity:"))
     if size is None:
-        raise InvalidArgument(f"unknown hash {quote(algorithm[:20])}: use one of {', '.join(HASHES)}")
+        raise InvalidArgument(f"unknown hash {quote(algorithm[:20])}: use one of {', '.join(DIGEST_SIZES)}")
     if len(value) != size:
         raise InvalidArgument(f"{quote(text[:140])}: a {algorithm} digest has {2 * size} digits, not {len(digits)}")
     return algorithm.lower(), value

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import Final
 
 from attestors.threads import Threads
 from attestors.tpm import boot_aggregate
@@ -17,7 +16,7 @@ from attestors.tpm.configuration import Configuration
 from attestors.tpm.event_log import facts as boot_facts
 from attestors.tpm.event_log import parser
 from attestors.tpm.event_log import replay as event_log_replay
-from attestors.tpm.event_log.model import BootFacts
+from attestors.tpm.event_log.model import REGISTERS, BootFacts
 from attestors.tpm.evidence import Evidence
 from attestors.tpm.exchange import Exchange
 from attestors.tpm.ima import replay as ima_replay
@@ -31,13 +30,6 @@ from attestors.tpm.records import Boot, state_of
 from attestors.tpm.verification.quote import Quote
 from operations.errors import InvalidArgument, Refused
 from operations.quoting import quote as quoted_text
-
-LOG_PCRS: Final = frozenset((*range(10), 12, 13, 14))
-"""The registers that nobody extends after the firmware's log has ended, so that it replays to them.
-
-Firmware and boot loaders have 0 to 9 (TCG PC Client Platform Firmware Profile, 3.3.4), systemd-stub 12 and 13, shim 14.
-systemd goes on measuring into 11 and 15 while a machine runs, in a log of its own.
-"""
 
 
 class PrefixBroken(Refused):
@@ -77,7 +69,7 @@ class Appraisal:
 
 def registers(policies: Policies | None, *, ima: bool) -> tuple[int, ...]:
     """The PCRs to quote."""
-    wanted = LOG_PCRS | (policies.pcrs if policies is not None else frozenset[int]())
+    wanted = REGISTERS | (policies.pcrs if policies is not None else frozenset[int]())
     return tuple(sorted(wanted | {IMA_PCR} if ima else wanted))
 
 
@@ -212,9 +204,12 @@ def _reasons(judgement: Judgement | None) -> Sequence[str]:
 
 
 def _facts(data: bytes, pcrs: PcrValues) -> BootFacts:
-    """What the log says in registers that it replays to. Raises InvalidArgument and Refused."""
+    """What the log says, of registers that it replays to alone. Raises InvalidArgument and Refused.
+
+    Of others, 11 say, the system goes on extending some while it runs, in logs of its own.
+    """
     log = parser.parse(data)
-    proven = PcrValues(pcrs.bank, {number: pcrs.values[number] for number in LOG_PCRS & pcrs.values.keys()})
+    proven = PcrValues(pcrs.bank, {number: pcrs.values[number] for number in REGISTERS & pcrs.values.keys()})
     event_log_replay.verify(log, proven)
     counted = replace(log, events=tuple(event for event in log.events if event.pcr in proven.values))
     return boot_facts.facts(counted, pcrs.bank)

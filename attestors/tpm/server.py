@@ -30,7 +30,7 @@ from attestors.tpm.pcrs import IMA_PCR, PcrValues
 from attestors.tpm.policy import loading
 from attestors.tpm.policy.loading import Policies
 from attestors.tpm.records import Record
-from attestors.tpm.sources import Source
+from attestors.tpm.sources import Source, policy_files
 from attestors.tpm.verification import certify, clock, credential, endorsement, quote
 from attestors.tpm.verification.endorsement import Endorsement, Trust
 from attestors.tpm.verification.quote import AttestationKey, Quote
@@ -304,10 +304,12 @@ def _load(configuration: Configuration, context: Context) -> TpmAttestor:
     if not ca_path and not hash_path:
         context.log.warning("Every node is refused: set endorsement_ca_path or endorsement_hash_path, or both")
     anchors = [path for path in (ca_path, hash_path) if path]
-    trust = Source("endorsement trust", lambda: endorsement.load(ca_path, hash_path), lambda _: anchors, context.log)
+    trust = Source("endorsement trust", lambda: endorsement.load(ca_path, hash_path), lambda: anchors, context.log)
     policies = None
     if policy_path:
-        policies = Source("boot policy", lambda: loading.load(policy_path), lambda _: [policy_path], context.log)
+        policies = Source(
+            "boot policy", lambda: loading.load(policy_path), lambda: policy_files(policy_path), context.log
+        )
     evidence = None
     if configuration.evidence_path:
         evidence = EvidenceStore(

@@ -25,7 +25,8 @@ class Event:
 class EventLog:
     """`banks` are those that every event that was extended has a digest for.
 
-    `locality` is that of TPM2_Startup, as the log tells it."""
+    `locality` is that of TPM2_Startup, as the log tells it.
+    """
 
     banks: tuple[str, ...]
     events: tuple[Event, ...]

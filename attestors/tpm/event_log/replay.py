@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from attestors.tpm.event_log.event_types import EXIT_BOOT_SERVICES, EXIT_FAILED, EXIT_SUCCEEDED, NO_ACTION
+from attestors.tpm.event_log.entries import entries, hashed
+from attestors.tpm.event_log.event_types import EXIT_BOOT_SERVICES, EXIT_FAILED, EXIT_SUCCEEDED
 from attestors.tpm.event_log.model import REGISTERS, EventLog
 from attestors.tpm.pcrs import IMA_PCR, PcrValues, extend, initial
 from operations.errors import Refused
@@ -81,23 +81,14 @@ def _handed_over(bank: str, value: bytes) -> set[bytes]:
     The firmware measures these texts when the kernel has its copy of the log already; kernels before 5.3, and
     firmware without the table of final events (TCG EFI Protocol 2.0, 7), have a log without them.
     """
-    return {
-        extend(bank, value, [hashlib.new(bank, text, usedforsecurity=False).digest() for text in texts])
-        for texts in _EXITS
-    }
+    return {extend(bank, value, [hashed(bank, text) for text in texts]) for texts in _EXITS}
 
 
 def _digests(log: EventLog, bank: str) -> dict[int, list[bytes]]:
     """What was extended, by register."""
-    if bank not in log.banks:
-        raise Refused(
-            f"event log: no digests of the {bank} bank, but of {', '.join(log.banks) or 'none'}; "
-            "set pcr_bank to a bank that the firmware measures into"
-        )
     found: dict[int, list[bytes]] = {}
-    for event in log.events:
-        if event.type != NO_ACTION:
-            found.setdefault(event.pcr, []).append(event.digests[bank])
+    for entry in entries(log, bank):
+        found.setdefault(entry.event.pcr, []).append(entry.digest)
     return found
 
 

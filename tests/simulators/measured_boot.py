@@ -15,6 +15,7 @@ SEPARATOR = 0x04
 POST_CODE = 0x01
 IPL = 0x0D
 VARIABLE_DRIVER_CONFIG = 0x80000001
+HASH_LIST = bytes.fromhex("2616c4c14c509240aca941f936934328")
 GLOBAL_VARIABLE = bytes.fromhex("61dfe48bca93d211aa0d00e098032b8c")
 
 
@@ -46,12 +47,17 @@ class MeasuredBoot:
         self.event_log += struct.pack("<I", len(data)) + data
         self.tpm.extend(pcr, digests)
 
-    def boot(self, *, secure: bool = True, command_line: str = "root=/dev/vda1 quiet") -> None:
+    def boot(
+        self, *, secure: bool = True, command_line: str = "root=/dev/vda1 quiet", loader: bytes = b"loader"
+    ) -> None:
         """Firmware with Secure Boot, separators, and a boot loader that tells its command line (GRUB, PCR 8)."""
         self.measure(0, POST_CODE, b"firmware 1")
         self.measure(7, VARIABLE_DRIVER_CONFIG, variable("SecureBoot", bytes((secure,))))
+        for name in ("PK", "KEK"):
+            self.measure(7, VARIABLE_DRIVER_CONFIG, variable(name, _signature_list(hashlib.sha256(name.encode()))))
         for pcr in range(8):
             self.measure(pcr, SEPARATOR, bytes(4))
+        self.measure(4, IPL, loader)
         text = f"kernel_cmdline: /vmlinuz {command_line}".encode()
         self.measure(8, IPL, text + b"\0", text.removeprefix(b"kernel_cmdline: "))
 
@@ -69,6 +75,11 @@ class MeasuredBoot:
         self.ima += struct.pack("<I", len("ima-ng")) + b"ima-ng" + struct.pack("<I", len(data)) + data
         self.tpm.extend(IMA_PCR, _digests(data))
         self.sizes.append(len(self.ima))
+
+
+def _signature_list(found: hashlib._Hash) -> bytes:
+    """EFI_SIGNATURE_LIST of one SHA-256 (UEFI 2.10, 32.4.1)."""
+    return HASH_LIST + struct.pack("<III", 28 + 48, 0, 48) + bytes(16) + found.digest()
 
 
 def variable(name: str, value: bytes) -> bytes:

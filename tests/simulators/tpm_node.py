@@ -38,18 +38,18 @@ class TpmNode:
     def __post_init__(self) -> None:
         self.boot = MeasuredBoot(self.tpm)
 
-    def started(self) -> TpmNode:
+    def started(self, loader: bytes = b"loader") -> TpmNode:
         """As a machine that has booted and runs a few programs."""
-        self.boot.boot()
+        self.boot.boot(loader=loader)
         self.boot.aggregate()
         for path in ("/usr/lib/systemd/systemd", "/usr/bin/sh"):
             self.boot.run(path)
         return self
 
-    def reboot(self) -> None:
+    def reboot(self, loader: bytes = b"loader") -> None:
         self.tpm.reset()
         self.boot = MeasuredBoot(self.tpm)
-        self.started()
+        self.started(loader)
 
     @property
     def hash(self) -> str:

@@ -136,8 +136,7 @@ async def test_policies_name_and_refuse(attesting: Attesting, node: TpmNode) -> 
     assert {"policy:golden", "ima:golden"} <= values(verdict)
     assert not {each for each in values(verdict) if each.startswith("pcr:sha256:10:")}
     before = attesting.records.kept[node.id]
-    node.reboot()
-    node.boot.measure(4, 0x0D, b"another loader")
+    node.reboot(b"another loader")
     with pytest.raises(Refused, match=r'policy "golden".*PCR 4 is ') as error:
         await attesting.attest(node)
     assert len(str(error.value)) <= 300

@@ -28,10 +28,10 @@ from attestors.tpm.exchange import Exchange
 from attestors.tpm.messages import HELLO_LIMIT, NONCE_SIZE, VERSION, Activate, Hello, Proof, decode
 from attestors.tpm.pcrs import IMA_PCR, PcrValues
 from attestors.tpm.policy import loading
-from attestors.tpm.policy.loading import Policies
+from attestors.tpm.policy.rules import Policies
 from attestors.tpm.records import Record
 from attestors.tpm.sources import Source, policy_files
-from attestors.tpm.verification import certify, clock, credential, endorsement, quote
+from attestors.tpm.verification import certify, clock, credential, endorsement, platform, quote
 from attestors.tpm.verification.endorsement import Endorsement, Trust
 from attestors.tpm.verification.quote import AttestationKey, Quote
 from attestors.turns import Turns
@@ -96,12 +96,14 @@ class TpmAttestor:
         self,
         configuration: Configuration,
         trust: Source[Trust],
+        platforms: Source[Trust] | None,
         policies: Source[Policies] | None,
         evidence: EvidenceStore | None,
         context: Context,
     ) -> None:
         self._configuration = configuration
         self._trust = trust
+        self._platforms = platforms
         self._policies = policies
         self._evidence = evidence
         self._context = context
@@ -123,8 +125,9 @@ class TpmAttestor:
 
     async def _attest(self, payload: bytes, exchange: Exchange) -> AttestedNode:
         trust = await self._trust.get()
+        platforms = await self._platforms.get() if self._platforms is not None else None
         policies = await self._policies.get() if self._policies is not None else None
-        guest = await self._threads.run(exchange, lambda: self._introduced(payload, trust, policies))
+        guest = await self._threads.run(exchange, lambda: self._introduced(payload, trust, platforms, policies))
         proof = await exchange.activate(guest.asked)
         if not hmac.compare_digest(guest.secret, proof.secret):
             raise Refused(
@@ -140,7 +143,7 @@ class TpmAttestor:
                 await self._refused(agent_id, guest, record, findings, error)
                 raise
 
-    def _introduced(self, payload: bytes, trust: Trust, policies: Policies | None) -> _Guest:
+    def _introduced(self, payload: bytes, trust: Trust, platforms: Trust | None, policies: Policies | None) -> _Guest:
         hello = decode(Hello, payload, HELLO_LIMIT)
         if hello.version != VERSION:
             raise Refused(f"the agent speaks version {hello.version} of this attestation, and this server {VERSION}")
@@ -155,7 +158,21 @@ class TpmAttestor:
             bank=self._configuration.pcr_bank,
             pcrs=registers(policies, ima=self._appraiser.wants_ima(policies)),
         )
-        return _Guest(endorsed, key, hello.ak_public, asked, secret, selectors.of_identity(endorsed))
+        identity = selectors.of_identity(endorsed)
+        if platforms is not None and endorsed.certified:
+            identity += self._platform(hello, platforms, endorsed.hash)
+        return _Guest(endorsed, key, hello.ak_public, asked, secret, identity)
+
+    def _platform(self, hello: Hello, platforms: Trust, name: str) -> tuple[str, ...]:
+        """What a platform certificate that holds calls the machine. One that does not says nothing."""
+        if not hello.platform_certificates:
+            return ()
+        try:
+            found = platform.verify(hello.platform_certificates, platforms, hello.ek_certificates[0], datetime.now(UTC))
+        except (InvalidArgument, Refused) as error:
+            self._log.warning("No platform certificate of the node counts", ek=name, reason=str(error))
+            return ()
+        return selectors.of_platform(found)
 
     async def _record(self, agent_id: str) -> Record:
         data = await self._records.get(agent_id)
@@ -301,11 +318,11 @@ def _load(configuration: Configuration, context: Context) -> TpmAttestor:
         configuration.endorsement_hash_path,
         configuration.policy_path,
     )
-    if not ca_path and not hash_path:
-        context.log.warning("Every node is refused: set endorsement_ca_path or endorsement_hash_path, or both")
     anchors = [path for path in (ca_path, hash_path) if path]
     trust = Source("endorsement trust", lambda: endorsement.load(ca_path, hash_path), lambda: anchors, context.log)
-    policies = None
+    platforms = policies = None
+    if platform_path := configuration.platform_ca_path:
+        platforms = Source("platform trust", lambda: platform.load(platform_path), lambda: [platform_path], context.log)
     if policy_path:
         policies = Source(
             "boot policy", lambda: loading.load(policy_path), lambda: policy_files(policy_path), context.log
@@ -315,4 +332,4 @@ def _load(configuration: Configuration, context: Context) -> TpmAttestor:
         evidence = EvidenceStore(
             configuration.evidence_path, most=configuration.max_evidence_files, size=configuration.max_evidence_size
         )
-    return TpmAttestor(configuration, trust, policies, evidence, context)
+    return TpmAttestor(configuration, trust, platforms, policies, evidence, context)

@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
 from msgspec.structs import replace
 
 from attestors.tpm import configuration, evidence, records, sources
@@ -63,6 +64,13 @@ async def test_a_node_is_its_endorsement_key(attesting: Attesting, node: TpmNode
     assert "secureboot:true" in found
     quoted = {each for each in found if each.startswith("pcr:")}
     assert {f"pcr:sha256:{number}:{node.tpm.pcrs['sha256'][number].hex()}" for number in (*range(10), 12, 14)} == quoted
+
+
+async def test_an_rsa_endorsement_key(tmp_path: Path) -> None:
+    node = TpmNode(SoftTpm(rsa.generate_private_key(65537, 2048))).started()
+    attesting = Attesting(tmp_path)
+    attesting.know(node)
+    assert (await attesting.attest(node)).spiffe_id == node.id
 
 
 async def test_logs_are_asked_for_only_as_far_as_they_are_new(attesting: Attesting, node: TpmNode) -> None:

@@ -84,11 +84,12 @@ class Appraiser:
         return self._configuration.event_log or (policies is not None and policies.wants_event_log)
 
     def room(self, case: Case) -> int:
-        """Bytes of logs that the appraisal will hold."""
-        if case.kept is not None:
-            return case.proof.event_log_size + case.proof.ima_size
+        """Bytes of logs that the appraisal will hold: those that are too long are not asked for."""
         start = case.known.ima.size if case.known is not None else 0
-        return case.proof.event_log_size + max(case.proof.ima_size - start, 0)
+        event_log, ima = case.proof.event_log_size, max(case.proof.ima_size - start, 0)
+        needed = event_log if event_log <= self._configuration.max_event_log_size else 0
+        needed += ima if ima <= self._configuration.max_ima_size else 0
+        return needed if case.kept is None else needed + len(case.kept.event_log) + len(case.kept.ima)
 
     async def appraise(self, case: Case) -> Appraisal:
         """Raises InvalidArgument for answers that are none, and PrefixBroken where all is to be asked for anew."""

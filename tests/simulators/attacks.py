@@ -1,4 +1,4 @@
-"""Attacks on the TPM's server half: nodes that differ from an honest one in one thing, and a table of what became of them.
+"""Attacks on the TPM's server half: nodes that differ from an honest one in one thing, and a table of them.
 
 Every node that attacks would be let in if it left off, which the tests try as well.
 """
@@ -25,7 +25,7 @@ Changing = Callable[[bytes], bytes]
 
 
 class Table:
-    """Attacks by kind: how many were tried, how many refused, and what got through or was refused for another reason."""
+    """Attacks by kind: how many were tried and refused, and what got through or was refused for another reason."""
 
     def __init__(self) -> None:
         self._rows: dict[str, list[bool]] = {}
@@ -52,7 +52,7 @@ class Table:
         every = [each for found in self._rows.values() for each in found]
         print("\n".join(["", *lines, f"{'all':<{width}}  {len(every):>5}  {sum(every):>7}"]))
         assert every
-        assert not self._amiss
+        assert self._amiss == []
 
 
 def mutations() -> Iterator[tuple[str, Changing]]:

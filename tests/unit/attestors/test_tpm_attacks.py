@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -12,7 +14,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from msgspec.structs import replace
 
-from attestors.tpm.messages import Activate, Certification, Proof
+from attestors.tpm.messages import Activate, Certification, Hello, Proof
+from attestors.tpm.server import TpmAttestor
 from identity.spiffeid import SpiffeId
 from plugins.nodeattestor import Challenge
 from server.ca import checks
@@ -56,7 +59,7 @@ async def test_every_field_of_the_first_message(ground: Ground) -> None:
     await ground.end()
 
 
-def _version(version: int) -> Changing:
+def _version(version: int) -> Callable[[Hello], Hello]:
     return lambda hello: replace(hello, version=version)
 
 
@@ -88,7 +91,7 @@ def _field(name: str, value: object) -> Proving:
 
 
 def _pcr(number: int, size: int) -> Proving:
-    return lambda _node, made, _asked: replace(made, pcrs={**made.pcrs, number: bytes(size)})
+    return lambda _node, made, _asked: replace(made, pcrs={**made.pcrs, number: bytes((1,)) * size})
 
 
 def _certification(name: str, change: Changing) -> Proving:
@@ -108,19 +111,18 @@ async def test_messages_that_are_none(ground: Ground) -> None:
     texts += [payload + b"\0", b"\xc1", b"\x80", bytes(300_000), b"\xdd\xff\xff\xff\xff", b"\x90", b"\xdf" * 9]
     for text in texts:
         node = ground.node()
-        attempt = _attempt(text, node.respond)
-        await ground.table.attack("a payload that is none", repr(text[:9]), "Hello", lambda a=attempt: a(attestor))
+        attempt = _attempt(attestor, text, node.respond)
+        await ground.table.attack("a payload that is none", repr(text[:9]), "Hello", attempt)
     for text in (b"", b"\xc1", b"\x80", b"\x90", bytes(70_000), msgspec.msgpack.encode({"data": 7})):
         for name, honest in (("Proof", 0), ("Part", 1)):
             node = ground.node()
-            attempt = _attempt(node.payload, _answering(node, honest, text))
-            kind = f"an answer that is no {name}"
-            await ground.table.attack(kind, repr(text[:9]), name, lambda a=attempt: a(attestor))
+            attempt = _attempt(attestor, node.payload, _answering(node, honest, text))
+            await ground.table.attack(f"an answer that is no {name}", repr(text[:9]), name, attempt)
     await ground.end()
 
 
-def _attempt(payload: bytes, challenge: Challenge):  # noqa: ANN202 - a closure for a table
-    return lambda attestor: attestor.attest(payload, challenge)
+def _attempt(attestor: TpmAttestor, payload: bytes, challenge: Challenge) -> Callable[[], Awaitable[object]]:
+    return lambda: attestor.attest(payload, challenge)
 
 
 def _answering(node: TpmNode, honest: int, text: bytes) -> Challenge:
@@ -160,7 +162,7 @@ async def test_who_is_no_known_tpm(ground: Ground) -> None:
             "an attestation key with other attributes",
             what,
             "attestation key is not one",
-            lambda n=node: ground.attesting.attest(n),
+            partial(ground.attesting.attest, node),
         )
     elsewhere = SoftTpm(ek=ground.tpm.ek, hierarchy=0x40000001, clock=LATER)
     owned = TpmNode(elsewhere, svid_key=ground.key).started()
@@ -295,7 +297,7 @@ async def test_endorsement_certificates(tmp_path: Path) -> None:
     )
     for what, reason, certificates in attacks:
         node = TpmNode(tpm, certificates).started()
-        await table.attack("endorsement certificates", what, reason, lambda n=node: attesting.attest(n))
+        await table.attack("endorsement certificates", what, reason, partial(attesting.attest, node))
         tpm.reset()
     verdict = await attesting.attest(TpmNode(tpm, (ca.certify(tpm.ek),)).started())
     assert {"manufacturer:IFX", "model:SLB9670"} <= {each.value for each in verdict.selectors}

@@ -38,14 +38,14 @@ def digest(text: str, sizes: Iterable[int] = tuple(BANKS.values())) -> bytes:
 
 
 def file_digest(text: str) -> tuple[str, bytes]:
-    """`sha256:…`, or the hex alone, whose length then names the algorithm."""
+    """`sha256:…`, `verity:sha256:…` where fs-verity hashed it, or the hex alone, whose length is that of a SHA."""
     algorithm, colon, digits = text.rpartition(":")
     value = _from_hex(digits)
     if not colon:
         algorithm = _BY_SIZE.get(len(value), "")
         if not algorithm:
             raise InvalidArgument(f"{quote(text[:140])} is no digest: write it as sha256:… in hex")
-    size = HASHES.get(algorithm.lower())
+    size = HASHES.get(algorithm.lower().removeprefix("verity:"))
     if size is None:
         raise InvalidArgument(f"unknown hash {quote(algorithm[:20])}: use one of {', '.join(HASHES)}")
     if len(value) != size:

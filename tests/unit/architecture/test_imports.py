@@ -34,6 +34,8 @@ UNWANTED = {
     "server.cli.logger": NEVER | TOKEN | HTTP | COMMANDS,
     "server.cli.debug": NEVER | TOKEN | HTTP | COMMANDS,
     "server.cli.keys": NEVER | TOKEN | HTTP | COMMANDS,
+    "server.cli.tpm": NEVER | TOKEN | HTTP | COMMANDS | {"attestors", "asyncio"},
+    "server.cli.boot_policies": NEVER | TOKEN | HTTP | {"sqlalchemy", "OpenSSL", "jwt", "re2", "asyncio", "server.run"},
     "agent.cli.keys": NEVER | TOKEN | HTTP | COMMANDS - {"pathlib", "urllib.parse"},
     "agent.cli.logger": NEVER | TOKEN | HTTP | COMMANDS - {"pathlib", "urllib.parse"},
     "agent.cli.debug": NEVER | TOKEN | HTTP | COMMANDS - {"pathlib", "urllib.parse"},

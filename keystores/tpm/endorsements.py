@@ -41,7 +41,7 @@ _POLICY_C: Final = bytes.fromhex("3767e2edd43ff45a3a7e1eaefcef78643dca964632e7aa
 _POLICY_B: Final = {
     TPM2_ALG.SHA256: bytes.fromhex("ca3d0a99a2b93906f7a3342414efcfb3a385d44cd1fd459089d19b5071c0b7a0"),
     TPM2_ALG.SHA384: bytes.fromhex(
-        "b26e7d28d11a50bc53d882bcf5fd3a1a074148bb35d3b4e4cb1c0ad9bde419cacb47ba09699646150f9fc0f300f80e12"
+        "b26e7d28d11a50bc53d882bcf5fd3a1a074148bb35d3b4e4cb1c0ad9bde419cacb47ba09699646150f9fc000f3f80e12"
     ),
 }
 """PolicyOR of A and C."""

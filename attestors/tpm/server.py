@@ -82,9 +82,10 @@ class _Guest:
 
 @dataclass(slots=True)
 class _Findings:
-    """What is known at the moment of a refusal."""
+    """What is known at the moment of a refusal, `record` being of before, None where none was kept."""
 
     proof: Proof
+    record: Record | None
     quote: Quote | None = None
     appraisal: Appraisal | None = None
 
@@ -135,12 +136,11 @@ class TpmAttestor:
             )
         agent_id = f"spiffe://{self._context.trust_domain}/spire/agent/{NAME}/{guest.endorsement.hash}"
         async with self._turns.of(agent_id):
-            record = await self._record(agent_id)
-            findings = _Findings(proof)
+            findings = _Findings(proof, await self._record(agent_id))
             try:
-                return await self._judged(agent_id, exchange, guest, policies, record, findings)
+                return await self._judged(agent_id, exchange, guest, policies, findings)
             except (Refused, InvalidArgument) as error:
-                await self._refused(agent_id, guest, record, findings, error)
+                await self._refused(agent_id, guest, findings, error)
                 raise
 
     def _introduced(self, payload: bytes, trust: Trust, platforms: Trust | None, policies: Policies | None) -> _Guest:
@@ -174,10 +174,10 @@ class TpmAttestor:
             return ()
         return selectors.of_platform(found)
 
-    async def _record(self, agent_id: str) -> Record:
+    async def _record(self, agent_id: str) -> Record | None:
         data = await self._records.get(agent_id)
         if data is None:
-            return Record()
+            return None
         try:
             return records.load(data)
         except Corrupt as error:
@@ -190,9 +190,9 @@ class TpmAttestor:
         exchange: Exchange,
         guest: _Guest,
         policies: Policies | None,
-        record: Record,
         findings: _Findings,
     ) -> AttestedNode:
+        record = findings.record or Record()
         found, public_key = await self._threads.run(exchange, lambda: self._proven(guest, findings.proof))
         findings.quote = found
         if record.clock is not None:
@@ -264,13 +264,15 @@ class TpmAttestor:
         return [Selector(NAME, value) for value in (*guest.identity, *state)]
 
     async def _refused(
-        self, agent_id: str, guest: _Guest, record: Record, findings: _Findings, error: Refused | InvalidArgument
+        self, agent_id: str, guest: _Guest, findings: _Findings, error: Refused | InvalidArgument
     ) -> None:
         """Write down why, and evict the node if that is configured. The refusal stands, whatever becomes of this."""
         reasons = error.reasons if isinstance(error, Unfit) else (str(error),)
         file = await self._keep(agent_id, guest, findings, refused=True)
         self._log.error("Node is refused", agent_id=agent_id, reasons="; ".join(reasons), evidence=file)
-        failed = replace(record, failure=records.failure(int(time.time()), reasons))
+        if findings.record is None:
+            return  # of a node that never was let in, nothing is there to be changed
+        failed = replace(findings.record, failure=records.failure(int(time.time()), reasons))
         try:
             if self._configuration.evict_on_failure:
                 await self._records.evict(agent_id)

@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from typing import Self
 
 class TSS2_Exception(RuntimeError):
@@ -48,6 +49,9 @@ class TPM2_CAP:
 class TPM2_PT:
     MANUFACTURER: int
 
+class TPM2_PT_NV:
+    BUFFER_MAX: int
+
 class TPM2_PT_FIRMWARE:
     VERSION_1: int
 
@@ -56,10 +60,16 @@ class TPMA_OBJECT(int):
     FIXEDPARENT: int
     SENSITIVEDATAORIGIN: int
     USERWITHAUTH: int
+    ADMINWITHPOLICY: int
     NODA: int
     RESTRICTED: int
     DECRYPT: int
     SIGN_ENCRYPT: int
+
+class TPMA_NV(int):
+    WRITTEN: int
+    AUTHREAD: int
+    OWNERREAD: int
 
 class TPMA_SESSION(int):
     CONTINUESESSION: int
@@ -76,9 +86,15 @@ class _Sized(_Marshalled):
 
 class TPM2B_PRIVATE(_Sized): ...
 class TPM2B_NAME(_Sized): ...
-class TPM2B_DIGEST(_Sized): ...
+
+class TPM2B_DIGEST(_Sized):
+    def __init__(self, buffer: bytes = ...) -> None: ...
+
 class TPM2B_SENSITIVE_DATA(_Sized): ...
 class TPM2B_ATTEST(_Sized): ...
+class TPM2B_MAX_NV_BUFFER(_Sized): ...
+class TPM2B_ID_OBJECT(_Marshalled): ...
+class TPM2B_ENCRYPTED_SECRET(_Marshalled): ...
 class TPMS_CONTEXT(_Marshalled): ...
 
 class TPMT_SYM_DEF_OBJECT:
@@ -129,9 +145,11 @@ class TPMS_ECC_POINT:
 class TPMU_PUBLIC_ID:
     def __init__(self, *, rsa: bytes = ..., ecc: TPMS_ECC_POINT = ...) -> None: ...
 
-class TPMT_PUBLIC:
+class TPMT_PUBLIC(_Marshalled):
     type: int
     objectAttributes: int
+    authPolicy: TPM2B_DIGEST
+    unique: TPMU_PUBLIC_ID
     def __init__(
         self,
         *,
@@ -153,7 +171,13 @@ class TPMS_SENSITIVE_CREATE:
 class TPM2B_SENSITIVE_CREATE:
     def __init__(self, sensitive: TPMS_SENSITIVE_CREATE = ...) -> None: ...
 
+class TPML_DIGEST:
+    def __init__(self, digests: list[TPM2B_DIGEST]) -> None: ...
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[TPM2B_DIGEST]: ...
+
 class TPML_PCR_SELECTION:
+    def __init__(self) -> None: ...
     @classmethod
     def parse(cls, selections: str) -> TPML_PCR_SELECTION: ...
 
@@ -172,16 +196,24 @@ class _Signature:
     rsassa: _RsaSignature
     rsapss: _RsaSignature
 
-class TPMT_SIGNATURE:
+class TPMT_SIGNATURE(_Marshalled):
     sigAlg: int
     signature: _Signature
 
 class _Property:
+    property: int
     value: int
 
 class _Capabilities:
     handles: list[int]
     tpmProperties: list[_Property]
+
+class _NvPublic:
+    attributes: int
+    dataSize: int
+
+class TPM2B_NV_PUBLIC:
+    nvPublic: _NvPublic
 
 class TPMS_CAPABILITY_DATA:
     data: _Capabilities
@@ -248,3 +280,37 @@ class ESAPI:
     def context_load(self, context: TPMS_CONTEXT) -> ESYS_TR: ...
     def flush_context(self, flush_handle: ESYS_TR) -> None: ...
     def get_capability(self, capability: int, prop: int, property_count: int) -> tuple[bool, TPMS_CAPABILITY_DATA]: ...
+    def policy_secret(
+        self,
+        auth_handle: ESYS_TR,
+        policy_session: ESYS_TR,
+        nonce_tpm: bytes,
+        cp_hash_a: bytes,
+        policy_ref: bytes,
+        expiration: int,
+        *,
+        session1: ESYS_TR,
+    ) -> tuple[object, object]: ...
+    def policy_or(self, policy_session: ESYS_TR, p_hash_list: TPML_DIGEST) -> None: ...
+    def activate_credential(
+        self,
+        activate_handle: ESYS_TR,
+        key_handle: ESYS_TR,
+        credential_blob: TPM2B_ID_OBJECT,
+        secret: TPM2B_ENCRYPTED_SECRET,
+        *,
+        session1: ESYS_TR,
+        session2: ESYS_TR,
+    ) -> TPM2B_DIGEST: ...
+    def quote(
+        self,
+        sign_handle: ESYS_TR,
+        pcr_select: TPML_PCR_SELECTION,
+        qualifying_data: bytes,
+        in_scheme: TPMT_SIG_SCHEME,
+        *,
+        session1: ESYS_TR,
+    ) -> tuple[TPM2B_ATTEST, TPMT_SIGNATURE]: ...
+    def pcr_read(self, pcr_selection_in: TPML_PCR_SELECTION) -> tuple[int, TPML_PCR_SELECTION, TPML_DIGEST]: ...
+    def nv_read_public(self, nv_index: ESYS_TR) -> tuple[TPM2B_NV_PUBLIC, TPM2B_NAME]: ...
+    def nv_read(self, nv_index: ESYS_TR, size: int, offset: int, *, auth_handle: ESYS_TR) -> TPM2B_MAX_NV_BUFFER: ...

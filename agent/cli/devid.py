@@ -7,7 +7,9 @@ from operations.flags import FlagSet, Run
 
 
 def provision(flags: FlagSet) -> Run:
-    tcti = flags.string("tcti", "", "The TPM, as a TCTI `string` such as device:/dev/tpmrm0; the machine's one if unset")
+    tcti = flags.string(
+        "tcti", "", "The TPM, as a TCTI `string` such as device:/dev/tpmrm0; the machine's one if unset"
+    )
     out = flags.string("out", "", "The `folder` for the key's blobs and the request")
     key_type = flags.string("keyType", "ec-p256", "The key's `type`: ec-p256 or rsa-2048")
     subject = flags.string("subject", "", "The request's subject, as in CN=node-1,O=Example; the host's name if unset")

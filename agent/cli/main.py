@@ -53,7 +53,9 @@ COMMANDS = (
     Command("keys show", "Print all that is known of one key", _in("keys", "show")),
     Command("keys verify", "Have keys prove that they are here and cannot leave", _in("keys", "verify")),
     Command("keys dispose", "Destroy a key that nobody uses", _in("keys", "dispose")),
-    Command("tpm devid provision", "Make a DevID's key in the TPM, and ask for its certificate", _in("devid", "provision")),
+    Command(
+        "tpm devid provision", "Make a DevID's key in the TPM, and ask for its certificate", _in("devid", "provision")
+    ),
     Command("api watch", WATCH, _in("watch", "watch"), usage_name="watch", complaint="{}"),
 )
 

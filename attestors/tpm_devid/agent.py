@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from attestors.tpm_devid import blobs, calls, devices, messages
 from attestors.tpm_devid.jobs import Access, Begin, Begun, Respond, Responded
 from attestors.tpm_devid.messages import AttestationRequest, ChallengeRequest, ChallengeResponse
+from attestors.tpm_devid.refusals import Refusals
 from identity import der
 from operations.errors import ConfigurationError, InvalidArgument, PermanentlyUnusable
 from plugins.nodeattestor import AgentNodeAttestor, Attestation
@@ -100,16 +101,17 @@ class _Proof:
 class TpmDevIdAttestor:
     name = NAME
 
-    def __init__(self, configuration: Configuration, path: str) -> None:
+    def __init__(self, configuration: Configuration, path: str, refusals: Refusals) -> None:
         """`path` is that of the TPM."""
         self._configuration = configuration
         self._path = path
+        self._refusals = refusals
 
     async def begin(self) -> Attestation:
         """Raises InvalidArgument for files that cannot be used, and the errors of keystores.errors."""
         devid = await asyncio.to_thread(read_files, self._configuration)
         access = await asyncio.to_thread(self._configuration.access, self._path)
-        begun = await calls.call(Begin(access=access, public=devid.public, private=devid.private), Begun)
+        begun = await self._begun(devid, access)
         request = AttestationRequest(
             devid_cert=devid.chain,
             devid_pub=devid.public,
@@ -120,6 +122,15 @@ class TpmDevIdAttestor:
             certification_signature=begun.signature,
         )
         return _Proof(messages.encode(request), access, begun, devid.hash)
+
+    async def _begun(self, devid: DevId, access: Access) -> Begun:
+        guess = devid.private, access.devid_auth
+        await asyncio.to_thread(self._refusals.check, *guess)
+        try:
+            return await calls.call(Begin(access=access, public=devid.public, private=devid.private), Begun)
+        except calls.WrongPassword:
+            await asyncio.to_thread(self._refusals.remember, *guess)
+            raise
 
 
 def read_files(configuration: Configuration) -> DevId:
@@ -155,11 +166,11 @@ def _unusable(reason: str) -> InvalidArgument:
     return InvalidArgument(f"unable to load DevID files: {reason}")
 
 
-async def load(configuration: Configuration, _context: PluginContext) -> AgentNodeAttestor:
+async def load(configuration: Configuration, context: PluginContext) -> AgentNodeAttestor:
     """Raises ConfigurationError for files that cannot be used: better now than at the first attestation."""
     path = configuration.tpm_device_path or await asyncio.to_thread(devices.detect)
     try:
         await asyncio.to_thread(read_files, configuration)
     except InvalidArgument as error:
         raise ConfigurationError(str(error)) from error
-    return TpmDevIdAttestor(configuration, path)
+    return TpmDevIdAttestor(configuration, path, Refusals(context.data_dir))

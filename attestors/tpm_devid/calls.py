@@ -11,6 +11,7 @@ import msgspec
 from attestors.tpm_devid import jobs
 from attestors.tpm_devid.jobs import Failed
 from keystores import errors, processes
+from keystores.tpm.responses import AUTH_FAIL, error_number, is_tpm
 from keystores.tpm.worker import KINDS
 
 SERVICE: Final = "attestors.tpm_devid.service"
@@ -20,10 +21,16 @@ PATIENCE: Final = 90.0
 T = TypeVar("T", bound=jobs.Answer)
 
 
+class WrongPassword(errors.Refused):
+    """Of the DevID's key; the TPM counts it as a guess."""
+
+
 async def call(request: jobs.Request, expected: type[T], patience: float = PATIENCE) -> T:
     """Raises what the step failed with, and TemporarilyUnavailable after the patience."""
     answer = await _run(request, patience)
     if isinstance(answer, Failed):
+        if is_tpm(answer.code) and error_number(answer.code) == AUTH_FAIL:
+            raise WrongPassword(answer.message)
         raise KINDS.get(answer.kind, errors.PermanentlyUnusable)(answer.message)
     if not isinstance(answer, expected):
         raise errors.PermanentlyUnusable(f"the process at the TPM answered with {type(answer).__name__}")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import stat
 from pathlib import Path
 
 from keystores.tpm import configuration as settings
@@ -21,7 +19,7 @@ _NAMES = (re.compile(r"tpmrm\d+"), re.compile(r"tpm\d+"))
 def detect(folder: Path = FOLDER) -> str:
     """The path of the one TPM. Raises ConfigurationError where there is none, or a choice."""
     try:
-        files = sorted(os.listdir(folder))
+        files = sorted(entry.name for entry in folder.iterdir())
     except OSError as error:
         raise ConfigurationError(f"tpm autodetection failed: {folder}: {error.strerror}") from error
     for name in _NAMES:
@@ -41,11 +39,7 @@ def detect(folder: Path = FOLDER) -> str:
 
 def connection(path: str) -> str:
     """How to connect to a device or a Unix socket. Blocks on the disk."""
-    try:
-        is_socket = stat.S_ISSOCK(os.stat(path).st_mode)
-    except OSError:
-        is_socket = False
-    return f"{SOCKET}{path}" if is_socket else f"device:{path}"
+    return f"{SOCKET}{path}" if Path(path).is_socket() else f"device:{path}"
 
 
 def named(tcti: str) -> str:

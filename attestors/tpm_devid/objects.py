@@ -100,9 +100,7 @@ def signature(made: TPMT_SIGNATURE) -> bytes:
     match int(made.sigAlg):
         case TPM2_ALG.ECDSA:
             pair = made.signature.ecdsa
-            return encode_dss_signature(
-                int.from_bytes(bytes(pair.signatureR)), int.from_bytes(bytes(pair.signatureS))
-            )
+            return encode_dss_signature(int.from_bytes(bytes(pair.signatureR)), int.from_bytes(bytes(pair.signatureS)))
         case TPM2_ALG.RSASSA:
             return bytes(made.signature.rsassa.sig)
         case other:

@@ -122,7 +122,9 @@ def _builder(wanted: Wanted) -> x509.CertificateSigningRequestBuilder:
     try:
         subject = x509.Name.from_rfc4514_string(wanted.subject)
     except ValueError as error:
-        raise InvalidArgument(f"-subject: {quote(wanted.subject)} is no name as in CN=node-1,O=Example: {error}") from error
+        raise InvalidArgument(
+            f"-subject: {quote(wanted.subject)} is no name as in CN=node-1,O=Example: {error}"
+        ) from error
     if not subject.rdns:
         raise InvalidArgument("-subject is empty: name the node, as in CN=node-1,O=Example")
     if not wanted.serial_number:

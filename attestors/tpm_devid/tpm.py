@@ -63,7 +63,7 @@ class _Socket(PyTCTI):
             head = _exactly(connection, 10)
             self._answer = head + _exactly(connection, int.from_bytes(head[2:6]) - len(head))
 
-    def do_receive(self, timeout: int) -> bytes:  # noqa: ARG002 - the library's signature
+    def do_receive(self, timeout: int) -> bytes:
         return self._answer
 
 
@@ -193,9 +193,7 @@ class Tpm:
     def certify(self, key: ESYS_TR, ak: ESYS_TR, session: ESYS_TR) -> tuple[bytes, bytes]:
         """TPMS_ATTEST and TPMT_SIGNATURE. Nothing is mixed in: the credential says that this is now."""
         scheme = TPMT_SIG_SCHEME(scheme=TPM2_ALG.NULL)
-        statement, signature = self.esapi.certify(
-            key, ak, b"", scheme, session1=session, session2=ESYS_TR.PASSWORD
-        )
+        statement, signature = self.esapi.certify(key, ak, b"", scheme, session1=session, session2=ESYS_TR.PASSWORD)
         return bytes(statement), signature.marshal()
 
     def sign(self, key: ESYS_TR, data: bytes, hash_name: str, session: ESYS_TR) -> bytes:
@@ -203,7 +201,7 @@ class Tpm:
         if len(data) > _LARGEST_HASHED:
             raise Fault("InvalidArgument", f"the TPM hashes {_LARGEST_HASHED} bytes at once, not {len(data)}")
         digest, ticket = self.esapi.hash(data, objects.HASHES[hash_name], ESYS_TR.OWNER)
-        made = self.esapi.sign(key, digest, TPMT_SIG_SCHEME(scheme=TPM2_ALG.NULL), ticket, session1=session)
+        made = self.esapi.sign(key, bytes(digest), TPMT_SIG_SCHEME(scheme=TPM2_ALG.NULL), ticket, session1=session)
         return objects.signature(made)
 
     def activate(self, ak: ESYS_TR, ek: ESYS_TR, credential: bytes, secret: bytes, session: ESYS_TR) -> bytes:
@@ -214,7 +212,7 @@ class Tpm:
         policy = esapi.start_auth_session(ESYS_TR.NONE, ESYS_TR.NONE, TPM2_SE.POLICY, None, TPM2_ALG.SHA256)
         self.keep(policy)
         esapi.tr_set_auth(ESYS_TR.ENDORSEMENT, self._access.endorsement_auth)
-        esapi.policy_secret(ESYS_TR.ENDORSEMENT, policy, expiration=0, session1=session)
+        esapi.policy_secret(ESYS_TR.ENDORSEMENT, policy, b"", b"", b"", 0, session1=session)
         esapi.trsess_set_attributes(policy, TPMA_SESSION.CONTINUESESSION)
         return bytes(esapi.activate_credential(ak, ek, id_object, seed, session1=session, session2=policy))
 

@@ -47,7 +47,7 @@ class Trust:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A DevID that is trusted once its challenge is answered, and the CAs above it, each once, in their paths' order."""
+    """A DevID that is trusted once its challenge is answered, and the CAs above it, each once, in the order of its paths."""
 
     leaf: x509.Certificate
     authorities: tuple[x509.Certificate, ...]
@@ -144,11 +144,11 @@ def _endorsement_key(request: AttestationRequest, anchors: Sequence[bytes], now:
     certificate = _certificate(request.ek_cert or b"", "cannot parse endorsement certificate")
     area = _area(request.ek_pub, "cannot decode endorsement key public blob")
     if fault := _mismatch(certificate, area):
-        raise InvalidArgument(
-            f"public key in EK certificate differs from public key created via EK template: {fault}"
-        )
+        raise InvalidArgument(f"public key in EK certificate differs from public key created via EK template: {fault}")
     if not area.attributes["fixedTPM"] or not area.attributes["restricted"] or not area.attributes["decrypt"]:
-        raise InvalidArgument("the endorsement key is not one that only opens credentials: it was made from no template")
+        raise InvalidArgument(
+            "the endorsement key is not one that only opens credentials: it was made from no template"
+        )
     try:
         verified_paths(certificate, (), [der.certificate(anchor) for anchor in anchors], now)
     except Refused as error:
@@ -195,7 +195,9 @@ def _certified(request: AttestationRequest, leaf: x509.Certificate) -> bytes:
     except (InvalidArgument, Refused) as error:
         raise InvalidArgument(f"{complaint}: {error}") from error
     if not hmac.compare_digest(found, _key_of(leaf)):
-        raise InvalidArgument(f"{complaint}: the DevID certificate is of another key than the one that the AK certified")
+        raise InvalidArgument(
+            f"{complaint}: the DevID certificate is of another key than the one that the AK certified"
+        )
     return key.name
 
 

@@ -102,10 +102,12 @@ class Tpm:
 
     @classmethod
     @contextmanager
-    def opened(cls, access: Access) -> Generator[Tpm]:
-        """Raises Fault, TSS2_Exception, OSError."""
+    def opened(cls, access: Access, what: str) -> Generator[Tpm]:
+        """`what` it is opened for begins the Fault that this may raise."""
         with ExitStack() as held:
-            yield cls(access, held)
+            with _stage(f"{what}: cannot open TPM", access.tcti):
+                tpm = cls(access, held)
+            yield tpm
 
     def keep(self, handle: ESYS_TR) -> ExitStack:
         """Hold an object or a session; it is flushed when the result is closed, or at the end."""
@@ -218,54 +220,58 @@ class Tpm:
 
 
 _START: Final = "unable to start a new TPM session"
+_POSSESSION: Final = "unable to solve proof of possession challenge"
+_RESIDENCY: Final = "unable to solve proof of residency challenge"
 
 
 def begin(request: Begin) -> Begun:
     """Load the DevID's key, have an attestation key certify it, and read which TPM this is. Raises Fault."""
     access, tcti = request.access, request.access.tcti
-    with _stage(f"{_START}: cannot open TPM", tcti), Tpm.opened(access) as tpm:
+    with Tpm.opened(access, _START) as tpm:
         with _stage(f"{_START}: cannot load DevID key on TPM", tcti):
             area, _ = blobs.signing_key(request.public)
             parent, session = tpm.storage_key(blobs.kind_of(area))
             devid, devid_held = tpm.load(parent, request.public, request.private, access.devid_auth, session)
+            devid_context = tpm.saved(devid)
         with _stage(f"{_START}: cannot create attestation key", tcti):
             ak_public, ak_private = tpm.create(parent, objects.attestation_key(), b"", session)
             ak, ak_held = tpm.load(parent, ak_public, ak_private, b"", session)
+            ak_context = tpm.saved(ak)
         with _stage("unable to certify DevID key", tcti):
             statement, signature = tpm.certify(devid, ak, session)
-        saved = tpm.saved(devid), tpm.saved(ak)
         devid_held.close()
         ak_held.close()
         with _stage(f"{_START}: cannot create endorsement key", tcti):
             ek, ek_public = tpm.endorsement_key(session)
+            ek_context = tpm.saved(ek)
         with _stage("unable to get endorsement certificate", tcti):
             ek_certificate = tpm.endorsement_certificate()
-        return Begun(
-            ek_certificate=ek_certificate,
-            ek_public=ek_public,
-            ak_public=ak_public,
-            statement=statement,
-            signature=signature,
-            devid=saved[0],
-            ak=saved[1],
-            ek=tpm.saved(ek),
-        )
+    return Begun(
+        ek_certificate=ek_certificate,
+        ek_public=ek_public,
+        ak_public=ak_public,
+        statement=statement,
+        signature=signature,
+        devid=devid_context,
+        ak=ak_context,
+        ek=ek_context,
+    )
 
 
 def respond(request: Respond) -> Responded:
     """Sign the nonce by the DevID's key, and open the credential. Raises Fault."""
     access, tcti, begun = request.access, request.access.tcti, request.begun
-    with _stage("unable to solve proof of possession challenge: cannot open TPM", tcti), Tpm.opened(access) as tpm:
-        with _stage("unable to solve proof of possession challenge: failed to sign nonce", tcti):
+    with Tpm.opened(access, _POSSESSION) as tpm:
+        with _stage(f"{_POSSESSION}: failed to sign nonce", tcti):
             ek, _ = tpm.restore(begun.ek)
             session = tpm.session(ek)
             devid, devid_held = tpm.restore(begun.devid, access.devid_auth)
             signature = tpm.sign(devid, request.nonce, request.hash, session)
-            devid_held.close()
-        with _stage("unable to solve proof of residency challenge: failed to activate credential", tcti):
+        devid_held.close()
+        with _stage(f"{_RESIDENCY}: failed to activate credential", tcti):
             ak, _ = tpm.restore(begun.ak)
             secret = tpm.activate(ak, ek, request.credential, request.secret, session)
-        return Responded(signature=signature, secret=secret)
+    return Responded(signature=signature, secret=secret)
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,7 +288,7 @@ def make(access: Access, kind: str, message: Callable[[bytes], bytes], key: tupl
 
     `key`, public and private, is one that is there already. Without an authorization there is nothing to guess.
     """
-    with _stage("cannot open TPM", access.tcti), Tpm.opened(access) as tpm:
+    with Tpm.opened(access, "cannot make a DevID") as tpm:
         with _stage("cannot make the storage key", access.tcti):
             parent, session = tpm.storage_key(kind)
         with _stage("cannot create DevID key", access.tcti):

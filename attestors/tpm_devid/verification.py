@@ -47,7 +47,7 @@ class Trust:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A DevID that is trusted once its challenge is answered; the CAs above it, each once, in the order of its paths."""
+    """A DevID that is trusted once its challenge is answered. The CAs above it are in the order of its paths."""
 
     leaf: x509.Certificate
     authorities: tuple[x509.Certificate, ...]

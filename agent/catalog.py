@@ -21,6 +21,7 @@ BUILTINS: Builtins = {
     "NodeAttestor": {
         "join_token": Builtin("attestors.join_token.agent:Configuration", "attestors.join_token.agent:load"),
         "tpm": Builtin("attestors.tpm.agent:Configuration", "attestors.tpm.agent:load"),
+        "tpm_devid": Builtin("attestors.tpm_devid.agent:Configuration", "attestors.tpm_devid.agent:load"),
         "x509pop": Builtin("attestors.x509pop.agent:Configuration", "attestors.x509pop.agent:load"),
     },
     "SVIDStore": {

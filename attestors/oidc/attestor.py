@@ -96,10 +96,15 @@ class OidcAttestor:
 
 
 async def load(configuration: Configuration, context: PluginContext) -> WorkloadAttestor:
-    """Raises ConfigurationError for CA files that cannot be used. No issuer is asked yet."""
+    """Raises ConfigurationError for CA files that cannot be used, and in another PID namespace than /proc's.
+
+    No issuer is asked yet.
+    """
+    await asyncio.to_thread(configuration.check_files)
+    processes.require_own_proc()
     key_sets: dict[str, KeySet] = {}
     for name, issuer in configuration.issuers.items():
-        trusted = await asyncio.to_thread(fetching.tls_context, name, issuer.ca_path)
-        key_sets[name] = KeySet(name, partial(fetching.fetch, name, issuer.jwks_url, trusted))
+        http = fetching.client(name, issuer.ca_path)
+        key_sets[name] = KeySet(name, partial(fetching.fetch, name, issuer.jwks_url, http), http.close)
     context.log.debug("Tokens are taken of these issuers", issuers=", ".join(key_sets))
     return OidcAttestor(configuration, key_sets)

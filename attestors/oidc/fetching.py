@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 from typing import Final, TypeVar
-from urllib.parse import urlsplit
 
 import msgspec
 
+from attestors.sigstore.http import HttpClient
+from attestors.sigstore.urls import Url
 from operations import documents
 from operations.errors import ConfigurationError, Refused, SpireError, TemporarilyUnavailable
 from operations.quoting import quote
-from transport.http_client import Query, Service, asking
 from transport.limits import KIB
 
 DISCOVERY: Final = "/.well-known/openid-configuration"
 TIMEOUT: Final = 5.0
 """Seconds for discovery and keys together."""
 
-_HTTPS = 443
+_HEADERS = {"Accept": "application/json"}
 _WELL = 200
 _LARGEST = 256 * KIB
 
@@ -50,38 +51,36 @@ def tls_context(issuer: str, ca_path: str) -> ssl.SSLContext:
         raise ConfigurationError(f"issuers {quote(issuer)}: ca_path: {ca_path}: {reason}") from error
 
 
-async def fetch(issuer: str, jwks_url: str, context: ssl.SSLContext) -> list[msgspec.Raw]:
-    """The issuer's keys, each one JSON. Raises TemporarilyUnavailable, and Refused for documents of somebody else."""
+def client(issuer: str, ca_path: str) -> HttpClient:
+    """Through the proxies that the environment names."""
+    return HttpClient(os.environ, lambda: tls_context(issuer, ca_path))
+
+
+async def fetch(issuer: str, jwks_url: str, http: HttpClient) -> list[msgspec.Raw]:
+    """The issuer's keys, each one JSON. Raises TemporarilyUnavailable; Refused for what no issuer should publish."""
     try:
         async with asyncio.timeout(TIMEOUT):
-            url = jwks_url or await _discovered(issuer, context)
-            return (await _document(url, context, _Keys)).keys
+            url = jwks_url or await _discovered(issuer, http)
+            return (await _document(url, http, _Keys)).keys
     except TimeoutError as error:
         raise TemporarilyUnavailable(f"issuer {issuer} has not answered within {TIMEOUT:g} s") from error
 
 
-async def _discovered(issuer: str, context: ssl.SSLContext) -> str:
-    found = await _document(f"{issuer.removesuffix('/')}{DISCOVERY}", context, _Discovery)
+async def _discovered(issuer: str, http: HttpClient) -> str:
+    found = await _document(f"{issuer.removesuffix('/')}{DISCOVERY}", http, _Discovery)
     # Section 4.3: otherwise anybody who can have a document there speaks for others.
     if found.issuer != issuer:
         raise Refused(f"issuer {issuer}: its discovery document is of {quote(found.issuer)}")
-    if urlsplit(found.jwks_uri).scheme != "https":
+    if not found.jwks_uri.startswith("https://"):
         raise Refused(f"issuer {issuer}: its jwks_uri {quote(found.jwks_uri)} is no https URL")
     return found.jwks_uri
 
 
-async def _document(url: str, context: ssl.SSLContext, kind: type[T]) -> T:
-    parts = urlsplit(url)
-    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+async def _document(url: str, http: HttpClient, kind: type[T]) -> T:
+    answer = await http.get(Url.parse(url), headers=_HEADERS, largest=_LARGEST)
+    if answer.status != _WELL:
+        raise TemporarilyUnavailable(f"{url}: {answer.status}")
     try:
-        service = Service(parts.hostname or "", parts.port or _HTTPS, context)
-    except ValueError as error:
-        raise Refused(f"{quote(url)} is no URL") from error
-    async with asking(service, Query(target, headers={"Accept": "application/json"})) as answer:
-        if answer.status != _WELL:
-            raise TemporarilyUnavailable(f"{url}: {answer.status} {answer.phrase}".rstrip())
-        body = await answer.body(_LARGEST)
-    try:
-        return documents.decode(body, kind)
+        return documents.decode(answer.body, kind)
     except SpireError as error:
         raise TemporarilyUnavailable(f"{url}: {error}") from error

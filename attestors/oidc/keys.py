@@ -71,8 +71,14 @@ def _is_usable(key: object) -> bool:
 class KeySet:
     """The keys of one issuer. One fetch at a time, and one each PAUSE."""
 
-    def __init__(self, issuer: str, fetch: Callable[[], Awaitable[Sequence[msgspec.Raw]]]) -> None:
-        """`fetch` raises SpireError."""
+    def __init__(
+        self,
+        issuer: str,
+        fetch: Callable[[], Awaitable[Sequence[msgspec.Raw]]],
+        closing: Callable[[], None] | None = None,
+    ) -> None:
+        """`fetch` raises SpireError. `closing` lets go of what it holds."""
+        self._closing = closing
         self._issuer = issuer
         self._fetch = fetch
         self._keys: tuple[SigningKey, ...] = ()
@@ -101,6 +107,8 @@ class KeySet:
             self._fetching.cancel()
             with suppress(asyncio.CancelledError):
                 await self._fetching
+        if self._closing is not None:
+            self._closing()
 
     def _with(self, key_id: str | None) -> Sequence[SigningKey]:
         return [key for key in self._keys if key_id is None or key.key_id == key_id]

@@ -281,11 +281,11 @@ async def test_a_token_bound_by_claims_that_are_set(issuer: Issuer, folder: Path
 
 
 @root_only
-@root_only
 async def test_a_slow_issuer_keeps_nobody_waiting_but_those_with_its_tokens(issuer: Issuer, folder: Path) -> None:
-    answer = threading.Event()
+    asked, answer = threading.Event(), threading.Event()
 
     def late() -> Iterator[bytes]:
+        asked.set()
         answer.wait(60)
         yield b'{"keys": []}'
 
@@ -294,6 +294,7 @@ async def test_a_slow_issuer_keeps_nobody_waiting_but_those_with_its_tokens(issu
     with running() as process, running(uid=OTHER) as other, running("", code="import os; os.chdir('/')\n") as nobody:
         attestor = await Asked(issuer, file).attestor()
         waiting = asyncio.create_task(attestor.attest(process))
+        assert await asyncio.to_thread(asked.wait, 60)
         with pytest.raises(Refused):
             await attestor.attest(other)
         (folder / "token").unlink()

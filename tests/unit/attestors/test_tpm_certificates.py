@@ -17,7 +17,7 @@ from attestors.tpm.verification.endorsement import EK_CERTIFICATE, Endorsement, 
 from operations.errors import InvalidArgument, Refused
 from tests.simulators import tpm_pki as pki
 from tests.simulators.pki import ec_key, spki
-from tests.simulators.tpm_pki import NOW, ek_public
+from tests.simulators.tpm_pki import NOW, changes, ek_public
 
 ROOT = pki.root()
 MIDDLE = ROOT.authority("Acme TPM CA 7")
@@ -33,28 +33,28 @@ CHAIN = (MIDDLE.issue(spki(EK)), MIDDLE.certificate)
 BOUNDED = settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
-@BOUNDED
-@given(which=st.integers(0, 1), at=st.integers(0, 2000), bit=st.integers(0, 7))
-def test_any_changed_bit_of_a_chain_is_refused(which: int, at: int, bit: int) -> None:
-    changed = [bytearray(one) for one in CHAIN]
-    at %= len(changed[which])
-    changed[which][at] ^= 1 << bit
-    with pytest.raises(Refused):
-        verify(*map(bytes, changed))
+def test_any_changed_bit_of_a_chain_is_refused() -> None:
+    for changed in changes(CHAIN[0]):
+        with pytest.raises(Refused):
+            verify(changed, CHAIN[1])
+    for changed in changes(CHAIN[1]):
+        with pytest.raises(Refused):
+            verify(CHAIN[0], changed)
 
 
-@BOUNDED
-@given(at=st.integers(0, 200), bit=st.integers(0, 7))
-def test_any_changed_bit_of_the_key_is_refused(at: int, bit: int) -> None:
-    changed = bytearray(ek_public(EK))
-    changed[at % len(changed)] ^= 1 << bit
-    try:
-        found = verify(*CHAIN, ek=bytes(changed))
-    except (InvalidArgument, Refused):
-        return
-    # What is no part of the templates is proven by activation alone: such a key opens no credential.
-    assert found.public.key == EK.public_key()
-    assert found.public.name != verify(*CHAIN).public.name
+def test_any_changed_bit_of_the_key_is_refused() -> None:
+    """What is no part of the templates is proven by activation alone: a key of another Name opens no credential."""
+    name = verify(*CHAIN).public.name
+    others = 0
+    for changed in changes(ek_public(EK)):
+        try:
+            found = verify(*CHAIN, ek=changed)
+        except (InvalidArgument, Refused):
+            continue
+        others += 1
+        assert found.public.key == EK.public_key()
+        assert found.public.name != name
+    assert others < 32  # attributes that templates leave open
 
 
 @BOUNDED

@@ -14,10 +14,11 @@ from attestors.tpm.messages import Hello
 from attestors.tpm.verification import certificates, endorsement, paths, revocation
 from attestors.tpm.verification.certificates import Certificate
 from attestors.tpm.verification.endorsement import EK_CERTIFICATE, Endorsement, Trust
+from keystores.public_keys import PublicKey
 from operations.errors import InvalidArgument, Refused
 from tests.simulators import tpm_pki as pki
 from tests.simulators.pki import ec_key, spki
-from tests.simulators.tpm_pki import NOW, changes, ek_public
+from tests.simulators.tpm_pki import NOW, Authority, changes, ek_public
 
 ROOT = pki.root()
 MIDDLE = ROOT.authority("Acme TPM CA 7")
@@ -72,6 +73,40 @@ def test_a_broken_certificate_is_read_or_malformed(at: int, size: int, noise: by
         start = at % len(whole)
         with contextlib.suppress(InvalidArgument):
             parse(whole[:start] + noise + whole[start + size :])
+
+
+def test_crossing_certificates_cost_a_bounded_number_of_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fifteen certificates of one name, each below another, make more paths than anybody can try."""
+    checks = 0
+    checked = certificates.verify_signature
+
+    def counted(signed: certificates.Signed, key: PublicKey | None, what: str, instead: str) -> None:
+        nonlocal checks
+        checks += 1
+        checked(signed, key, what, instead)
+
+    monkeypatch.setattr(certificates, "verify_signature", counted)
+    crossing = Authority(pki.name(((pki.CN, "Crossing"),)))
+    chain = [
+        crossing.issue(spki(crossing.key), subject=crossing.subject, extensions=pki.AUTHORITY, serial=number)
+        for number in range(15)
+    ]
+    with pytest.raises(Refused, match="more paths than are looked at"):
+        verify(crossing.issue(spki(EK)), *chain)
+    assert checks <= 48
+
+
+def test_a_long_chain() -> None:
+    chain = [ROOT.authority("CA 1")]
+    for number in range(2, 10):
+        chain.append(chain[-1].authority(f"CA {number}"))
+    for length, longest in ((6, True), (7, False)):
+        below = [one.certificate for one in chain[:length]]
+        if longest:
+            assert verify(chain[length - 1].issue(spki(EK)), *below).certified
+        else:
+            with pytest.raises(Refused, match="a chain longer than the 8 that are looked at"):
+                verify(chain[length - 1].issue(spki(EK)), *below)
 
 
 FIELD = Path("/work/shared/data/ek-roots")

@@ -155,6 +155,22 @@ def test_texts_of_a_certificate_stay_in_a_line() -> None:
     assert (found.manufacturer, found.model, found.firmware) == ("Acme", "x" * 128, "id:7.2")
 
 
+@pytest.mark.parametrize(
+    ("manufacturer", "version", "read"),
+    [
+        ("id:49465800", "id:0755", ("IFX", "7.85")),
+        ("id:53544D20", "id:00010102", ("STM", "1.258")),
+        ("id:494e5443", "id:01F4000F", ("INTC", "500.15")),
+        ("id:00001014", "7.2", ("id:00001014", "7.2")),
+        ("Acme", "id:75", ("Acme", "id:75")),
+    ],
+)
+def test_how_manufacturers_and_versions_are_written(manufacturer: str, version: str, read: tuple[str, str]) -> None:
+    names = pki.alternative_names(pki.called(manufacturer, "x", version))
+    found = verify(ROOT.issue(spki(EK), extensions=(*pki.ENDORSEMENT[:3], names)))
+    assert (found.manufacturer, found.firmware) == read
+
+
 def test_an_rsa_key_for_oaep_only() -> None:
     assert verify(ROOT.issue(OAEP), ek=ek_public(rsa_key())).certified
     assert verify(ROOT.issue(spki(rsa_key())), ek=ek_public(rsa_key())).certified

@@ -86,6 +86,8 @@ def _selectors(machines: Sequence[Machine]) -> Iterator[Node]:
     if found:
         yield Comment("Which nodes it is for: of each kind of selector, one must be the node's.")
         yield Rule("selectors", found)
+    else:
+        yield Comment('For all nodes. Where other models have policies of their own: selectors = ["manufacturer:…"]')
 
 
 def _pcrs(machines: Sequence[Machine], judged: frozenset[int]) -> Iterator[Node]:

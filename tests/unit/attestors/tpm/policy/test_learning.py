@@ -12,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attestors.tpm.evidence import Evidence
-from attestors.tpm.policy import judging, learning, loading, replaying, writing
+from attestors.tpm.policy import allow_lists, judging, learning, loading, replaying, writing
 from attestors.tpm.policy.model import Judgement
 from attestors.tpm.policy.rules import Policies
 from operations import hcl
-from operations.errors import InvalidArgument, Refused
+from operations.errors import ConfigurationError, InvalidArgument, Refused
+from tests.simulators.booted import MACHINES
 from tests.simulators.event_log import Boot, certificate
 from tests.simulators.golden import FILES, taken, told
 
@@ -33,7 +34,7 @@ def judged(policies: Policies, evidence: Evidence) -> Judgement:
     return judging.judge(policies, replaying.replay(evidence).observed(policies))
 
 
-MACHINES = (
+BOOTS = (
     Boot(),
     Boot(kernel=b"another kernel", command_line="/boot/vmlinuz root=UUID=0fc63daf-8483-4772-8e79-3d69d8477de4 ro"),
     Boot(allowed=(certificate("vendor CA"), certificate("other CA")), forbidden=(b"\x01" * 32, b"\x02" * 32)),
@@ -55,7 +56,7 @@ OTHERS = {
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_the_golden_machines_satisfy_what_was_learned_of_them(count: int, tmp_path: Path) -> None:
-    golden = [taken(boot, ek=str(number)) for number, boot in enumerate(MACHINES[:count])]
+    golden = [taken(boot, ek=str(number)) for number, boot in enumerate(BOOTS[:count])]
     policies = learned(tmp_path, *golden)
     for evidence in golden:
         assert judged(policies, evidence) == Judgement(("golden",), ("golden",), {})
@@ -63,7 +64,7 @@ def test_the_golden_machines_satisfy_what_was_learned_of_them(count: int, tmp_pa
 
 @pytest.mark.parametrize("case", OTHERS)
 def test_a_machine_that_booted_otherwise_does_not(case: str, tmp_path: Path) -> None:
-    judgement = judged(learned(tmp_path, taken(), taken(MACHINES[1])), taken(OTHERS[case]))
+    judgement = judged(learned(tmp_path, taken(), taken(BOOTS[1])), taken(OTHERS[case]))
     assert not judgement.passed
     assert judgement.reasons
 
@@ -205,3 +206,34 @@ def test_a_boot_that_went_on_is_judged_by_its_files(tmp_path: Path) -> None:
 )
 def test_every_machine_satisfies_its_own_policy(machine: str, tmp_path: Path) -> None:
     assert judged(learned(tmp_path, told(machine)), told(machine)) == Judgement(("golden",), ("golden",), {})
+
+
+def test_signed_files_of_a_machine_need_no_digests(tmp_path: Path) -> None:
+    """Those that evmctl signed there, by RSA and by ECDSA."""
+    evidence = told("golden")
+    unsigned = [
+        entry
+        for entry in replaying.replay(evidence).ima or ()
+        if entry.signature is None and not entry.path.startswith("boot_aggregate")
+    ]
+    lines = (allow_lists.line(entry.algorithm, entry.digest, entry.path) for entry in unsigned)
+    (tmp_path / "list").write_text("\n".join(lines))
+    text = 'policy "golden" {{ ima {{ allow_file = "list" {} }} }}'
+    signers = [str(MACHINES / f"signer-{kind}.pem") for kind in ("rsa", "ec")]
+
+    def tried(signed_by: str) -> Judgement:
+        (tmp_path / "boot.hcl").write_text(text.format(signed_by))
+        return judged(loading.load(str(tmp_path / "boot.hcl")), evidence)
+
+    assert tried(f'signed_by = ["{signers[0]}", "{signers[1]}"]').passed
+    assert len(tried("").reasons) == 2
+    [reason] = tried(f'signed_by = ["{signers[0]}"]').reasons
+    assert '"/usr/bin/signed-ec"' in reason
+    assert reason.endswith("is not among the allowed files, nor is it signed by a key of signed_by")
+
+
+def test_a_file_of_keys_that_has_none_is_told(tmp_path: Path) -> None:
+    (tmp_path / "keys.pem").write_text("no key")
+    (tmp_path / "boot.hcl").write_text('policy "golden" { ima {\nsigned_by = ["keys.pem"] } }')
+    with pytest.raises(ConfigurationError, match=r"boot\.hcl:2: signed_by: .*keys\.pem: no certificate"):
+        loading.load(str(tmp_path / "boot.hcl"))

@@ -11,7 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from attestors.tpm.event_log import parser
+from attestors.tpm.event_log import replay as event_log
 from attestors.tpm.evidence import Evidence
+from attestors.tpm.pcrs import initial
 from attestors.tpm.policy import allow_lists, judging, learning, loading, replaying, writing
 from attestors.tpm.policy.model import Judgement
 from attestors.tpm.policy.rules import Policies
@@ -19,7 +22,8 @@ from operations import hcl
 from operations.errors import ConfigurationError, InvalidArgument, Refused
 from tests.simulators.booted import MACHINES
 from tests.simulators.event_log import Boot, certificate
-from tests.simulators.golden import FILES, taken, told
+from tests.simulators.golden import FILES, TAKEN_AT, taken, told
+from tests.simulators.shared_data import shared_data
 
 
 def learned(folder: Path, *evidence: Evidence) -> Policies:
@@ -237,3 +241,28 @@ def test_a_file_of_keys_that_has_none_is_told(tmp_path: Path) -> None:
     (tmp_path / "boot.hcl").write_text('policy "golden" { ima {\nsigned_by = ["keys.pem"] } }')
     with pytest.raises(ConfigurationError, match=r"boot\.hcl:2: signed_by: .*keys\.pem: no certificate"):
         loading.load(str(tmp_path / "boot.hcl"))
+
+
+def test_logs_of_real_machines(tmp_path: Path) -> None:
+    """Where they are at hand: each that replays satisfies the policy that is learned of it, and not another's."""
+    found: dict[str, Evidence] = {}
+    for path in shared_data("eventlogs"):
+        data = path.read_bytes()
+        try:
+            log = parser.parse(data)
+            bank = "sha256" if "sha256" in log.banks else log.banks[0]
+            quoted = {number: initial(bank, number, log.locality) for number in range(24)}
+            quoted.update(event_log.replay(log, bank).values)
+            evidence = Evidence(taken_at=TAKEN_AT, bank=bank, pcrs=quoted, event_log=data)
+            replaying.replay(evidence)
+        except (Refused, InvalidArgument):
+            continue
+        found[path.name] = evidence
+    assert found or not shared_data("eventlogs")
+    policies = {name: learned(tmp_path, evidence) for name, evidence in found.items()}
+    for name, evidence in found.items():
+        assert judged(policies[name], evidence).passed, name
+    distinct = {evidence.pcrs[4]: evidence for evidence in found.values()}.values()
+    for one in distinct:
+        others = [policies[name] for name, evidence in found.items() if evidence.pcrs[4] != one.pcrs[4]]
+        assert not any(judged(policy, one).passed for policy in others)

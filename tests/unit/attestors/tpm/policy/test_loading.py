@@ -141,7 +141,7 @@ FAULTS = {
         'policy "a" { events {\ncommand_line = ["\\\\Qa"] } }',
         "boot.hcl:2: pattern .* cannot be used",
     ),
-    "a long pattern": (f'policy "a" {{ ima {{\nexclude = ["{"a" * 4097}"] }} }}', "boot.hcl:2: a pattern of 4097"),
+    "a long pattern": (f'policy "a" {{ ima {{\nexclude = ["{"a" * 16385}"] }} }}', "boot.hcl:2: a pattern of 16385"),
     "a back reference": ('policy "a" { ima {\nexclude = ["(a)\\\\1"] } }', "boot.hcl:2: pattern .* cannot be used"),
     "a bad version": ('policy "a" { tpm_firmware {\nminimum = "7.85" } }', "boot.hcl:2: .*no TPM firmware version"),
     "a selector of another kind": (

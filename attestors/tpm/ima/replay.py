@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from functools import partial
 from itertools import islice
 
 from attestors.tpm.ima import templates
@@ -14,7 +15,12 @@ from operations.errors import InvalidArgument, Refused
 
 _Extended = Callable[[Record], bytes]
 """What the kernel extended for an entry."""
-_HASHES = {"sha1": hashlib.sha1, "sha256": hashlib.sha256, "sha384": hashlib.sha384, "sha512": hashlib.sha512}
+_HASHES = {
+    "sha1": partial(hashlib.sha1, usedforsecurity=False),  # what old kernels and banks have; FIPS modes forbid it else
+    "sha256": hashlib.sha256,
+    "sha384": hashlib.sha384,
+    "sha512": hashlib.sha512,
+}
 
 
 def replay(data: bytes, start: Prefix, quoted: bytes, bank: str) -> Replayed:
@@ -35,7 +41,7 @@ def replay(data: bytes, start: Prefix, quoted: bytes, bank: str) -> Replayed:
             return Replayed(entries, prefix)
     raise Refused(
         f"IMA list: no beginning of it replays to the quoted PCR {IMA_PCR} ({bank}): entries are missing, altered or of"
-        " another boot"
+        " another boot, or the kernel was started by kexec and left them behind"
     )
 
 

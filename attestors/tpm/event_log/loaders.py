@@ -27,6 +27,7 @@ _COMMAND: Final = b"grub_cmd"
 _PLACE: Final = re.compile(r"[/(+0-9]")
 """How the name of a file begins, and no command of GRUB: on a file system, on a device, a list of blocks."""
 _STARTS_LINUX: Final = "linux"
+_BOOT_IMAGE: Final = "BOOT_IMAGE="
 
 _LINE_LIMIT: Final = 32 << 10
 """Bytes of a command line: kernels take 2048 to 4096, and cut what is longer."""
@@ -108,11 +109,17 @@ def command_lines(registers: Mapping[int, Register]) -> CommandLines:
 
 
 def _remember(found: CommandLines, bank: str, text: _Text) -> None:
-    """`chainloader FILE OPTIONS`, `FILE OPTIONS` or `OPTIONS`."""
+    """What a kernel may have been given: of `chainloader FILE OPTIONS`, or of a line as GRUB 2.12 and the stub have it.
+
+    The first has a NUL at its end, the second none.
+    """
     _, _, after_one = text.text.partition(" ")
     _, _, after_two = after_one.partition(" ")
-    for options in (after_two,) if text.command else (text.text, after_one):
-        found.options.setdefault(hashed(bank, f"{options}\0".encode("utf-16-le")), options if text.command else None)
+    for options in (after_two,) if text.command else (text.text, f"{_BOOT_IMAGE}{text.text}"):
+        if not options:  # an empty file has the same digest
+            continue
+        for whole in (options, f"{options}\0"):
+            found.options.setdefault(hashed(bank, whole.encode("utf-16-le")), options if text.command else None)
 
 
 def _add_options(found: CommandLines, registers: Mapping[int, Register]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -191,3 +192,30 @@ class Authority:
 
 def root(common_name: str = "Acme TPM Root CA", key: PrivateKey | None = None) -> Authority:
     return Authority(name(((CN, common_name),)), key or ec_key())
+
+
+EK_POLICY: Final = bytes.fromhex("837197674484b3f81a90cc8d46a5d724fd52d76e06520b64f2a1da1b331469aa")
+EK_ATTRIBUTES: Final = 0x000300B2
+"""Of templates L-1 and L-2: fixedTPM, fixedParent, sensitiveDataOrigin, adminWithPolicy, restricted, decrypt."""
+
+
+def sized(content: bytes) -> bytes:
+    """A TPM2B."""
+    return len(content).to_bytes(2) + content
+
+
+def ek_public(
+    key: PrivateKey,
+    attributes: int = EK_ATTRIBUTES,
+    policy: bytes = EK_POLICY,
+    cipher: bytes = b"\0\x06\0\x80\0\x43",
+    name_algorithm: int = 0x000B,
+) -> bytes:
+    """A TPM2B_PUBLIC as template L-1 or L-2 makes it."""
+    if isinstance(key, rsa.RSAPrivateKey):
+        kind, rest = 0x0001, struct.pack(">HI", key.key_size, 0)
+        rest += sized(key.public_key().public_numbers().n.to_bytes(key.key_size // 8))
+    else:
+        point = key.public_key().public_numbers()
+        kind, rest = 0x0023, b"\0\x03\0\x10" + sized(point.x.to_bytes(32)) + sized(point.y.to_bytes(32))
+    return sized(struct.pack(">HHI", kind, name_algorithm, attributes) + sized(policy) + cipher + b"\0\x10" + rest)

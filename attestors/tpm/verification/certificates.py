@@ -164,9 +164,7 @@ def parse(data: bytes) -> Certificate:
         not_before=ber.time(validity[0], "the beginning of the validity"),
         not_after=ber.time(validity[1], "the end of the validity"),
         key=key,
-        extensions={}
-        if extensions is None
-        else read_extensions(ber.whole(extensions.content, ber.SEQUENCE, "the extensions")),
+        extensions={} if extensions is None else _wrapped_extensions(extensions),
         signed=signed,
         title=title(subject),
         issuer_title=title(issuer),

@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import logging
 import struct
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from attestors.tpm.messages import Hello
 from attestors.tpm.verification import certificates, endorsement, revocation
 from attestors.tpm.verification.endorsement import Endorsement, Trust
 from identity.asn1 import BIT_STRING, element, object_identifier
-from identity.pem import block
 from keystores.public_keys import PublicKey
-from operations.errors import ConfigurationError, InvalidArgument, Refused
+from operations.errors import InvalidArgument, Refused
 from tests.simulators import tpm_pki as pki
 from tests.simulators.pki import ec_key, spki
 from tests.simulators.tpm_manufacturer import Manufacturer
-from tests.simulators.tpm_pki import DAY, NOW, Authority
+from tests.simulators.tpm_pki import DAY, EK_ATTRIBUTES, NOW, Authority, ek_public, sized
 
-POLICY_A = bytes.fromhex("837197674484b3f81a90cc8d46a5d724fd52d76e06520b64f2a1da1b331469aa")
-ATTRIBUTES = 0x000300B2
-"""Of templates L-1 and L-2."""
 ROOT = pki.root()
 MIDDLE = ROOT.authority("Acme TPM CA 7")
 EK = ec_key()
@@ -41,33 +33,12 @@ def rsa_key() -> rsa.RSAPrivateKey:
     return rsa.generate_private_key(65537, 2048)
 
 
-def sized(content: bytes) -> bytes:
-    return len(content).to_bytes(2) + content
-
-
-def public(
-    key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey = EK,
-    attributes: int = ATTRIBUTES,
-    policy: bytes = POLICY_A,
-    cipher: bytes = b"\0\x06\0\x80\0\x43",
-    name_algorithm: int = 0x000B,
-) -> bytes:
-    """A TPM2B_PUBLIC as template L-2 or L-1 makes it."""
-    if isinstance(key, rsa.RSAPrivateKey):
-        kind, rest = 0x0001, struct.pack(">HI", key.key_size, 0)
-        rest += sized(key.public_key().public_numbers().n.to_bytes(key.key_size // 8))
-    else:
-        point = key.public_key().public_numbers()
-        kind, rest = 0x0023, b"\0\x03\0\x10" + sized(point.x.to_bytes(32)) + sized(point.y.to_bytes(32))
-    return sized(struct.pack(">HHI", kind, name_algorithm, attributes) + sized(policy) + cipher + b"\0\x10" + rest)
-
-
 def trust(*anchors: bytes, crls: Sequence[bytes] = (), hashes: Sequence[str] = ()) -> Trust:
     return Trust(anchors, tuple(crls), frozenset(hashes))
 
 
 def verify(*chain: bytes, trusted: Trust | None = None, ek: bytes | None = None) -> Endorsement:
-    hello = Hello(ek_public=public() if ek is None else ek, ak_public=b"", ek_certificates=chain)
+    hello = Hello(ek_public=ek_public(EK) if ek is None else ek, ak_public=b"", ek_certificates=chain)
     return endorsement.verify(hello, trusted or trust(ROOT.certificate), NOW)
 
 
@@ -186,8 +157,8 @@ def test_texts_of_a_certificate_stay_in_a_line() -> None:
 
 
 def test_an_rsa_key_for_oaep_only() -> None:
-    assert verify(ROOT.issue(OAEP), ek=public(rsa_key())).certified
-    assert verify(ROOT.issue(spki(rsa_key())), ek=public(rsa_key())).certified
+    assert verify(ROOT.issue(OAEP), ek=ek_public(rsa_key())).certified
+    assert verify(ROOT.issue(spki(rsa_key())), ek=ek_public(rsa_key())).certified
 
 
 def test_a_modulus_without_its_sign_octet() -> None:
@@ -196,7 +167,7 @@ def test_a_modulus_without_its_sign_octet() -> None:
     key = pki.sequence(
         pki.sequence(object_identifier("1.2.840.113549.1.1.1"), b"\x05\x00"), element(BIT_STRING, b"\0" + bare)
     )
-    assert verify(ROOT.issue(key), ek=public(rsa_key())).certified
+    assert verify(ROOT.issue(key), ek=ek_public(rsa_key())).certified
 
 
 def test_names_match_as_people_read_them() -> None:
@@ -368,12 +339,12 @@ def test_a_ca_that_must_not_sign_revocation_lists() -> None:
 @pytest.mark.parametrize(
     ("ek", "reason"),
     [
-        (public(attributes=ATTRIBUTES & ~(1 << 16)), "restricted is not set"),
-        (public(attributes=ATTRIBUTES & ~(1 << 1)), "fixedTPM is not set"),
-        (public(attributes=ATTRIBUTES & ~(1 << 17) | 1 << 18), "decrypt is not set, sign is set"),
-        (public(policy=b""), "its policy is none of the TCG's templates"),
-        (public(cipher=b"\0\x10"), "it has no AES cipher"),
-        (public(name_algorithm=4), "name algorithm 0x0004 is not supported"),
+        (ek_public(EK, attributes=EK_ATTRIBUTES & ~(1 << 16)), "restricted is not set"),
+        (ek_public(EK, attributes=EK_ATTRIBUTES & ~(1 << 1)), "fixedTPM is not set"),
+        (ek_public(EK, attributes=EK_ATTRIBUTES & ~(1 << 17) | 1 << 18), "decrypt is not set, sign is set"),
+        (ek_public(EK, policy=b""), "its policy is none of the TCG's templates"),
+        (ek_public(EK, cipher=b"\0\x10"), "it has no AES cipher"),
+        (ek_public(EK, name_algorithm=4), "name algorithm 0x0004 is not supported"),
     ],
 )
 def test_a_key_that_is_no_endorsement_key(ek: bytes, reason: str) -> None:
@@ -381,7 +352,7 @@ def test_a_key_that_is_no_endorsement_key(ek: bytes, reason: str) -> None:
         verify(trusted=trust(hashes=[HASH]), ek=ek)
 
 
-@pytest.mark.parametrize("ek", [b"", b"\0\x04abcd", public()[:-1], public() + b"\0", bytes(5000)])
+@pytest.mark.parametrize("ek", [b"", b"\0\x04abcd", ek_public(EK)[:-1], ek_public(EK) + b"\0", bytes(5000)])
 def test_what_is_no_public_area(ek: bytes) -> None:
     with pytest.raises(InvalidArgument):
         verify(trusted=trust(hashes=[HASH]), ek=ek)
@@ -428,114 +399,3 @@ def test_a_software_tpm_is_known_by_its_maker(tmp_path: Path) -> None:
                 endorsement.verify(
                     Hello(ek_public=hello.ek_public, ak_public=b"", ek_certificates=(certificate,)), trusted, later
                 )
-
-
-CHAIN = (MIDDLE.issue(spki(EK)), MIDDLE.certificate)
-BOUNDED = settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-
-
-@BOUNDED
-@given(which=st.integers(0, 1), at=st.integers(0, 2000), bit=st.integers(0, 7))
-def test_any_changed_bit_of_a_chain_is_refused(which: int, at: int, bit: int) -> None:
-    changed = [bytearray(one) for one in CHAIN]
-    at %= len(changed[which])
-    changed[which][at] ^= 1 << bit
-    with pytest.raises(Refused):
-        verify(*map(bytes, changed))
-
-
-@BOUNDED
-@given(at=st.integers(0, 200), bit=st.integers(0, 7))
-def test_any_changed_bit_of_the_key_is_refused(at: int, bit: int) -> None:
-    changed = bytearray(public())
-    changed[at % len(changed)] ^= 1 << bit
-    try:
-        found = verify(*CHAIN, ek=bytes(changed))
-    except (InvalidArgument, Refused):
-        return
-    # What is no part of the templates is proven by activation alone: such a key opens no credential.
-    assert found.public.key == EK.public_key()
-    assert found.public.name != verify(*CHAIN).public.name
-
-
-@BOUNDED
-@given(data=st.binary(max_size=300))
-def test_noise_is_malformed(data: bytes) -> None:
-    for parse in (certificates.parse, revocation.parse):
-        with pytest.raises(InvalidArgument):
-            parse(data)
-
-
-@BOUNDED
-@given(at=st.integers(0, 2000), size=st.integers(0, 40), noise=st.binary(max_size=40))
-def test_a_broken_certificate_is_read_or_malformed(at: int, size: int, noise: bytes) -> None:
-    for whole, parse in ((CHAIN[0], certificates.parse), (ROOT.revocation_list(1, 2), revocation.parse)):
-        start = at % len(whole)
-        with contextlib.suppress(InvalidArgument):
-            parse(whole[:start] + noise + whole[start + size :])
-
-
-def write(path: Path, content: bytes | str) -> str:
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return str(path)
-
-
-def pem(der: bytes, label: str = "CERTIFICATE") -> str:
-    return block(label, der)
-
-
-def test_files_of_trust(tmp_path: Path) -> None:
-    folder = tmp_path / "ca"
-    (folder / "old").mkdir(parents=True)
-    write(folder / "root.pem", "Our root\n" + pem(ROOT.certificate) + pem(ROOT.certificate))
-    write(folder / "middle.cer", MIDDLE.certificate)
-    write(folder / "middle.crl", MIDDLE.revocation_list(9))
-    write(folder / "root.crl.pem", pem(ROOT.revocation_list(), "X509 CRL"))
-    write(folder / ".hidden", "whatever")
-    hashes = write(tmp_path / "hashes", f"# TPMs of rack 7\n\n{HASH}  # node 12\n{'AB' * 32}\r\n")
-    found = endorsement.load(str(folder), hashes)
-    assert set(found.anchors) == {ROOT.certificate, MIDDLE.certificate}
-    assert set(found.crls) == {MIDDLE.revocation_list(9), ROOT.revocation_list()} or len(found.crls) == 2
-    assert found.hashes == {HASH, "ab" * 32}
-    single = endorsement.load(str(folder / "root.pem"), "")
-    assert single == Trust((ROOT.certificate,), (), frozenset())
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        (b"", "neither a certificate nor a revocation list"),
-        ("hello", "neither a certificate nor a revocation list"),
-        (b"\x30\x03abc", "cannot be read as a certificate: ASN.1 data are cut short"),
-        (pem(ROOT.issue(spki(EK))), r"ca\.pem:1: .*is no CA's; to trust one endorsement key put its hash"),
-        ("\n" + pem(b"\x30\x00", "PRIVATE KEY"), r"ca\.pem:2: PRIVATE KEY is neither"),
-        ("-----BEGIN CERTIFICATE-----\n!!\n-----END CERTIFICATE-----\n", r"ca\.pem:1: the PEM block is no base64"),
-        (
-            pem(b"\x30\x00", "X509 CRL"),
-            r"ca\.pem:1: cannot be read as a revocation list: the.* is not made of",
-        ),
-        (pem(ROOT.revocation_list(), "X509 CRL"), "no CA certificate is there"),
-    ],
-    ids=["empty", "text", "broken", "leaf", "key", "base64", "broken list", "lists only"],
-)
-def test_files_that_cannot_be_trusted(tmp_path: Path, content: bytes | str, reason: str) -> None:
-    with pytest.raises(ConfigurationError, match=reason):
-        endorsement.load(write(tmp_path / "ca.pem", content), "")
-
-
-def test_paths_that_lead_nowhere(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"missing: cannot be read: No such file"):
-        endorsement.load(str(tmp_path / "missing"), "")
-    with pytest.raises(ConfigurationError, match=r"missing: cannot be read: No such file"):
-        endorsement.load("", str(tmp_path / "missing"))
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ConfigurationError, match="no CA certificate is there"):
-        endorsement.load(str(tmp_path / "empty"), "")
-    with pytest.raises(ConfigurationError, match=r"hashes:2: \"abc\" is no SHA-256 of an endorsement key"):
-        endorsement.load("", write(tmp_path / "hashes", f"{HASH}\nabc\n"))
-
-
-def test_nothing_configured_is_said(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING):
-        assert endorsement.load("", "") == Trust((), (), frozenset())
-    assert "every TPM is going to be refused" in caplog.text

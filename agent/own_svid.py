@@ -9,10 +9,10 @@ from contextlib import suppress
 
 from agent import csr
 from agent.attest import attest
-from agent.backoff import Backoff, jittered
+from agent.backoff import Backoff
 from agent.denial import STRANGER, Unwelcome, is_banned, is_final, is_unknown_authority, must_reattest
 from agent.identity import AgentSvid, next_key, received
-from agent.rotation import RotationStrategy
+from agent.rotation import RotationStrategy, proven_by
 from agent.server_client import ServerClient
 from agent.startup import Start
 from operations import logs, metrics
@@ -173,7 +173,7 @@ class OwnSvid:
         """When to prove anew what this node is: at the renewal, or before, at the attestor's own interval."""
         attestor = self._start.attestor
         if self.current.reattestable and isinstance(attestor, Reattesting) and attestor.interval:
-            return min(renewal, attested + jittered(attestor.interval))
+            return proven_by(renewal, attested, attestor.interval)
         return renewal
 
     async def store(self) -> None:

@@ -12,8 +12,8 @@ from typing import Final
 from operations.errors import ConfigurationError
 
 LIMIT: Final = 8
-"""Certificates, and 64 KiB each: a payload has room for no more."""
-_SIZE: Final = 64 << 10
+_SIZE: Final = 128 << 10
+"""Bytes of all: a payload has room for no more."""
 _PEM: Final = re.compile(
     rb"-----BEGIN (?:ATTRIBUTE |)CERTIFICATE-----\s(.*?)-----END (?:ATTRIBUTE |)CERTIFICATE-----", re.DOTALL
 )
@@ -28,6 +28,8 @@ def read(path: str) -> tuple[bytes, ...]:
     if not path:
         return ()
     found = [certificate for file in _files(Path(path)) for certificate in _certificates(file)]
+    if sum(map(len, found)) > _SIZE:
+        raise ConfigurationError(f"platform_certificate_path: {path} has more than {_SIZE >> 10} KiB; {_ADVICE}")
     if not found or len(found) > LIMIT:
         raise ConfigurationError(
             f"platform_certificate_path: {path} has {len(found)} certificates; {_ADVICE}, 1 to {LIMIT}"

@@ -28,15 +28,18 @@ from keystores.tpm import endorsements, statements, templates
 from keystores.tpm.device import Device, unmarshalled
 from keystores.tpm.failures import Fault
 from keystores.tpm.messages import Attest, Attested, Blob, Endorse, Endorsed, StatedKey, Wrapped
-from keystores.tpm.responses import Meaning, error_number, meaning
+from keystores.tpm.responses import FAILURE, INTEGRITY, VALUE, Meaning, error_number, meaning
 
 Beat = Callable[[], None]
 TRIES: Final = 20
 """Quotes until one is about registers that did not change meanwhile."""
 _AT_ONCE: Final = 8
 """Registers that TPM2_PCR_Read gives at most."""
-_ACTIVATION: Final = frozenset({0x084, 0x09F, 0x095, 0x09A})
-"""VALUE, INTEGRITY, SIZE, INSUFFICIENT: how a credential fails that is for another endorsement or attestation key."""
+_ACTIVATION: Final = frozenset({FAILURE, VALUE, INTEGRITY, 0x095, 0x09A})
+"""How a credential fails that is for another endorsement or attestation key; the last ones are SIZE and INSUFFICIENT.
+
+libtpms says FAILURE where an RSA key does not open it, and is not in failure mode for that.
+"""
 
 
 def endorse(device: Device, request: Endorse, beat: Beat) -> Endorsed:
@@ -140,6 +143,7 @@ def _activate(device: Device, endorsement: ESYS_TR, public: TPM2B_PUBLIC, signer
     except TSS2_Exception as error:
         if error_number(int(error.rc)) not in _ACTIVATION:
             raise
+        device.esapi.read_public(signer)  # a TPM in failure mode does not do this either
         line = "the TPM does not open the server's credential: it was made for another endorsement or attestation key"
         raise Fault("Refused", line, code=int(error.rc), reason=str(error)) from error
     return bytes(opened)

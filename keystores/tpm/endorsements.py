@@ -32,6 +32,8 @@ from keystores.tpm.responses import HANDLE, HIERARCHY, POLICY_FAIL, Meaning, err
 
 CHAIN: Final = (0x01C00100, 0x01C001FF)
 """NV indices of the certificates above the endorsement key's own."""
+CHAIN_LIMIT: Final = 64 << 10
+"""Bytes of them."""
 _HERE: Final = TPMA_OBJECT.FIXEDTPM | TPMA_OBJECT.FIXEDPARENT | TPMA_OBJECT.SENSITIVEDATAORIGIN
 _EK: Final = _HERE | TPMA_OBJECT.ADMINWITHPOLICY | TPMA_OBJECT.RESTRICTED | TPMA_OBJECT.DECRYPT
 _POLICY_A: Final = bytes.fromhex("837197674484b3f81a90cc8d46a5d724fd52d76e06520b64f2a1da1b331469aa")
@@ -123,7 +125,12 @@ def certificate(device: Device, template: Template) -> bytes:
 def chain(device: Device) -> list[bytes]:
     """The certificates above it that the TPM carries, as DER. They may go on from one index to the next."""
     found = nv.indices(device.esapi, *CHAIN)
-    return nv.elements(b"".join(nv.read(device.esapi, index) for index in found))
+    data = b""
+    for index in found:
+        data += nv.read(device.esapi, index)
+        if len(data) > CHAIN_LIMIT:
+            break
+    return nv.elements(data[:CHAIN_LIMIT])
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from tests.simulators.swtpm import started as powered
 MACHINES: Final = Path(__file__).parent.parent / "machines"
 GOLDEN: Final = "golden"
 
-_STARTUP, _PCR_EXTEND, _PCR_READ = 0x144, 0x182, 0x17E
+_STARTUP, _SHUTDOWN, _PCR_EXTEND, _PCR_READ = 0x144, 0x145, 0x182, 0x17E
 _SESSIONS, _PASSWORD = 0x8002, 0x40000009
 _ALGORITHMS: Final = {"sha1": 0x0004, "sha256": 0x000B, "sha384": 0x000C, "sha512": 0x000D}
 
@@ -71,14 +71,19 @@ class Booted:
     def ima(self) -> Path:
         return self.securityfs / "ima" / "binary_runtime_measurements"
 
-    def start(self, boot: Boot | None = None) -> None:
-        """Reset the TPM and boot: the same again, or another one."""
+    def start(self, boot: Boot | None = None, *, orderly: bool = True) -> None:
+        """Reset the TPM and boot: the same again, or another one.
+
+        An `orderly` end is told to the TPM before its reset, as a kernel does it; after another one its clock is not
+        safe.
+        """
         self.boot = boot or self.boot
         log = parser.parse(self.boot.event_log)
+        if orderly:
+            self._say(_SHUTDOWN)
         self._control("-i")
         self._control("-l", str(log.locality))
-        code, _ = self.tpm.command(_STARTUP, struct.pack(">H", 0))
-        assert code == 0, f"TPM2_Startup: {code:#x}"
+        self._say(_STARTUP)
         self._control("-l", "0")
         for event in log.events:
             if event.type != NO_ACTION:
@@ -88,9 +93,9 @@ class Booted:
             path.write_bytes(content)
         self.append(self.boot.ima)
 
-    def reboot(self, machine: str | None = None) -> None:
+    def reboot(self, machine: str | None = None, *, orderly: bool = True) -> None:
         """As another machine of tests/machines, or as before; what was measured since is forgotten."""
-        self.start(Boot.of(machine) if machine is not None else None)
+        self.start(Boot.of(machine) if machine is not None else None, orderly=orderly)
 
     def measure(self, path: str, content: bytes = b"", signature: bytes = b"") -> None:
         """The kernel measures a file."""
@@ -107,7 +112,7 @@ class Booted:
             self.extend(
                 record.pcr,
                 {
-                    bank: _ones(size) if record.digest == VIOLATION else hashlib.new(bank, data).digest()
+                    bank: b"\xff" * size if record.digest == VIOLATION else hashlib.new(bank, data).digest()
                     for bank, size in BANKS.items()
                 },
             )
@@ -133,6 +138,11 @@ class Booted:
             values[number] = answer[-BANKS[bank] :]
         return PcrValues(bank, values)
 
+    def _say(self, command: int) -> None:
+        """TPM2_Startup or TPM2_Shutdown, with TPM_SU_CLEAR."""
+        code, _ = self.tpm.command(command, struct.pack(">H", 0))
+        assert code == 0, f"command {command:#x}: {code:#x}"
+
     def _exchange(self, command: bytes) -> bytes:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(60)
@@ -153,12 +163,13 @@ class Booted:
 
 @contextmanager
 def started(folder: Path, boot: Boot | None = None) -> Generator[Booted]:
-    """A new TPM in a machine that booted, until the block ends. `folder` has a short path and is the TPM's."""
+    """A new TPM in a machine that booted, until the block ends. `folder`, the TPM's, has a short path."""
     with powered(folder) as tpm:
-        machine = Booted(tpm, folder / "securityfs")
-        machine.start(boot)
-        yield machine
+        yield of(tpm, boot)
 
 
-def _ones(size: int) -> bytes:
-    return b"\xff" * size
+def of(tpm: Swtpm, boot: Boot | None = None) -> Booted:
+    """A machine that booted with this TPM, which is switched on."""
+    machine = Booted(tpm, tpm.folder / "securityfs")
+    machine.start(boot)
+    return machine

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Final
 
@@ -60,11 +61,11 @@ def _by_fields(record: Record) -> ImaEntry:
     fields = _fields(bytes(record.data))
     if len(fields) < 2:
         raise InvalidArgument("it does not begin with a digest and a path")
-    at = _signature_field(record.template)
+    template, at = _named(record.template)
     signature = fields[at] if at is not None and at < len(fields) else b""
     algorithm, value = _digest(fields[0])
     path, violation = _path(fields[1].removesuffix(b"\0")), record.digest == VIOLATION
-    return ImaEntry(record.pcr, _text(record.template), algorithm, value, path, signature or None, violation)
+    return ImaEntry(record.pcr, template, algorithm, value, path, signature or None, violation)
 
 
 def _fields(data: bytes) -> list[bytes]:
@@ -81,11 +82,13 @@ def _fields(data: bytes) -> list[bytes]:
     return fields
 
 
-def _signature_field(template: bytes) -> int | None:
+@lru_cache(maxsize=64)
+def _named(template: bytes) -> tuple[str, int | None]:
+    """The name as one string for all entries, and which field is the file's signature."""
     if b"|" not in template:
-        return _SIGNATURES.get(template)
+        return _text(template), _SIGNATURES.get(template)
     names = template.split(b"|")
-    return names.index(b"sig") if b"sig" in names[2:] else None
+    return _text(template), names.index(b"sig") if b"sig" in names[2:] else None
 
 
 def _digest(field: bytes) -> tuple[str, bytes]:

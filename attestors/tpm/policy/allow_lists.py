@@ -37,8 +37,12 @@ class _RuntimePolicy(msgspec.Struct, frozen=True):
 
 
 def add(allowed: Allowed, path: str, text: str) -> None:
-    """Allow a file to have that digest, besides those that it may have already. Raises InvalidArgument."""
+    """Allow a file to have that digest, besides those that it may have already. Raises InvalidArgument.
+
+    Spaces become what the kernel measures for them (ima_write_template_field_data).
+    """
     algorithm, digest = file_digest(text)
+    path = path.replace(" ", "_")
     paths = allowed.setdefault(algorithm, {})
     known = paths.get(path, ())
     if digest not in known:

@@ -13,6 +13,8 @@ from attestors.tpm.policy.rules import DigestRule, EventRules
 
 DRIVER_PCR: Final = 2
 """Drivers that came with cards; whatever else was started, wherever it was measured, is an image."""
+_COMMAND_PCRS: Final = (8, 9, 12)
+"""Of GRUB, of the kernel's own EFI stub, and of systemd's."""
 OPTIONAL: Final = frozenset({"MokList", "MokListX"})
 """Variables that shim measures only where they exist."""
 
@@ -48,8 +50,8 @@ def judge_events(rules: EventRules, facts: BootFacts | None, reasons: Reasons) -
         versions = () if facts.firmware_version is None else (facts.firmware_version,)
         _judge_texts("firmware_version", rules.firmware_version, versions, "firmware version", reasons)
     if rules.command_line is not None:
-        _require_proven(facts, 8, "command_line", reasons)
-        _require_proven(facts, 12, "command_line", reasons)
+        for pcr in _COMMAND_PCRS:
+            _require_proven(facts, pcr, "command_line", reasons)
         _judge_texts("command_line", rules.command_line, facts.command_lines, "command line", reasons)
 
 

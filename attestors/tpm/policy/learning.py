@@ -36,6 +36,7 @@ BY_EVENTS: Final = frozenset({4, 7, 8, 9, 12, 14})
 LAST: Final = 15
 """Of the registers that the firmware and the boot chain extend."""
 
+_MAKE: Final = ("manufacturer:", "model:", "platform:manufacturer:", "platform:model:")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.ASCII)
 _VARIABLES: Final = (
     ("PK", "the owner of the machine's Secure Boot"),
@@ -79,9 +80,9 @@ def learn(name: str, machines: Sequence[Machine], allow_file: str = "") -> Learn
 
 
 def _selectors(machines: Sequence[Machine]) -> Iterator[Node]:
-    """The make, where all share it: a policy is for a model."""
+    """The make, where all share it: a policy is for a model, of TPM and of machine."""
     shared = set(machines[0].evidence.selectors).intersection(*(machine.evidence.selectors for machine in machines))
-    found = [each for each in sorted(shared) if each.startswith(("manufacturer:", "model:"))]
+    found = [each for each in sorted(shared) if each.startswith(_MAKE)]
     if found:
         yield Comment("Which nodes it is for: of each kind of selector, one must be the node's.")
         yield Rule("selectors", found)

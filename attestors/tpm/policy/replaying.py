@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from attestors.tpm.event_log import facts, parser
 from attestors.tpm.event_log import replay as event_log
-from attestors.tpm.event_log.model import BootFacts, EventLog
+from attestors.tpm.event_log.model import REGISTERS, BootFacts, EventLog
 from attestors.tpm.evidence import Evidence
+from attestors.tpm.ima import aggregate
 from attestors.tpm.ima import replay as ima
 from attestors.tpm.ima.model import ImaEntry, Prefix
 from attestors.tpm.messages import Activate, Proof
-from attestors.tpm.pcrs import IMA_PCR
+from attestors.tpm.pcrs import IMA_PCR, PcrValues
 from attestors.tpm.policy.model import Observed
 from attestors.tpm.policy.rules import Policies
 from attestors.tpm.verification import quote
@@ -46,9 +47,7 @@ def replay(evidence: Evidence) -> Machine:
     quoted, firmware = False, evidence.tpm_firmware
     if evidence.quote or evidence.signature:
         quoted, firmware = True, _quoted_firmware(evidence)
-    log = parser.parse(evidence.event_log) if evidence.event_log else None
-    if log is not None:
-        event_log.verify(log, evidence.values)
+    log = _believed(evidence) if evidence.event_log else None
     return Machine(
         evidence=evidence,
         quoted=quoted,
@@ -57,6 +56,16 @@ def replay(evidence: Evidence) -> Machine:
         facts=facts.facts(log, evidence.bank) if log is not None else None,
         ima=_ima(evidence) if evidence.ima else None,
     )
+
+
+def _believed(evidence: Evidence) -> EventLog:
+    """The log's events of the registers that it has to replay to; others the system goes on extending while it runs."""
+    log = parser.parse(evidence.event_log)
+    event_log.verify(
+        log,
+        PcrValues(evidence.bank, {number: evidence.pcrs[number] for number in REGISTERS & evidence.pcrs.keys()}),
+    )
+    return replace(log, events=tuple(event for event in log.events if event.pcr in REGISTERS))
 
 
 def _quoted_firmware(evidence: Evidence) -> int:
@@ -73,4 +82,8 @@ def _ima(evidence: Evidence) -> tuple[ImaEntry, ...]:
     register = evidence.pcrs.get(IMA_PCR)
     if register is None:
         raise Refused(f"an IMA list without PCR {IMA_PCR}, which would prove it: have the evidence made anew")
-    return ima.replay(evidence.ima, Prefix(), register, evidence.bank).entries
+    entries = ima.replay(evidence.ima, Prefix(), register, evidence.bank).entries
+    if not entries:
+        raise Refused("an IMA list, but its PCR was not extended yet: have the evidence made anew")
+    aggregate.verify(entries[0], evidence.values)
+    return entries

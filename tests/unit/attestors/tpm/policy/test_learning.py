@@ -18,7 +18,7 @@ from attestors.tpm.policy.rules import Policies
 from operations import hcl
 from operations.errors import InvalidArgument, Refused
 from tests.simulators.event_log import Boot, certificate
-from tests.simulators.golden import FILES, taken
+from tests.simulators.golden import FILES, taken, told
 
 
 def learned(folder: Path, *evidence: Evidence) -> Policies:
@@ -95,7 +95,7 @@ def test_another_make_is_for_another_policy(tmp_path: Path) -> None:
 
 
 def test_many_files_go_beside_the_policy(tmp_path: Path) -> None:
-    files = {f"/usr/lib/lib {number}\\.so\n": str(number).encode() for number in range(100)}
+    files = {f"/usr/lib/lib_{number}\\.so\n": str(number).encode() for number in range(100)}
     policies = learned(tmp_path, taken(files=files))
     assert len((tmp_path / "boot.allow").read_text().splitlines()) == 100
     assert 'allow_file = "boot.allow"' in (tmp_path / "boot.hcl").read_text()
@@ -174,3 +174,34 @@ def test_evidence_that_does_not_hold_together_is_no_evidence() -> None:
     ):
         with pytest.raises((Refused, InvalidArgument), match=reason):
             replaying.replay(msgspec.structs.replace(whole, **change))
+
+
+def test_machines_that_really_booted(tmp_path: Path) -> None:
+    """Learned from one boot, at two times of it: others by their own command line, kernel or firmware state."""
+    golden, later = told("golden"), told("golden", later=True)
+    policies = learned(tmp_path, golden, later)
+    assert judged(policies, golden).passed
+    assert judged(policies, later).passed
+    for machine, reason in (
+        ("command-line", "command line"),
+        ("other-kernel", "which images.allow_only has not"),
+        ("insecure", "Secure Boot is off: secure_boot wants it on"),
+    ):
+        judgement = judged(policies, told(machine))
+        assert not judgement.passed
+        assert any(reason in each for each in judgement.reasons), machine
+
+
+def test_a_boot_that_went_on_is_judged_by_its_files(tmp_path: Path) -> None:
+    policies = learned(tmp_path, told("golden"))
+    judgement = judged(policies, told("golden", later=True))
+    assert not judgement.passed
+    assert any("changed while it was measured (a violation)" in reason for reason in judgement.reasons)
+    assert all("file" in reason or "more" in reason for reason in judgement.reasons)
+
+
+@pytest.mark.parametrize(
+    "machine", ["golden", "command-line", "other-kernel", "insecure", "seabios-ngv2", "seabios-evm"]
+)
+def test_every_machine_satisfies_its_own_policy(machine: str, tmp_path: Path) -> None:
+    assert judged(learned(tmp_path, told(machine)), told(machine)) == Judgement(("golden",), ("golden",), {})

@@ -86,7 +86,7 @@ def test_every_part_of_the_language(tmp_path: Path) -> None:
     ima = golden.ima
     assert ima is not None
     assert ima.allow == {
-        "sha256": {"/usr/bin/x": (a, b), "/opt/a b": (a,), "/opt/a\\b\n": (a,)},
+        "sha256": {"/usr/bin/x": (a, b), "/opt/a_b": (a,), "/opt/a\\b\n": (a,)},
         "sha1": {"/usr/bin/x": (b"\x0b" * 20,)},
         "sha512": {"/usr/bin/y": (b"\x0c" * 64,)},
     }

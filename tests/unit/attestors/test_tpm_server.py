@@ -423,7 +423,7 @@ async def test_files_that_are_not_there(attesting: Attesting, tmp_path: Path) ->
         made = replace(configuration.Configuration(), **{key: missing})
         with pytest.raises(ConfigurationError, match="missing"):
             made.check_files()
-    for key in ("endorsement_hash_path", "endorsement_ca_path", "policy_path"):
+    for key in ("endorsement_hash_path", "endorsement_ca_path", "policy_path", "evidence_path"):
         fresh = Attesting(tmp_path)
         with pytest.raises(ConfigurationError, match="missing"):
             await fresh.start(**{key: missing})

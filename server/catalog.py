@@ -35,6 +35,7 @@ BUILTINS: Builtins = {
     "NodeAttestor": {
         "join_token": Builtin("attestors.join_token.server:Configuration", "attestors.join_token.server:load"),
         "tpm": Builtin("attestors.tpm.configuration:Configuration", "attestors.tpm.server:load"),
+        "tpm_devid": Builtin("attestors.tpm_devid.server:Configuration", "attestors.tpm_devid.server:load"),
         "x509pop": Builtin("attestors.x509pop.server:Configuration", "attestors.x509pop.server:load"),
     },
     "UpstreamAuthority": {

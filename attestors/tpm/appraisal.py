@@ -24,12 +24,11 @@ from attestors.tpm.ima.model import Prefix, Replayed
 from attestors.tpm.messages import Proof
 from attestors.tpm.pcrs import IMA_PCR, PcrValues
 from attestors.tpm.policy.judging import judge
-from attestors.tpm.policy.loading import Policies
 from attestors.tpm.policy.model import Judgement, Observed
+from attestors.tpm.policy.rules import Policies
 from attestors.tpm.records import Boot, state_of
 from attestors.tpm.verification.quote import Quote
 from operations.errors import InvalidArgument, Refused
-from operations.quoting import quote as quoted_text
 
 
 class PrefixBroken(Refused):
@@ -85,11 +84,12 @@ class Appraiser:
         return self._configuration.event_log or (policies is not None and policies.wants_event_log)
 
     def room(self, case: Case) -> int:
-        """Bytes of logs that the appraisal will hold."""
-        if case.kept is not None:
-            return case.proof.event_log_size + case.proof.ima_size
+        """Bytes of logs that the appraisal will hold: those that are too long are not asked for."""
         start = case.known.ima.size if case.known is not None else 0
-        return case.proof.event_log_size + max(case.proof.ima_size - start, 0)
+        event_log, ima = case.proof.event_log_size, max(case.proof.ima_size - start, 0)
+        needed = event_log if event_log <= self._configuration.max_event_log_size else 0
+        needed += ima if ima <= self._configuration.max_ima_size else 0
+        return needed if case.kept is None else needed + len(case.kept.event_log) + len(case.kept.ima)
 
     async def appraise(self, case: Case) -> Appraisal:
         """Raises InvalidArgument for answers that are none, and PrefixBroken where all is to be asked for anew."""
@@ -125,9 +125,11 @@ class Appraiser:
     async def _event_log(self, case: Case) -> tuple[bytes, BootFacts]:
         proof, known, kept = case.proof, case.known, case.kept
         data = kept.event_log if kept is not None else b""
-        if known is not None and known.facts is not None and known.event_log == proof.event_log_hash:
-            if kept is None or sha256(data).digest() == proof.event_log_hash:
-                return data, known.facts
+        same = known is not None and known.event_log == proof.event_log_hash
+        if same and kept is not None:
+            same = sha256(data).digest() == proof.event_log_hash
+        if same and known is not None and known.facts is not None:
+            return data, known.facts
         limit = self._configuration.max_event_log_size
         if proof.event_log_size > limit:
             raise _Unusable(
@@ -197,9 +199,7 @@ def _digest(policies: Policies | None) -> bytes:
 def _reasons(judgement: Judgement | None) -> Sequence[str]:
     if judgement is None or judgement.passed:
         return ()
-    found = [
-        f"policy {quoted_text(name)}: {reason}" for name, reasons in judgement.failures.items() for reason in reasons
-    ]
+    found = tuple(reason for reasons in judgement.failures.values() for reason in reasons)
     return found or ("no policy is for this node: add its endorsement key to one",)
 
 

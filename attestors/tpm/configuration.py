@@ -16,7 +16,7 @@ _LARGEST_LOG = 1 << 30
 
 class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`endorsement_ca_path` is a file or folder of manufacturers' roots, `endorsement_hash_path` a list of EK hashes;
-    with neither, every node is refused.
+    with neither, every node is refused. `platform_ca_path` is of those who sign platform certificates, for selectors.
 
     Without `policy_path` a node needs no more than a known TPM. In mode "observe" what fails the policy is written
     down and let in. `event_log` asks for the firmware's log and `ima` for the kernel's list though no policy does.
@@ -27,6 +27,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     endorsement_ca_path: str = ""
     endorsement_hash_path: str = ""
+    platform_ca_path: str = ""
     policy_path: str = ""
     pcr_bank: Literal["sha256", "sha384", "sha512"] = "sha256"
     mode: Literal["enforce", "observe"] = "enforce"
@@ -62,9 +63,11 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     def check_files(self) -> None:
         """Raises ConfigurationError for files that cannot be used."""
         from attestors.tpm.policy import loading  # only a command that looks at the files needs these
-        from attestors.tpm.verification import endorsement
+        from attestors.tpm.verification import endorsement, platform
 
         endorsement.load(self.endorsement_ca_path, self.endorsement_hash_path)
+        if self.platform_ca_path:
+            platform.load(self.platform_ca_path)
         if self.policy_path:
             loading.load(self.policy_path)
         if self.evidence_path and not Path(self.evidence_path).is_dir():

@@ -17,7 +17,10 @@ class Exchange:
         self._challenge = challenge
 
     async def activate(self, asked: Activate) -> Proof:
-        return decode(Proof, await self._challenge(encode(asked)), PROOF_LIMIT)
+        proof = decode(Proof, await self._challenge(encode(asked)), PROOF_LIMIT)
+        if proof.event_log_size < 0 or proof.ima_size < 0:
+            raise InvalidArgument("Proof: a log has a size below 0")
+        return proof
 
     async def log(self, log: Log, start: int, end: int) -> bytes:
         """The bytes of a log from `start` up to `end`, in parts; fewer where the agent has no more."""

@@ -32,6 +32,30 @@ def of_identity(endorsement: Endorsed) -> tuple[str, ...]:
     return (f"ek:{endorsement.hash}", *(f"{name}:{value}" for name, value in told if value))
 
 
+class Built(Protocol):
+    """What is read of a platform certificate."""
+
+    @property
+    def manufacturer(self) -> str: ...
+    @property
+    def model(self) -> str: ...
+    @property
+    def version(self) -> str: ...
+    @property
+    def serial(self) -> str: ...
+
+
+def of_platform(platform: Built) -> tuple[str, ...]:
+    """The machine that the TPM was built into, as its maker calls it."""
+    told = (
+        ("manufacturer", platform.manufacturer),
+        ("model", platform.model),
+        ("version", platform.version),
+        ("serial", platform.serial),
+    )
+    return tuple(f"platform:{name}:{value}" for name, value in told if value)
+
+
 def of_state(
     pcrs: PcrValues, facts: BootFacts | None, satisfied: Collection[str], ima: Collection[str]
 ) -> Iterator[str]:

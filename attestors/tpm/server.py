@@ -28,10 +28,10 @@ from attestors.tpm.exchange import Exchange
 from attestors.tpm.messages import HELLO_LIMIT, NONCE_SIZE, VERSION, Activate, Hello, Proof, decode
 from attestors.tpm.pcrs import IMA_PCR, PcrValues
 from attestors.tpm.policy import loading
-from attestors.tpm.policy.loading import Policies
+from attestors.tpm.policy.rules import Policies
 from attestors.tpm.records import Record
 from attestors.tpm.sources import Source, policy_files
-from attestors.tpm.verification import certify, clock, credential, endorsement, quote
+from attestors.tpm.verification import certify, clock, credential, endorsement, platform, quote
 from attestors.tpm.verification.endorsement import Endorsement, Trust
 from attestors.tpm.verification.quote import AttestationKey, Quote
 from attestors.turns import Turns
@@ -82,9 +82,10 @@ class _Guest:
 
 @dataclass(slots=True)
 class _Findings:
-    """What is known at the moment of a refusal."""
+    """What is known at the moment of a refusal, `record` being of before, None where none was kept."""
 
     proof: Proof
+    record: Record | None
     quote: Quote | None = None
     appraisal: Appraisal | None = None
 
@@ -96,12 +97,14 @@ class TpmAttestor:
         self,
         configuration: Configuration,
         trust: Source[Trust],
+        platforms: Source[Trust] | None,
         policies: Source[Policies] | None,
         evidence: EvidenceStore | None,
         context: Context,
     ) -> None:
         self._configuration = configuration
         self._trust = trust
+        self._platforms = platforms
         self._policies = policies
         self._evidence = evidence
         self._context = context
@@ -123,8 +126,9 @@ class TpmAttestor:
 
     async def _attest(self, payload: bytes, exchange: Exchange) -> AttestedNode:
         trust = await self._trust.get()
+        platforms = await self._platforms.get() if self._platforms is not None else None
         policies = await self._policies.get() if self._policies is not None else None
-        guest = await self._threads.run(exchange, lambda: self._introduced(payload, trust, policies))
+        guest = await self._threads.run(exchange, lambda: self._introduced(payload, trust, platforms, policies))
         proof = await exchange.activate(guest.asked)
         if not hmac.compare_digest(guest.secret, proof.secret):
             raise Refused(
@@ -132,15 +136,14 @@ class TpmAttestor:
             )
         agent_id = f"spiffe://{self._context.trust_domain}/spire/agent/{NAME}/{guest.endorsement.hash}"
         async with self._turns.of(agent_id):
-            record = await self._record(agent_id)
-            findings = _Findings(proof)
+            findings = _Findings(proof, await self._record(agent_id))
             try:
-                return await self._judged(agent_id, exchange, guest, policies, record, findings)
+                return await self._judged(agent_id, exchange, guest, policies, findings)
             except (Refused, InvalidArgument) as error:
-                await self._refused(agent_id, guest, record, findings, error)
+                await self._refused(agent_id, guest, findings, error)
                 raise
 
-    def _introduced(self, payload: bytes, trust: Trust, policies: Policies | None) -> _Guest:
+    def _introduced(self, payload: bytes, trust: Trust, platforms: Trust | None, policies: Policies | None) -> _Guest:
         hello = decode(Hello, payload, HELLO_LIMIT)
         if hello.version != VERSION:
             raise Refused(f"the agent speaks version {hello.version} of this attestation, and this server {VERSION}")
@@ -155,12 +158,26 @@ class TpmAttestor:
             bank=self._configuration.pcr_bank,
             pcrs=registers(policies, ima=self._appraiser.wants_ima(policies)),
         )
-        return _Guest(endorsed, key, hello.ak_public, asked, secret, selectors.of_identity(endorsed))
+        identity = selectors.of_identity(endorsed)
+        if platforms is not None and endorsed.certified:
+            identity += self._platform(hello, platforms, endorsed.hash)
+        return _Guest(endorsed, key, hello.ak_public, asked, secret, identity)
 
-    async def _record(self, agent_id: str) -> Record:
+    def _platform(self, hello: Hello, platforms: Trust, name: str) -> tuple[str, ...]:
+        """What a platform certificate that holds calls the machine. One that does not says nothing."""
+        if not hello.platform_certificates:
+            return ()
+        try:
+            found = platform.verify(hello.platform_certificates, platforms, hello.ek_certificates[0], datetime.now(UTC))
+        except (InvalidArgument, Refused) as error:
+            self._log.warning("No platform certificate of the node counts", ek=name, reason=str(error))
+            return ()
+        return selectors.of_platform(found)
+
+    async def _record(self, agent_id: str) -> Record | None:
         data = await self._records.get(agent_id)
         if data is None:
-            return Record()
+            return None
         try:
             return records.load(data)
         except Corrupt as error:
@@ -173,9 +190,9 @@ class TpmAttestor:
         exchange: Exchange,
         guest: _Guest,
         policies: Policies | None,
-        record: Record,
         findings: _Findings,
     ) -> AttestedNode:
+        record = findings.record or Record()
         found, public_key = await self._threads.run(exchange, lambda: self._proven(guest, findings.proof))
         findings.quote = found
         if record.clock is not None:
@@ -247,13 +264,15 @@ class TpmAttestor:
         return [Selector(NAME, value) for value in (*guest.identity, *state)]
 
     async def _refused(
-        self, agent_id: str, guest: _Guest, record: Record, findings: _Findings, error: Refused | InvalidArgument
+        self, agent_id: str, guest: _Guest, findings: _Findings, error: Refused | InvalidArgument
     ) -> None:
         """Write down why, and evict the node if that is configured. The refusal stands, whatever becomes of this."""
         reasons = error.reasons if isinstance(error, Unfit) else (str(error),)
         file = await self._keep(agent_id, guest, findings, refused=True)
         self._log.error("Node is refused", agent_id=agent_id, reasons="; ".join(reasons), evidence=file)
-        failed = replace(record, failure=records.failure(int(time.time()), reasons))
+        if findings.record is None:
+            return  # of a node that never was let in, nothing is there to be changed
+        failed = replace(findings.record, failure=records.failure(int(time.time()), reasons))
         try:
             if self._configuration.evict_on_failure:
                 await self._records.evict(agent_id)
@@ -301,11 +320,11 @@ def _load(configuration: Configuration, context: Context) -> TpmAttestor:
         configuration.endorsement_hash_path,
         configuration.policy_path,
     )
-    if not ca_path and not hash_path:
-        context.log.warning("Every node is refused: set endorsement_ca_path or endorsement_hash_path, or both")
     anchors = [path for path in (ca_path, hash_path) if path]
     trust = Source("endorsement trust", lambda: endorsement.load(ca_path, hash_path), lambda: anchors, context.log)
-    policies = None
+    platforms = policies = None
+    if platform_path := configuration.platform_ca_path:
+        platforms = Source("platform trust", lambda: platform.load(platform_path), lambda: [platform_path], context.log)
     if policy_path:
         policies = Source(
             "boot policy", lambda: loading.load(policy_path), lambda: policy_files(policy_path), context.log
@@ -315,4 +334,4 @@ def _load(configuration: Configuration, context: Context) -> TpmAttestor:
         evidence = EvidenceStore(
             configuration.evidence_path, most=configuration.max_evidence_files, size=configuration.max_evidence_size
         )
-    return TpmAttestor(configuration, trust, policies, evidence, context)
+    return TpmAttestor(configuration, trust, platforms, policies, evidence, context)

@@ -29,6 +29,8 @@ class MeasuredBoot:
 
     tpm: SoftTpm
     event_log: bytes = b""
+    events: list[bytes] = field(default_factory=list[bytes])
+    """Those of the log, with its header."""
     ima: bytes = b""
     sizes: list[int] = field(default_factory=list[int])
     """Of the IMA list after each entry."""
@@ -36,15 +38,19 @@ class MeasuredBoot:
     def __post_init__(self) -> None:
         algorithms = b"".join(struct.pack("<HH", BANKS[bank], hashlib.new(bank).digest_size) for bank in _LOGGED)
         header = b"Spec ID Event03\0" + struct.pack("<IBBBBI", 0, 0, 2, 0, 2, len(_LOGGED)) + algorithms + b"\0"
-        self.event_log = struct.pack("<II20sI", 0, NO_ACTION, bytes(20), len(header)) + header
+        self._log(struct.pack("<II20sI", 0, NO_ACTION, bytes(20), len(header)) + header)
+
+    def _log(self, event: bytes) -> None:
+        self.events.append(event)
+        self.event_log += event
 
     def measure(self, pcr: int, kind: int, data: bytes, measured: bytes | None = None) -> None:
         """An event; `measured` is what its digests are of, where that is not the event's data."""
         digests = _digests(data if measured is None else measured)
-        self.event_log += struct.pack("<III", pcr, kind, len(digests))
+        event = struct.pack("<III", pcr, kind, len(digests))
         for bank, digest in digests.items():
-            self.event_log += struct.pack("<H", BANKS[bank]) + digest
-        self.event_log += struct.pack("<I", len(data)) + data
+            event += struct.pack("<H", BANKS[bank]) + digest
+        self._log(event + struct.pack("<I", len(data)) + data)
         self.tpm.extend(pcr, digests)
 
     def boot(

@@ -38,6 +38,9 @@ SIGNING_ATTRIBUTES: Final = 0x00040472
 RESTRICTED: Final = 1 << 16
 DECRYPT: Final = 1 << 17
 FIXED_TPM: Final = 1 << 1
+FIXED_PARENT: Final = 1 << 4
+MADE_IN_TPM: Final = 1 << 5
+SIGN: Final = 1 << 18
 FIRMWARE: Final = 0x20191023_00163636
 
 
@@ -63,9 +66,9 @@ def public_of(
 
 @dataclass
 class SoftTpm:
-    """`locality` is that of TPM2_Startup. The clock goes on by a second with each statement."""
+    """`hierarchy` has the attestation key. The clock (ms) goes on by a second with each statement."""
 
-    ek: PrivateKey = field(default_factory=lambda: rsa.generate_private_key(65537, 2048))
+    ek: PrivateKey = field(default_factory=ec_key)
     ak: ec.EllipticCurvePrivateKey = field(default_factory=ec_key)
     ak_attributes: int = AK_ATTRIBUTES
     clock: int = 1_000_000
@@ -73,6 +76,7 @@ class SoftTpm:
     restart_count: int = 0
     safe: bool = True
     firmware: int = FIRMWARE
+    hierarchy: int = ENDORSEMENT
     pcrs: dict[str, dict[int, bytes]] = field(default_factory=dict[str, dict[int, bytes]])
 
     def __post_init__(self) -> None:
@@ -136,17 +140,13 @@ class SoftTpm:
         """Of a key that this TPM says it holds."""
         public = public_of(key, attributes)
         name = public_area.parse(public).name
-        statement = self.statement(CERTIFY, nonce, sized(name) + sized(_below(self._hierarchy, name)))
+        statement = self.statement(CERTIFY, nonce, sized(name) + sized(_below(struct.pack(">I", self.hierarchy), name)))
         return Certification(statement=statement, signature=self.sign(statement), public=public)
-
-    @property
-    def _hierarchy(self) -> bytes:
-        return struct.pack(">I", ENDORSEMENT)
 
     def statement(self, kind: int, nonce: bytes, attested: bytes, *, magic: int = MAGIC) -> bytes:
         self.clock += 1000
         times = struct.pack(">QII?Q", self.clock, self.reset_count, self.restart_count, self.safe, self.firmware)
-        signer = _below(self._hierarchy, self.ak_name)
+        signer = _below(struct.pack(">I", self.hierarchy), self.ak_name)
         return struct.pack(">IH", magic, kind) + sized(signer) + sized(nonce) + times + attested
 
     def sign(self, statement: bytes, algorithm: str = "sha256") -> bytes:

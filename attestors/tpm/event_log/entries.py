@@ -6,7 +6,7 @@ Nothing else of an event is proven: its type, and what its data say beyond the d
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -103,6 +103,8 @@ def hashed(bank: str, data: bytes) -> bytes:
     return hashlib.new(bank, data, usedforsecurity=False).digest()
 
 
-def printable(text: Iterable[str]) -> str:
+def printable(text: str) -> str:
     """The text with what would move a terminal's cursor written out."""
+    if text.isprintable():
+        return text
     return "".join(one if one.isprintable() else f"\\x{ord(one):02x}" for one in text)

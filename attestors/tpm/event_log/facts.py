@@ -13,6 +13,8 @@ from attestors.tpm.event_log.model import BootFacts, EventLog
 
 _FIRMWARE_PCRS: Final = range(8)
 _GUID_SIZE: Final = 16
+_VERSION_LIMIT: Final = 256
+"""Characters of a version."""
 
 
 def facts(log: EventLog, bank: str) -> BootFacts:
@@ -27,7 +29,7 @@ def facts(log: EventLog, bank: str) -> BootFacts:
         variables=platform.variables,
         authorities=tuple(platform.authorities),
         images=tuple(loaders.images(found)),
-        files=tuple(loaders.files(found)),
+        files=tuple(loaders.files(found, lines)),
         command_lines=tuple(lines.lines),
         unproven=(*platform.unproven, *lines.unproven),
         doubts=(*platform.doubts, *_separator_doubts(found)),
@@ -51,7 +53,7 @@ def _version(data: bytes) -> str | None:
             continue
         if not text:
             return None
-        if text.isascii() and text.isprintable():
+        if len(text) <= _VERSION_LIMIT and text.isascii() and text.isprintable():
             return text
     if len(data) == _GUID_SIZE:
         return str(UUID(bytes_le=data))

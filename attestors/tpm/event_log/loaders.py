@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from attestors.tpm.event_log.efi import NAME_LIMIT, image_name
-from attestors.tpm.event_log.entries import Entry, Register, printable
+from attestors.tpm.event_log.entries import Entry, Register, hashed, printable
 from attestors.tpm.event_log.event_types import EFI_IMAGES, EVENT_TAG
 from attestors.tpm.event_log.model import Measured
 
@@ -28,16 +28,28 @@ _PLACE: Final = re.compile(r"[/(+0-9]")
 """How the name of a file begins, and no command of GRUB: on a file system, on a device, a list of blocks."""
 _STARTS_LINUX: Final = "linux"
 
+_LINE_LIMIT: Final = 32 << 10
+"""Bytes of a command line: kernels take 2048 to 4096, and cut what is longer."""
+
+_WORD: Final = struct.Struct("<I")
+_LOAD_OPTIONS: Final = _WORD.pack(0x8F3B22ED)
+"""How the kernel's stub tags the digest of its options (drivers/firmware/efi/libstub)."""
+
 _TAG: Final = struct.Struct("<II")
 _WINDOWS: Final = b"WBCL"
 
 
 @dataclass(slots=True)
 class CommandLines:
-    """The kernel's, in order, and the events that may hide one."""
+    """The kernel's, in order, and the events that may hide one.
+
+    `options` are digests of what may have come of a line or a command, as UEFI has a kernel's options; with the text
+    where no line tells it.
+    """
 
     lines: list[str] = field(default_factory=list[str])
     unproven: list[Measured] = field(default_factory=list[Measured])
+    options: dict[bytes, str | None] = field(default_factory=dict[bytes, str | None])
 
 
 def images(registers: Mapping[int, Register]) -> list[Measured]:
@@ -50,9 +62,13 @@ def images(registers: Mapping[int, Register]) -> list[Measured]:
     ]
 
 
-def files(registers: Mapping[int, Register]) -> list[Measured]:
-    """All that was extended into PCR 9."""
-    return [Measured(_FILE_PCR, entry.digest, _name(entry)) for entry in _entries(registers, _FILE_PCR)]
+def files(registers: Mapping[int, Register], lines: CommandLines) -> list[Measured]:
+    """All that was extended into PCR 9, but for options of the kernel that are told elsewhere."""
+    return [
+        Measured(_FILE_PCR, entry.digest, _name(entry))
+        for entry in _entries(registers, _FILE_PCR)
+        if entry.digest not in lines.options
+    ]
 
 
 def _name(entry: Entry) -> str:
@@ -63,7 +79,7 @@ def _name(entry: Entry) -> str:
 
 
 def command_lines(registers: Mapping[int, Register]) -> CommandLines:
-    """Of PCRs 8 and 12.
+    """Of PCRs 8 and 12, and of the kernel's own stub.
 
     GRUB hashes neither its label nor, where it is new, the NUL, so that a command line may have been labelled a
     command: it is told by the file's name, with which it begins. And after each `linux` command there is a command
@@ -78,14 +94,35 @@ def command_lines(registers: Mapping[int, Register]) -> CommandLines:
             text = _text(entry)
             if text is None:
                 _doubt(found, entry)
-            elif not text.command:
+                continue
+            _remember(found, entry.bank, text)
+            if not text.command:
                 found.lines.append(text.text)
                 started = None
             elif text.text.startswith(_STARTS_LINUX):
                 _doubt(found, started)
                 started = entry
         _doubt(found, started)
+    _add_options(found, registers)
     return found
+
+
+def _remember(found: CommandLines, bank: str, text: _Text) -> None:
+    """`chainloader FILE OPTIONS`, `FILE OPTIONS` or `OPTIONS`."""
+    _, _, after_one = text.text.partition(" ")
+    _, _, after_two = after_one.partition(" ")
+    for options in (after_two,) if text.command else (text.text, after_one):
+        found.options.setdefault(hashed(bank, f"{options}\0".encode("utf-16-le")), options if text.command else None)
+
+
+def _add_options(found: CommandLines, registers: Mapping[int, Register]) -> None:
+    """What the kernel's stub says that it was given is a digest alone, and proven where a text has it."""
+    for entry in _entries(registers, _FILE_PCR):
+        line = found.options.get(entry.digest)
+        if line is not None and line not in found.lines:
+            found.lines.append(line)
+        elif entry.digest not in found.options and entry.event.data[: _WORD.size] == _LOAD_OPTIONS:
+            _doubt(found, entry)
 
 
 def _doubt(found: CommandLines, entry: Entry | None) -> None:
@@ -102,6 +139,8 @@ class _Text:
 def _text(entry: Entry) -> _Text | None:
     """A command of GRUB's or a command line, whose digest proves it."""
     data = entry.event.data
+    if len(data) > _LINE_LIMIT:
+        return None
     labelled = _LABELLED.fullmatch(data)
     if labelled and any(entry.proves(one) for one in (labelled[2].removesuffix(b"\0"), labelled[2])):
         text = printable(labelled[2].removesuffix(b"\0").decode("utf-8", "backslashreplace"))

@@ -57,8 +57,9 @@ class BootFacts:
     `images` are what the firmware and loaders started, in order; `files` what a boot loader read (GRUB, PCR 9);
     `command_lines` the kernel's, in order.
 
-    `unproven` are the events of PCRs 7, 8, 12 and 14 whose data are not what was hashed: an authority, a command line
-    or a key of the owner's may be among them, so that a rule about all of these is not met where there is one.
+    `unproven` are the events of PCRs 7, 8, 12 and 14 whose data are not what was hashed, and those of PCR 9 that say to
+    be a kernel's options which no text proves: an authority, a command line or a key of the owner's may be among them,
+    so that a rule about all of these is not met where there is one.
     `doubts` are lines for people on what is odd about the log.
     """
 

@@ -8,7 +8,7 @@ from typing import Final
 from attestors.tpm.event_log.entries import entries, hashed
 from attestors.tpm.event_log.event_types import EXIT_BOOT_SERVICES, EXIT_FAILED, EXIT_SUCCEEDED
 from attestors.tpm.event_log.model import REGISTERS, EventLog
-from attestors.tpm.pcrs import IMA_PCR, PcrValues, extend, initial
+from attestors.tpm.pcrs import PcrValues, extend, initial
 from operations.errors import Refused
 
 _EXIT_PCR: Final = 5
@@ -22,8 +22,6 @@ _HINTS: Final[Mapping[int, str]] = {
     5: "firmware that does not log what it measures while it hands over to the kernel leaves it short",
     8: "if the boot loader's commands filled the log's area, have it measure less",
     9: "if the boot loader's files filled the log's area, have it measure less",
-    11: "systemd-pcrphase extends it while the system runs: leave it out of the policy",
-    15: "the system extends it while it runs: leave it out of the policy",
 }
 _HINT: Final = "the log is cut short (a full buffer: see the kernel's log and the firmware's updates), or was altered"
 
@@ -42,8 +40,9 @@ def replay(log: EventLog, bank: str) -> PcrValues:
 def verify(log: EventLog, quoted: PcrValues) -> None:
     """Raises Refused, with the first register that is not what the log says.
 
-    Registers of REGISTERS must be quoted, and those without an event be as a reset leaves them. Others are checked
-    where the log has something on them; PCR 10 is IMA's.
+    All of REGISTERS must be quoted, and those without an event be as a reset leaves them. Others are not looked at, and
+    no fact comes of them: PCR 10 is IMA's, and 11, 13 and 15 are extended while the system runs, systemd's phases say,
+    in logs that are none of the firmware's.
     """
     missing = REGISTERS - quoted.values.keys()
     if missing:
@@ -51,9 +50,8 @@ def verify(log: EventLog, quoted: PcrValues) -> None:
             f"event log: not believed without a quote of PCRs {_listed(missing)}; have the policy ask for them"
         )
     digests = _digests(log, quoted.bank)
-    for number in sorted(quoted.values):
-        if number != IMA_PCR and (number in digests or number in REGISTERS):
-            _verify(log, quoted, number, digests.get(number, []))
+    for number in sorted(REGISTERS):
+        _verify(log, quoted, number, digests.get(number, []))
 
 
 def _verify(log: EventLog, quoted: PcrValues, number: int, digests: Sequence[bytes]) -> None:

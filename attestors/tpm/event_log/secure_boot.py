@@ -70,10 +70,11 @@ def _before(register: Register, platform: Platform) -> list[Variable]:
     for entry in register.sealed:
         found = _variable(entry)
         if found is None and not entry.proven:
+            if not platform.unproven:
+                platform.doubts.append(
+                    f"PCR 7: the data of event {entry.event.index} are not what was hashed: Secure Boot is not proven"
+                )
             platform.unproven.append(Measured(7, entry.digest))
-            platform.doubts.append(
-                f"PCR 7: the data of event {entry.event.index} are not what was hashed: Secure Boot is not proven"
-            )
         elif found is None:
             if entry.event.data == DEBUG_MODE:
                 platform.doubts.append("PCR 7: a debugger was attached to the firmware: Secure Boot is not proven")

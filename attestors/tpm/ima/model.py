@@ -12,8 +12,9 @@ class ImaEntry(msgspec.Struct, frozen=True, gc=False):
 
     The algorithm of a digest by fs-verity, which is no hash of the file's bytes, is written `verity:sha256`. A
     `violation` says that the file changed while it was measured: its digest is nothing to go by, and no PCR proves its
-    path. Where `path` is no path (`boot_aggregate`, a keyring's name) it is what the kernel calls the thing measured;
-    bytes that are no UTF-8 are written `\\xff`. A struct rather than a dataclass: a list has 200,000 of them.
+    path. `path` has the kernel's `_` for each space, and `\\xff` for bytes that are no UTF-8; for what is no file it is
+    what the kernel calls the thing measured (`boot_aggregate`, a keyring). `template` is told, not proven: nothing is
+    to depend on it. A struct rather than a dataclass: a list has 200,000 of them.
     """
 
     pcr: int

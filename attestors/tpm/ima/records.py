@@ -52,10 +52,10 @@ def scan(data: bytes, first: int = 0) -> Generator[Record]:
         start = offset + _HEAD.size + length
         template = data[offset + _HEAD.size : start]
         if template == ORIGINAL:
-            start, extra = start, _DIGEST_SIZE + _LENGTH.size
-            if start + extra > size:
+            name = start + _DIGEST_SIZE + _LENGTH.size
+            if name > size:
                 return
-            end = start + extra + _LENGTH.unpack_from(view, start + _DIGEST_SIZE)[0]
+            end = name + _LENGTH.unpack_from(view, start + _DIGEST_SIZE)[0]
         else:
             if start + _LENGTH.size > size:
                 return

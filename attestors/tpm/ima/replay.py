@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import islice
+from typing import Protocol
 
 from attestors.tpm.ima import templates
 from attestors.tpm.ima.model import Prefix, Replayed
@@ -12,9 +14,19 @@ from attestors.tpm.ima.records import SIZE_LIMIT, VIOLATION, Record, hashed, ref
 from attestors.tpm.pcrs import BANKS, IMA_PCR
 from operations.errors import InvalidArgument, Refused
 
+
+class _Hash(Protocol):
+    def digest(self) -> bytes: ...
+
+
 _Extended = Callable[[Record], bytes]
 """What the kernel extended for an entry."""
-_HASHES = {"sha1": hashlib.sha1, "sha256": hashlib.sha256, "sha384": hashlib.sha384, "sha512": hashlib.sha512}
+_HASHES: Mapping[str, Callable[[bytes | memoryview], _Hash]] = {
+    "sha1": partial(hashlib.sha1, usedforsecurity=False),  # what old kernels and banks have; FIPS modes forbid it else
+    "sha256": hashlib.sha256,
+    "sha384": hashlib.sha384,
+    "sha512": hashlib.sha512,
+}
 
 
 def replay(data: bytes, start: Prefix, quoted: bytes, bank: str) -> Replayed:
@@ -35,7 +47,7 @@ def replay(data: bytes, start: Prefix, quoted: bytes, bank: str) -> Replayed:
             return Replayed(entries, prefix)
     raise Refused(
         f"IMA list: no beginning of it replays to the quoted PCR {IMA_PCR} ({bank}): entries are missing, altered or of"
-        " another boot"
+        " another boot, or the kernel was started by kexec and left them behind"
     )
 
 

@@ -23,11 +23,13 @@ from operations.errors import InvalidArgument
 KEYS_LIMIT: Final = 64
 SIGNATURE_LIMIT: Final = 2048
 """Bytes of security.ima; an RSA key of 8192 bits takes half of it."""
+REMEMBERED: Final = 1 << 16
+"""Signatures that verified once and need not do so again."""
 
 _HEADER = struct.Struct(">BBB4sH")
 _FILE, _VERITY = 0x03, 0x06
 _DIGEST, _STRUCTURE = 2, 3
-# Numbers of the kernel's enum hash_algo; those that collide are not for signatures.
+# Numbers of the kernel's enum hash_algo. SHA-1 and what is older is not among them: there are collisions.
 _ALGORITHMS: Mapping[int, tuple[str, hashes.HashAlgorithm]] = MappingProxyType(
     {
         4: ("sha256", hashes.SHA256()),
@@ -36,7 +38,6 @@ _ALGORITHMS: Mapping[int, tuple[str, hashes.HashAlgorithm]] = MappingProxyType(
         7: ("sha224", hashes.SHA224()),
     }
 )
-_REMEMBERED = 1 << 16
 _Key = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
 
 
@@ -55,17 +56,19 @@ class Keys:
         Nothing but its key is taken of a certificate, as the kernel's keyring does. Raises InvalidArgument.
         """
         keys: dict[bytes, list[_Key]] = {}
+        count = 0
         for text in pem:
             found = list(_blocks(text))
+            count += len(found)
             if not found:
                 raise InvalidArgument("no certificate and no public key in it; they are given in PEM")
+            if count > KEYS_LIMIT:
+                raise InvalidArgument(f"more than {KEYS_LIMIT} keys that sign files")
             for key, identifiers in found:
                 if not isinstance(key, _Key):
                     raise InvalidArgument("files are signed by RSA or ECDSA; a key of another kind is of no use here")
                 for identifier in identifiers:
                     keys.setdefault(identifier, []).append(key)
-        if sum(map(len, keys.values())) > 2 * KEYS_LIMIT:
-            raise InvalidArgument(f"more than {KEYS_LIMIT} keys that sign files")
         return cls(keys)
 
     def signed(self, entry: ImaEntry) -> bool:
@@ -79,7 +82,7 @@ class Keys:
             return True
         if not self._verifies(entry, signature):
             return False
-        if len(self._verified) >= _REMEMBERED:
+        if len(self._verified) >= REMEMBERED:
             self._verified.clear()
         self._verified.add(known)
         return True

@@ -1,14 +1,16 @@
 """What an entry says, by its template (Linux, Documentation/security/IMA-templates.rst).
 
-A template is a series of fields, each after its length. Templates have names; one given to the kernel as a format has
-its fields' names for a name (`d-ng|n-ng|sig`). A name not known here is that of a later kernel: its first two fields
-are a digest and a path if they look like them, which says the digest's own prefix.
+A template is a series of fields, each after its length. A name says which ones, or lists them (`d-ng|n-ng|sig`), but no
+hash is of the name: whoever sends a list may call a template what he likes. Digest and path are therefore the first two
+fields, as in all of the kernel's templates, whatever the name; of the others only a signature is taken, which proves
+itself.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Final
 
@@ -29,19 +31,15 @@ DIGEST_SIZES: Final[Mapping[str, int]] = MappingProxyType(
 )
 """Bytes of a digest, by the names that the kernel gives algorithms."""
 
-_NAMED: Mapping[bytes, tuple[bytes, ...]] = {
-    b"ima-ng": (b"d-ng", b"n-ng"),
-    b"ima-sig": (b"d-ng", b"n-ng", b"sig"),
-    b"ima-ngv2": (b"d-ngv2", b"n-ng"),
-    b"ima-sigv2": (b"d-ngv2", b"n-ng", b"sig"),
-    b"ima-buf": (b"d-ng", b"n-ng", b"buf"),
-    b"ima-modsig": (b"d-ng", b"n-ng", b"sig", b"d-modsig", b"modsig"),
-    b"evm-sig": (
-        *(b"d-ng", b"n-ng", b"evmsig", b"xattrnames", b"xattrlengths", b"xattrvalues", b"iuid", b"igid", b"imode"),
-    ),
+_SIGNATURES: Mapping[bytes, int] = {b"ima-sig": 2, b"ima-sigv2": 2, b"ima-modsig": 2}
+"""Which field is the file's signature, by the template's name."""
+_PREFIXES = {
+    kind.encode() + name.encode() + b":": (("" if kind == "ima:" else kind) + name, size)
+    for kind in ("", "ima:", "verity:")
+    for name, size in DIGEST_SIZES.items()
 }
+"""Algorithms and sizes by what stands before a digest."""
 _PLAIN_DIGESTS = {16: "md5", 20: "sha1"}
-_DIGEST_FIELDS, _NAME_FIELDS = (b"d-ngv2", b"d-ng", b"d"), (b"n-ng", b"n")
 _DIGEST_SIZE = 20
 _LENGTH = struct.Struct("<I")
 
@@ -61,26 +59,13 @@ def _original(record: Record) -> ImaEntry:
 
 def _by_fields(record: Record) -> ImaEntry:
     fields = _fields(bytes(record.data))
-    names = _NAMED.get(record.template)
-    signature = None
-    if names is None:
-        digest, path, signature = _self_described(record.template, fields)
-    elif len(names) != len(fields):
-        raise InvalidArgument(f"{len(fields)} fields instead of {len(names)}")
-    else:
-        digest, path = fields[0], fields[1]
-        if len(names) > 2 and names[2] == b"sig":
-            signature = fields[2]
-    algorithm, value = _digest(digest)
-    return ImaEntry(
-        record.pcr,
-        _text(record.template),
-        algorithm,
-        value,
-        _path(path.removesuffix(b"\0")),
-        signature or None,
-        record.digest == VIOLATION,
-    )
+    if len(fields) < 2:
+        raise InvalidArgument("it does not begin with a digest and a path")
+    template, at = _named(record.template)
+    signature = fields[at] if at is not None and at < len(fields) else b""
+    algorithm, value = _digest(fields[0])
+    path, violation = _path(fields[1].removesuffix(b"\0")), record.digest == VIOLATION
+    return ImaEntry(record.pcr, template, algorithm, value, path, signature or None, violation)
 
 
 def _fields(data: bytes) -> list[bytes]:
@@ -97,36 +82,28 @@ def _fields(data: bytes) -> list[bytes]:
     return fields
 
 
-def _self_described(template: bytes, fields: Sequence[bytes]) -> tuple[bytes, bytes, bytes | None]:
-    """Digest, path and signature of a template that is named by its fields' names, or that nobody here knows."""
+@lru_cache(maxsize=64)
+def _named(template: bytes) -> tuple[str, int | None]:
+    """The name as one string for all entries, and which field is the file's signature."""
     if b"|" not in template:
-        if len(fields) < 2 or b"\0" not in fields[0] or not fields[1].endswith(b"\0"):
-            raise InvalidArgument("a template that is not known here, and does not begin with a digest and a path")
-        return fields[0], fields[1], None
+        return _text(template), _SIGNATURES.get(template)
     names = template.split(b"|")
-    if len(names) != len(fields):
-        raise InvalidArgument(f"{len(fields)} fields instead of {len(names)}")
-    by_name = dict(zip(names, fields, strict=True))
-    digest = next((by_name[name] for name in _DIGEST_FIELDS if name in by_name), None)
-    path = next((by_name[name] for name in _NAME_FIELDS if name in by_name), None)
-    if digest is None or path is None or len(by_name) != len(names):
-        raise InvalidArgument(
-            "it needs one digest and one path; leave ima_template_fmt out of the kernel's command line"
-        )
-    return digest, path, by_name.get(b"sig")
+    return _text(template), names.index(b"sig") if b"sig" in names[2:] else None
 
 
 def _digest(field: bytes) -> tuple[str, bytes]:
     """A digest field's algorithm and digest: `sha256:`, NUL, digest; since ima-ngv2 with `ima:` or `verity:` before."""
     prefix, nul, value = field.partition(b"\0")
-    if not nul or prefix[-1:] != b":":
-        if (algorithm := _PLAIN_DIGESTS.get(len(field))) is not None:
-            return algorithm, field
-        raise InvalidArgument("its digest does not say by which algorithm")
-    algorithm = prefix[:-1].removeprefix(b"ima:").decode("ascii", "replace")
-    if DIGEST_SIZES.get(algorithm.removeprefix("verity:")) != len(value):
-        raise InvalidArgument(f"a digest of {len(value)} bytes by {algorithm[:32]!r}")
-    return algorithm, value
+    if (known := _PREFIXES.get(prefix)) is not None and nul:
+        if len(value) != known[1]:
+            raise InvalidArgument(f"a digest of {len(value)} bytes by {known[0]}")
+        return known[0], value
+    if (algorithm := _PLAIN_DIGESTS.get(len(field))) is not None:
+        return algorithm, field
+    raise InvalidArgument(
+        "its first field is no digest by an algorithm that is known here; if the kernel's command line has"
+        " ima_template_fmt, have it begin with d-ng|n-ng"
+    )
 
 
 def _path(name: bytes) -> str:

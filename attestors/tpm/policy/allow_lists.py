@@ -14,6 +14,8 @@ from typing import Final, TypeAlias
 
 import msgspec
 
+from attestors.tpm.ima import aggregate
+from attestors.tpm.pcrs import BANKS
 from attestors.tpm.policy.values import file_digest
 from operations import documents
 from operations.errors import ConfigurationError, InvalidArgument
@@ -22,13 +24,10 @@ from operations.quoting import quote
 FILE_LIMIT: Final = 64 << 20
 """Bytes."""
 ENTRY_LIMIT: Final = 1_000_000
-AGGREGATE: Final = "boot_aggregate"
-"""The first entry of IMA's list: no file's, and other on each boot chain."""
-
 Allowed: TypeAlias = dict[str, dict[str, tuple[bytes, ...]]]
 """Digests by algorithm and path."""
 
-_SUM = re.compile(r"(\\?)([0-9a-fA-F]+) [ *](.+)", re.ASCII)
+_SUM = re.compile(r"(\\?)((?:[a-z][a-z0-9:-]*:)?[0-9a-fA-F]+) [ *](.+)", re.ASCII)
 _MEASURED = re.compile(r"\d+ [0-9a-f]+ ima\S* (\S+:[0-9a-f]+) (.+)", re.ASCII)
 _ESCAPES: Final = {"\\\\": "\\", "\\n": "\n", "\\r": "\r"}
 
@@ -38,8 +37,12 @@ class _RuntimePolicy(msgspec.Struct, frozen=True):
 
 
 def add(allowed: Allowed, path: str, text: str) -> None:
-    """Allow a file to have that digest, besides those that it may have already. Raises InvalidArgument."""
+    """Allow a file to have that digest, besides those that it may have already. Raises InvalidArgument.
+
+    Spaces become what the kernel measures for them (ima_write_template_field_data).
+    """
     algorithm, digest = file_digest(text)
+    path = path.replace(" ", "_")
     paths = allowed.setdefault(algorithm, {})
     known = paths.get(path, ())
     if digest not in known:
@@ -55,7 +58,7 @@ def load(path: Path, allowed: Allowed) -> bytes:
         raise ConfigurationError(f"cannot read the list of allowed files: {error.strerror}", file=str(path)) from error
     if len(data) > FILE_LIMIT:
         raise ConfigurationError(f"longer than {FILE_LIMIT >> 20} MiB: no list of files is", file=str(path))
-    text = data.decode("utf-8", "surrogateescape")  # paths need not be UTF-8
+    text = data.decode("utf-8", "backslashreplace")  # paths need not be UTF-8; ImaEntry.path has them so
     if text.lstrip().startswith("{"):
         _load_runtime_policy(path, data, allowed)
     else:
@@ -93,16 +96,17 @@ def _parsed(line: str) -> Iterator[tuple[str, str]]:
         yield re.sub(r"\\[\\nr]", lambda each: _ESCAPES[each[0]], name) if escaped else name, digest
     elif found := _MEASURED.fullmatch(line):
         digest, name = found.groups()
-        if name != AGGREGATE:
+        if name != aggregate.NAME:
             yield name, digest
     else:
         raise InvalidArgument(f"{quote(line[:80])} is neither a line of sha256sum (HEX  PATH) nor one of IMA's list")
 
 
 def line(algorithm: str, digest: bytes, path: str) -> str:
-    """As sha256sum writes it; only the algorithms whose length tells them apart can be written so."""
-    if any(char in path for char in "\\\n\r"):
-        for escape, char in _ESCAPES.items():
-            path = path.replace(char, escape)
-        return f"\\{digest.hex()}  {path}"
-    return f"{digest.hex()}  {path}"
+    """As sha256sum writes it; with the algorithm before it where the length does not tell."""
+    name = digest.hex() if algorithm in BANKS else f"{algorithm}:{digest.hex()}"
+    if not any(char in path for char in _ESCAPES.values()):
+        return f"{name}  {path}"
+    for escape, char in _ESCAPES.items():
+        path = path.replace(char, escape)
+    return f"\\{name}  {path}"

@@ -35,6 +35,7 @@ class Events(Section, frozen=True, kw_only=True):
     dbx: Digests | None = None
     mok_list: Digests | None = msgspec.field(default=None, name="MokList")
     mok_list_x: Digests | None = msgspec.field(default=None, name="MokListX")
+    sbat_level: Digests | None = msgspec.field(default=None, name="SbatLevel")
     authorities: Digests | None = None
     drivers: Digests | None = None
     images: Digests | None = None

@@ -13,6 +13,8 @@ from attestors.tpm.policy.rules import DigestRule, EventRules
 
 DRIVER_PCR: Final = 2
 """Drivers that came with cards; whatever else was started, wherever it was measured, is an image."""
+_COMMAND_PCRS: Final = (8, 9, 12)
+"""Of GRUB, of the kernel's own EFI stub, and of systemd's."""
 OPTIONAL: Final = frozenset({"MokList", "MokListX"})
 """Variables that shim measures only where they exist."""
 
@@ -22,8 +24,9 @@ _MEANINGS: Final[Mapping[str, str]] = MappingProxyType(
         "KEK": "a key exchange key",
         "db": "a key or image that Secure Boot trusts",
         "dbx": "a revocation",
-        "MokList": "a machine owner's key",
-        "MokListX": "a machine owner's revocation",
+        "MokList": "the list of the machine owner's keys",
+        "MokListX": "the machine owner's revocations",
+        "SbatLevel": "the revocation of boot loaders by generation (SBAT)",
     }
 )
 
@@ -34,10 +37,12 @@ def judge_events(rules: EventRules, facts: BootFacts | None, reasons: Reasons) -
         return
     if rules.secure_boot is not None and facts.secure_boot is not rules.secure_boot:
         state = {True: "on", False: "off", None: "not proven by the event log"}[facts.secure_boot]
-        reasons(f"Secure Boot is {state}: secure_boot wants it {'on' if rules.secure_boot else 'off'}")
+        doubt = next((f" ({each})" for each in facts.doubts if each.startswith("PCR 7")), "")
+        reasons(f"Secure Boot is {state}{doubt}: secure_boot wants it {'on' if rules.secure_boot else 'off'}")
     for name, rule in rules.variables.items():
         _judge_variable(name, rule, facts, reasons)
     if rules.authorities is not None:
+        _require_proven(facts, 7, "authorities", reasons)
         named = dict.fromkeys(facts.authorities, "an authority by which an image was verified")
         _judge_digests("authorities", rules.authorities, named, reasons)
     _judge_measured(rules, facts, reasons)
@@ -45,6 +50,8 @@ def judge_events(rules: EventRules, facts: BootFacts | None, reasons: Reasons) -
         versions = () if facts.firmware_version is None else (facts.firmware_version,)
         _judge_texts("firmware_version", rules.firmware_version, versions, "firmware version", reasons)
     if rules.command_line is not None:
+        for pcr in _COMMAND_PCRS:
+            _require_proven(facts, pcr, "command_line", reasons)
         _judge_texts("command_line", rules.command_line, facts.command_lines, "command line", reasons)
 
 
@@ -53,7 +60,18 @@ def _judge_variable(name: str, rule: DigestRule, facts: BootFacts, reasons: Reas
     if hashes is None and name not in OPTIONAL:
         reasons(f"the event log does not prove the variable {name}")
         return
+    if name in OPTIONAL:
+        _require_proven(facts, 14, name, reasons)
     _judge_digests(name, rule, dict.fromkeys(hashes or (), _MEANINGS[name]), reasons)
+
+
+def _require_proven(facts: BootFacts, pcr: int, key: str, reasons: Reasons) -> None:
+    """A rule about all of a kind cannot be met while an event might be of the kind, and does not prove what it is."""
+    for each in facts.unproven:
+        if each.pcr == pcr:
+            reasons(
+                f"{key} cannot be judged: PCR {pcr} has an event ({each.digest.hex()}) that does not prove its data"
+            )
 
 
 def _judge_measured(rules: EventRules, facts: BootFacts, reasons: Reasons) -> None:

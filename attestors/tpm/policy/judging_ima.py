@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-from typing import Final
-
+from attestors.tpm.ima import aggregate
 from attestors.tpm.ima.model import ImaEntry
 from attestors.tpm.pcrs import PcrValues
 from attestors.tpm.policy.model import Observed
 from attestors.tpm.policy.reasons import Reasons, shown
 from attestors.tpm.policy.rules import ImaRules
-
-AGGREGATE: Final = "boot_aggregate"
+from operations.errors import Refused
 
 
 def judge_ima(rules: ImaRules, observed: Observed, reasons: Reasons, *, stands: bool) -> None:
@@ -31,12 +28,12 @@ def judge_ima(rules: ImaRules, observed: Observed, reasons: Reasons, *, stands: 
 
 def _refused(rules: ImaRules, entry: ImaEntry, observed: Observed) -> str | None:
     """Why an entry that no digest allows is refused; None for one that is let be."""
-    if entry.path == AGGREGATE and _aggregates(entry, observed.pcrs):
-        return None
+    if entry.path == aggregate.NAME:
+        return _other_boot(entry, observed.pcrs)
+    if entry.violation:  # nothing proves which file it was, so that no exclusion helps
+        return None if rules.allow_violations else _words(entry, "changed while it was measured (a violation)")
     if rules.exclude.match(entry.path):
         return None
-    if entry.violation:
-        return None if rules.allow_violations else _words(entry, "changed while it was measured (a violation)")
     if rules.keys is not None and rules.keys.signed(entry):
         return None
     digest = f"{entry.algorithm}:{entry.digest.hex()}"
@@ -46,18 +43,14 @@ def _refused(rules: ImaRules, entry: ImaEntry, observed: Observed) -> str | None
     return _words(entry, f"({digest}) is not among the allowed files{unsigned}")
 
 
+def _other_boot(entry: ImaEntry, quoted: PcrValues) -> str | None:
+    """Its digest proves what the entry is, wherever it stands: kexec adds another one."""
+    try:
+        aggregate.verify(entry, quoted)
+    except Refused as error:
+        return str(error)
+    return None
+
+
 def _words(entry: ImaEntry, reason: str) -> str:
     return f"the file {shown(entry.path)} {reason}"
-
-
-def _aggregates(entry: ImaEntry, quoted: PcrValues) -> bool:
-    """Whether it is the digest of the quoted registers that IMA begins its list with: 0 to 9, or to 7."""
-    values = quoted.values
-    if entry.violation or entry.algorithm != quoted.bank or not values.keys() >= set(range(10)):
-        return False
-    ends = (10, 8)
-    return any(
-        hashlib.new(quoted.bank, b"".join(values[number] for number in range(end)), usedforsecurity=False).digest()
-        == entry.digest
-        for end in ends
-    )

@@ -5,14 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Final, ParamSpec, TypeVar
 
 from attestors.tpm import pcrs
 from attestors.tpm.policy import allow_lists, configuration, values
 from attestors.tpm.policy.patterns import Patterns
 from attestors.tpm.policy.rules import (
-    VARIABLE_PCRS,
     DigestRule,
     EventRules,
     FirmwareRule,
@@ -123,19 +121,21 @@ class _Reader:
         def patterns(key: str, texts: tuple[str, ...] | None) -> Patterns | None:
             return self._attempt(Patterns(()), place(key), Patterns, texts) if texts is not None else None
 
-        named = {
-            "PK": written.pk,
-            "KEK": written.kek,
-            "db": written.db,
-            "dbx": written.dbx,
-            "MokList": written.mok_list,
-            "MokListX": written.mok_list_x,
-        }
-        variables = {name: found for name in VARIABLE_PCRS if (found := rule(name, named[name], _SHA256)) is not None}
         banks = tuple(pcrs.BANKS.values())
+        variables = (
+            ("PK", written.pk, _SHA256),
+            ("KEK", written.kek, _SHA256),
+            ("db", written.db, _SHA256),
+            ("dbx", written.dbx, _SHA256),
+            ("MokList", written.mok_list, banks),
+            ("MokListX", written.mok_list_x, banks),
+            ("SbatLevel", written.sbat_level, _SHA256),
+        )
         rules = EventRules(
             secure_boot=written.secure_boot,
-            variables=MappingProxyType(variables),
+            variables={
+                name: found for name, part, sizes in variables if (found := rule(name, part, sizes)) is not None
+            },
             authorities=rule("authorities", written.authorities, _SHA256),
             drivers=rule("drivers", written.drivers, banks),
             images=rule("images", written.images, banks),
@@ -143,7 +143,7 @@ class _Reader:
             command_line=patterns("command_line", written.command_line),
             firmware_version=patterns("firmware_version", written.firmware_version),
         )
-        if not rules.pcrs:
+        if written == configuration.Events():
             self.problems.append(place().error("events has no rule: add secure_boot = true, or take it out"))
         return rules
 
@@ -203,10 +203,13 @@ class _Reader:
             try:
                 with path.open("rb") as file:
                     contents.append(file.read(_KEY_LIMIT))
+                signatures.Keys.load(contents[-1:])
             except OSError as error:
                 self.problems.append(place.error(f"signed_by: cannot read {path}: {error.strerror}"))
+            except InvalidArgument as error:
+                self.problems.append(place.error(f"signed_by: {path}: {error}"))
         self.contents += contents
-        return self._attempt(None, place, signatures.Keys.load, contents)
+        return self._attempt(None, place, signatures.Keys.load, contents) if not self.problems else None
 
     def _texts(self, item: Attribute | Block) -> list[str]:
         """The texts of `name = "…"` or `name = ["…", …]`."""

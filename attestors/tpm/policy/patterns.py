@@ -39,8 +39,7 @@ class Patterns:
     def match(self, text: str) -> bool:
         if self._compiled is None:
             return False
-        # A path need not be UTF-8; RE2 lets bytes that are none match nothing.
-        data = text.encode("utf-8", "surrogateescape")
+        data = text.encode("utf-8", "backslashreplace")
         return len(data) <= TEXT_LIMIT and self._compiled.fullmatch(data) is not None
 
 

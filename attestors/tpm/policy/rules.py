@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+from attestors.tpm.event_log.model import REGISTERS
 from attestors.tpm.ima.model import ImaEntry
 from attestors.tpm.pcrs import IMA_PCR
 from attestors.tpm.policy.patterns import Patterns
 
-VARIABLE_PCRS: Final[Mapping[str, int]] = {"PK": 7, "KEK": 7, "db": 7, "dbx": 7, "MokList": 14, "MokListX": 14}
-"""Where the variables are measured (PC Client Platform Firmware Profile, 3.3.4; shim's README.tpm)."""
 AGGREGATED: Final = range(10)
 """The registers that IMA's boot_aggregate is of."""
 
@@ -44,21 +43,6 @@ class EventRules:
     files: DigestRule | None = None
     command_line: Patterns | None = None
     firmware_version: Patterns | None = None
-
-    @property
-    def pcrs(self) -> frozenset[int]:
-        """The registers that prove the events which the rules are about."""
-        rules: Sequence[tuple[object, tuple[int, ...]]] = (
-            (self.secure_boot, (7,)),
-            (self.authorities, (7,)),
-            (self.drivers, (2,)),
-            (self.images, (4,)),
-            (self.files, (9,)),
-            (self.command_line, (8, 9, 12)),  # GRUB's, the kernel's own, systemd-stub's
-            (self.firmware_version, (0,)),
-        )
-        needed = {number for rule, numbers in rules if rule is not None for number in numbers}
-        return frozenset(needed | {VARIABLE_PCRS[name] for name in self.variables})
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +77,7 @@ class Policy:
     @property
     def pcrs(self) -> frozenset[int]:
         """The registers that must be quoted for it."""
-        events = self.events.pcrs if self.events is not None else frozenset[int]()
+        events = REGISTERS if self.events is not None else frozenset[int]()
         ima = frozenset({IMA_PCR, *AGGREGATED}) if self.ima is not None else frozenset[int]()
         return frozenset(self.pcr) | events | ima
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from types import MappingProxyType
 from typing import Final
 
+from attestors.tpm.ima.templates import DIGEST_SIZES
 from attestors.tpm.pcrs import BANKS
 from operations.errors import InvalidArgument
 from operations.quoting import quote
 
-HASHES: Final[Mapping[str, int]] = MappingProxyType({**BANKS, "md5": 16, "sha224": 28, "sm3-256": 32})
-"""Sizes in bytes of what IMA may name files by, under the kernel's names."""
-SELECTOR_KINDS: Final = ("ek", "manufacturer", "model", "firmware")
+SELECTOR_KINDS: Final = (
+    *("ek", "manufacturer", "model", "firmware"),
+    *("platform:manufacturer", "platform:model", "platform:version", "platform:serial"),
+)
+"""What a TPM's certificate, and that of the machine that it was built into, say of them."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 _VERSION = re.compile(r"0x([0-9a-fA-F]{1,8})_?([0-9a-fA-F]{8})", re.ASCII)
 _BY_SIZE: Final = MappingProxyType({size: name for name, size in BANKS.items()})
@@ -38,16 +41,16 @@ def digest(text: str, sizes: Iterable[int] = tuple(BANKS.values())) -> bytes:
 
 
 def file_digest(text: str) -> tuple[str, bytes]:
-    """`sha256:…`, or the hex alone, whose length then names the algorithm."""
+    """`sha256:…`, `verity:sha256:…` where fs-verity hashed it, or the hex alone, whose length is that of a SHA."""
     algorithm, colon, digits = text.rpartition(":")
     value = _from_hex(digits)
     if not colon:
         algorithm = _BY_SIZE.get(len(value), "")
         if not algorithm:
             raise InvalidArgument(f"{quote(text[:140])} is no digest: write it as sha256:… in hex")
-    size = HASHES.get(algorithm.lower())
+    size = DIGEST_SIZES.get(algorithm.lower().removeprefix("verity:"))
     if size is None:
-        raise InvalidArgument(f"unknown hash {quote(algorithm[:20])}: use one of {', '.join(HASHES)}")
+        raise InvalidArgument(f"unknown hash {quote(algorithm[:20])}: use one of {', '.join(DIGEST_SIZES)}")
     if len(value) != size:
         raise InvalidArgument(f"{quote(text[:140])}: a {algorithm} digest has {2 * size} digits, not {len(digits)}")
     return algorithm.lower(), value
@@ -72,8 +75,8 @@ def selectors(texts: Iterable[str]) -> dict[str, frozenset[str]]:
     """By kind. Only what the TPM is known by counts: what is judged cannot choose its judge."""
     kinds: dict[str, set[str]] = {}
     for text in texts:
-        kind, colon, value = text.partition(":")
-        if kind not in SELECTOR_KINDS or not colon or not value:
+        kind = next((each for each in SELECTOR_KINDS if text.startswith(f"{each}:")), "")
+        if not kind or text == f"{kind}:":
             known = ", ".join(f"{each}:…" for each in SELECTOR_KINDS)
             raise InvalidArgument(f"{quote(text[:80])} is no selector of a TPM's identity: use {known}")
         kinds.setdefault(kind, set()).add(text)

@@ -34,7 +34,7 @@ class Source(Generic[T]):
         self._checked = time.monotonic()
         # Looked at before they are read: what changes meanwhile is read once more.
         self._watched = paths()
-        self._stamp = _stamp(self._watched)
+        self._stamp: _Stamp = _stamp(self._watched)
         self._value = load()
 
     async def get(self) -> T:

@@ -37,6 +37,10 @@ LAST: Final = 15
 """Of the registers that the firmware and the boot chain extend."""
 
 _MAKE: Final = ("manufacturer:", "model:", "platform:manufacturer:", "platform:model:")
+_ABOUT_FILES: Final = (
+    "What the boot loader read: kernel, initrd, configuration. "
+    "Where each machine builds its own initrd, leave this out."
+)
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.ASCII)
 _VARIABLES: Final = (
     ("PK", "the owner of the machine's Secure Boot"),
@@ -86,6 +90,8 @@ def _selectors(machines: Sequence[Machine]) -> Iterator[Node]:
     if found:
         yield Comment("Which nodes it is for: of each kind of selector, one must be the node's.")
         yield Rule("selectors", found)
+    else:
+        yield Comment('For all nodes. Where other models have policies of their own: selectors = ["manufacturer:…"]')
 
 
 def _pcrs(machines: Sequence[Machine], judged: frozenset[int]) -> Iterator[Node]:
@@ -120,13 +126,15 @@ def _events(facts: Sequence[BootFacts]) -> Iterator[Node]:
         if revoked:
             about = "dbx, what is revoked: none of it may be taken back. Updates may add to it."
             nodes += [Comment(about), Block("dbx", [Line("require", [(each.hex(), "") for each in revoked])])]
-    if all(each.authorities for each in facts) and not any(each.unproven for each in facts):
+    if any(each.unproven for each in facts):
+        nodes.append(Comment("No authorities and no command_line: events that prove nothing of theirs might be such."))
+    elif all(each.authorities for each in facts):
         found = _union(each.authorities for each in facts)
         about = "By whose keys, or hashes, the boot loaders and kernels were verified."
         nodes += _allow_only("authorities", about, dict.fromkeys(found, ""))
     nodes += _measured(facts, "drivers", "Drivers on cards, which run before any boot loader.", _drivers)
     nodes += _measured(facts, "images", "Boot loaders and kernels that the firmware started.", _images)
-    nodes += _measured(facts, "files", "What the boot loader read: kernel, initrd, configuration.", _files)
+    nodes += _measured(facts, "files", _ABOUT_FILES, _files)
     nodes += _command_lines(facts)
     if all(each.firmware_version is not None for each in facts):
         versions = sorted({literal(each.firmware_version or "") for each in facts})

@@ -11,14 +11,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from attestors.tpm.event_log import parser
+from attestors.tpm.event_log import replay as event_log
 from attestors.tpm.evidence import Evidence
-from attestors.tpm.policy import judging, learning, loading, replaying, writing
+from attestors.tpm.pcrs import initial
+from attestors.tpm.policy import allow_lists, judging, learning, loading, replaying, writing
 from attestors.tpm.policy.model import Judgement
 from attestors.tpm.policy.rules import Policies
 from operations import hcl
-from operations.errors import InvalidArgument, Refused
+from operations.errors import ConfigurationError, InvalidArgument, Refused
+from tests.simulators.booted import MACHINES
 from tests.simulators.event_log import Boot, certificate
-from tests.simulators.golden import FILES, taken, told
+from tests.simulators.golden import FILES, TAKEN_AT, taken, told
+from tests.simulators.shared_data import shared_data
 
 
 def learned(folder: Path, *evidence: Evidence) -> Policies:
@@ -33,7 +38,7 @@ def judged(policies: Policies, evidence: Evidence) -> Judgement:
     return judging.judge(policies, replaying.replay(evidence).observed(policies))
 
 
-MACHINES = (
+BOOTS = (
     Boot(),
     Boot(kernel=b"another kernel", command_line="/boot/vmlinuz root=UUID=0fc63daf-8483-4772-8e79-3d69d8477de4 ro"),
     Boot(allowed=(certificate("vendor CA"), certificate("other CA")), forbidden=(b"\x01" * 32, b"\x02" * 32)),
@@ -55,7 +60,7 @@ OTHERS = {
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_the_golden_machines_satisfy_what_was_learned_of_them(count: int, tmp_path: Path) -> None:
-    golden = [taken(boot, ek=str(number)) for number, boot in enumerate(MACHINES[:count])]
+    golden = [taken(boot, ek=str(number)) for number, boot in enumerate(BOOTS[:count])]
     policies = learned(tmp_path, *golden)
     for evidence in golden:
         assert judged(policies, evidence) == Judgement(("golden",), ("golden",), {})
@@ -63,7 +68,7 @@ def test_the_golden_machines_satisfy_what_was_learned_of_them(count: int, tmp_pa
 
 @pytest.mark.parametrize("case", OTHERS)
 def test_a_machine_that_booted_otherwise_does_not(case: str, tmp_path: Path) -> None:
-    judgement = judged(learned(tmp_path, taken(), taken(MACHINES[1])), taken(OTHERS[case]))
+    judgement = judged(learned(tmp_path, taken(), taken(BOOTS[1])), taken(OTHERS[case]))
     assert not judgement.passed
     assert judgement.reasons
 
@@ -205,3 +210,59 @@ def test_a_boot_that_went_on_is_judged_by_its_files(tmp_path: Path) -> None:
 )
 def test_every_machine_satisfies_its_own_policy(machine: str, tmp_path: Path) -> None:
     assert judged(learned(tmp_path, told(machine)), told(machine)) == Judgement(("golden",), ("golden",), {})
+
+
+def test_signed_files_of_a_machine_need_no_digests(tmp_path: Path) -> None:
+    """Those that evmctl signed there, by RSA and by ECDSA."""
+    evidence = told("golden")
+    unsigned = [
+        entry
+        for entry in replaying.replay(evidence).ima or ()
+        if entry.signature is None and not entry.path.startswith("boot_aggregate")
+    ]
+    lines = (allow_lists.line(entry.algorithm, entry.digest, entry.path) for entry in unsigned)
+    (tmp_path / "list").write_text("\n".join(lines))
+    text = 'policy "golden" {{ ima {{ allow_file = "list" {} }} }}'
+    signers = [str(MACHINES / f"signer-{kind}.pem") for kind in ("rsa", "ec")]
+
+    def tried(signed_by: str) -> Judgement:
+        (tmp_path / "boot.hcl").write_text(text.format(signed_by))
+        return judged(loading.load(str(tmp_path / "boot.hcl")), evidence)
+
+    assert tried(f'signed_by = ["{signers[0]}", "{signers[1]}"]').passed
+    assert len(tried("").reasons) == 2
+    [reason] = tried(f'signed_by = ["{signers[0]}"]').reasons
+    assert '"/usr/bin/signed-ec"' in reason
+    assert reason.endswith("is not among the allowed files, nor is it signed by a key of signed_by")
+
+
+def test_a_file_of_keys_that_has_none_is_told(tmp_path: Path) -> None:
+    (tmp_path / "keys.pem").write_text("no key")
+    (tmp_path / "boot.hcl").write_text('policy "golden" { ima {\nsigned_by = ["keys.pem"] } }')
+    with pytest.raises(ConfigurationError, match=r"boot\.hcl:2: signed_by: .*keys\.pem: no certificate"):
+        loading.load(str(tmp_path / "boot.hcl"))
+
+
+def test_logs_of_real_machines(tmp_path: Path) -> None:
+    """Where they are at hand: each that replays satisfies the policy that is learned of it, and not another's."""
+    found: dict[str, Evidence] = {}
+    for path in shared_data("eventlogs"):
+        data = path.read_bytes()
+        try:
+            log = parser.parse(data)
+            bank = "sha256" if "sha256" in log.banks else log.banks[0]
+            quoted = {number: initial(bank, number, log.locality) for number in range(24)}
+            quoted.update(event_log.replay(log, bank).values)
+            evidence = Evidence(taken_at=TAKEN_AT, bank=bank, pcrs=quoted, event_log=data)
+            replaying.replay(evidence)
+        except (Refused, InvalidArgument):
+            continue
+        found[path.name] = evidence
+    assert found or not shared_data("eventlogs")
+    policies = {name: learned(tmp_path, evidence) for name, evidence in found.items()}
+    for name, evidence in found.items():
+        assert judged(policies[name], evidence).passed, name
+    distinct = {evidence.pcrs[4]: evidence for evidence in found.values()}.values()
+    for one in distinct:
+        others = [policies[name] for name, evidence in found.items() if evidence.pcrs[4] != one.pcrs[4]]
+        assert not any(judged(policy, one).passed for policy in others)

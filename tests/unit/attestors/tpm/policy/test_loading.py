@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from attestors.tpm.policy import loading
+from attestors.tpm.policy.patterns import TEXT_LIMIT, Patterns, literal
 from attestors.tpm.policy.rules import DigestRule, Policies
-from operations.errors import ConfigurationError
+from operations import hcl
+from operations.errors import ConfigurationError, InvalidArgument
 
 A, B = "aa" * 32, "bb" * 32
 
@@ -251,3 +256,52 @@ def test_a_list_that_sha256sum_made(tmp_path: Path) -> None:
     ima = load(tmp_path, 'policy "a" { ima { allow_file = "list" } }').policies[0].ima
     assert ima is not None
     assert ima.allow == {"sha256": {str(strange): (hashlib.sha256(b"content").digest(),)}}
+
+
+def test_a_policy_that_was_damaged_is_one_or_is_refused(tmp_path: Path) -> None:
+    """Each character left out, and each line: no other error, and none without its place."""
+    (tmp_path / "files").write_text(f"{A}  /usr/bin/x\n")
+    lines = WHOLE.splitlines(keepends=True)
+    damaged = [WHOLE[:index] + WHOLE[index + 1 :] for index in range(0, len(WHOLE), 3)]
+    damaged += ["".join(lines[:index] + lines[index + 1 :]) for index in range(len(lines))]
+    damaged += [WHOLE[:index] for index in range(0, len(WHOLE), 5)]
+    refused = 0
+    for text in damaged:
+        try:
+            loading.read(hcl.parse(text, "boot.hcl"), tmp_path)
+        except ConfigurationError as error:
+            refused += 1
+            assert all(re.match(r"(boot\.hcl:\d+|/.*): ", line) for line in str(error).splitlines())  # noqa: PT017
+    assert refused > len(damaged) // 4
+
+
+PLAIN = st.text(st.characters(exclude_characters="\0"), max_size=40)
+
+
+@given(PLAIN, PLAIN)
+def test_no_text_makes_a_pattern_raise_anything_else(pattern: str, text: str) -> None:
+    try:
+        found = Patterns([pattern, ".*x"])
+    except InvalidArgument:
+        return
+    assert found.match(text + "x") or "\n" in text
+
+
+def test_a_pattern_that_takes_others_for_ever_takes_no_time() -> None:
+    """Python's re would think about it until the sun has gone out."""
+    patterns = Patterns(["(a+)+b", "(/[^/]*)*x", "(.*)*y"])
+    assert not patterns.match("a" * 5000)
+    assert not patterns.match("/a" * 2500)
+
+
+def test_a_text_longer_than_any_path_matches_nothing() -> None:
+    assert Patterns([".*"]).match("a" * TEXT_LIMIT)
+    assert not Patterns([".*"]).match("a" * (TEXT_LIMIT + 1))
+
+
+@given(st.text(st.characters(min_codepoint=32, max_codepoint=0x2FFF), max_size=40))
+def test_a_literal_matches_itself_alone(text: str) -> None:
+    patterns = Patterns([literal(text)])
+    assert patterns.match(text)
+    assert not patterns.match(text + "a")
+    assert not patterns.match("a" + text)

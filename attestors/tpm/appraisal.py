@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 
 from attestors.threads import Threads
-from attestors.tpm import boot_aggregate
 from attestors.tpm.configuration import Configuration
 from attestors.tpm.event_log import facts as boot_facts
 from attestors.tpm.event_log import parser
@@ -19,6 +18,7 @@ from attestors.tpm.event_log import replay as event_log_replay
 from attestors.tpm.event_log.model import REGISTERS, BootFacts
 from attestors.tpm.evidence import Evidence
 from attestors.tpm.exchange import Exchange
+from attestors.tpm.ima import aggregate
 from attestors.tpm.ima import replay as ima_replay
 from attestors.tpm.ima.model import Prefix, Replayed
 from attestors.tpm.messages import Proof
@@ -56,7 +56,7 @@ class Case:
 class Appraisal:
     """`refusals` are why the node may have no identity, the gravest first; empty when it may.
 
-    The logs are whole where evidence is kept, else what came of them.
+    The logs are whole where evidence is kept.
     """
 
     refusals: tuple[str, ...]
@@ -133,15 +133,14 @@ class Appraiser:
         limit = self._configuration.max_event_log_size
         if proof.event_log_size > limit:
             raise _Unusable(
-                f"the event log has {proof.event_log_size} bytes, and may have {limit} (max_event_log_size)"
+                f"event log: it has {proof.event_log_size} bytes, and may have {limit} (max_event_log_size)"
             )
         data = await case.exchange.log("event_log", 0, proof.event_log_size)
-        if sha256(data).digest() != proof.event_log_hash:
-            raise _Unusable("the event log is not the one that the agent announced by its hash", data)
         try:
-            return data, await self._threads.run(case.exchange, lambda: _facts(data, case.pcrs))
+            facts = await self._threads.run(case.exchange, lambda: _facts(data, proof.event_log_hash, case.pcrs))
         except (InvalidArgument, Refused) as error:
-            raise _Unusable(f"the event log is refused: {error}", data) from error
+            raise _Unusable(str(error), data) from error
+        return data, facts
 
     async def _ima(self, case: Case) -> tuple[bytes, Replayed]:
         size = case.proof.ima_size
@@ -155,7 +154,7 @@ class Appraiser:
         limit = self._configuration.max_ima_size
         if size - start.size > limit:
             raise _Unusable(
-                f"the IMA list has {size - start.size} bytes that were not verified before, and may have {limit} "
+                f"IMA list: it has {size - start.size} bytes that were not verified before, and may have {limit} "
                 "(max_ima_size)"
             )
         data = await case.exchange.log("ima", start.size, size)
@@ -163,9 +162,10 @@ class Appraiser:
             replayed = await self._threads.run(case.exchange, lambda: _replayed(data, start, case.pcrs))
         except (InvalidArgument, Refused) as error:
             if start.size:
-                raise PrefixBroken(f"the IMA list does not go on from its verified prefix: {error}") from error
-            raise _Unusable(f"the IMA list is refused: {error}", data) from error
-        return old + data[: replayed.prefix.size - start.size], replayed
+                raise PrefixBroken(str(error)) from error
+            raise _Unusable(str(error), data) from error
+        # What is kept is what was quoted, and not how the list went on.
+        return old + data[: replayed.prefix.size - start.size] if case.kept is not None else b"", replayed
 
     async def _judge(
         self, case: Case, policies: Policies, facts: BootFacts | None, replayed: Replayed | None
@@ -203,11 +203,13 @@ def _reasons(judgement: Judgement | None) -> Sequence[str]:
     return found or ("no policy is for this node: add its endorsement key to one",)
 
 
-def _facts(data: bytes, pcrs: PcrValues) -> BootFacts:
+def _facts(data: bytes, announced: bytes, pcrs: PcrValues) -> BootFacts:
     """What the log says, of registers that it replays to alone. Raises InvalidArgument and Refused.
 
     Of others, 11 say, the system goes on extending some while it runs, in logs of its own.
     """
+    if sha256(data).digest() != announced:
+        raise Refused("event log: it is not the one that the agent announced by its hash")
     log = parser.parse(data)
     proven = PcrValues(pcrs.bank, {number: pcrs.values[number] for number in REGISTERS & pcrs.values.keys()})
     event_log_replay.verify(log, proven)
@@ -220,6 +222,6 @@ def _replayed(data: bytes, start: Prefix, pcrs: PcrValues) -> Replayed:
     replayed = ima_replay.replay(data, start, pcrs.values[IMA_PCR], pcrs.bank)
     if not start.entries:
         if not replayed.entries:
-            raise Refused("the IMA list is empty, but its size is not")
-        boot_aggregate.require(replayed.entries[0], pcrs)
+            raise Refused("IMA list: PCR 10 is as a reset leaves it: no entry of the list was extended")
+        aggregate.verify(replayed.entries[0], pcrs)
     return replayed

@@ -19,12 +19,12 @@ from tpm2_pytss import (
     TPM2B_PUBLIC,
     TPM2B_SENSITIVE_CREATE,
     TPML_PCR_SELECTION,
+    TPMS_ATTEST,
     TPMT_SIG_SCHEME,
     TSS2_Exception,
 )
 
-from keystores.errors import InvalidArgument
-from keystores.tpm import endorsements, statements, templates
+from keystores.tpm import endorsements, templates
 from keystores.tpm.device import Device, unmarshalled
 from keystores.tpm.failures import Fault
 from keystores.tpm.messages import Attest, Attested, Blob, Endorse, Endorsed, StatedKey, Wrapped
@@ -170,12 +170,9 @@ def _quote(device: Device, signer: ESYS_TR, request: Attest, beat: Beat) -> tupl
 
 
 def _is_about(statement: bytes, values: dict[int, bytes]) -> bool:
-    try:
-        attested = statements.parse(statement).attested
-    except InvalidArgument as error:
-        raise Fault("PermanentlyUnusable", f"the TPM's quote cannot be read: {error}") from error
+    stated, _ = TPMS_ATTEST.unmarshal(statement)
     digest = hashlib.sha256(b"".join(values[number] for number in sorted(values))).digest()
-    return isinstance(attested, statements.Quoted) and attested.digest == digest
+    return bytes(stated.attested.quote.pcrDigest) == digest
 
 
 def _read(device: Device, bank: str, numbers: tuple[int, ...]) -> dict[int, bytes]:

@@ -183,6 +183,15 @@ class TPML_PCR_SELECTION:
     @classmethod
     def parse(cls, selections: str) -> TPML_PCR_SELECTION: ...
 
+class _QuoteInfo:
+    pcrDigest: TPM2B_DIGEST
+
+class _Attested:
+    quote: _QuoteInfo
+
+class TPMS_ATTEST(_Marshalled):
+    attested: _Attested
+
 class TPMT_TK_HASHCHECK:
     def __init__(self, *, tag: int, hierarchy: int) -> None: ...
 

@@ -60,7 +60,7 @@ class MeasuredBoot:
         self.measure(0, POST_CODE, b"firmware 1")
         self.measure(7, VARIABLE_DRIVER_CONFIG, variable("SecureBoot", bytes((secure,))))
         for name in ("PK", "KEK"):
-            self.measure(7, VARIABLE_DRIVER_CONFIG, variable(name, _signature_list(hashlib.sha256(name.encode()))))
+            self.measure(7, VARIABLE_DRIVER_CONFIG, variable(name, _signature_list(name)))
         for pcr in range(8):
             self.measure(pcr, SEPARATOR, bytes(4))
         self.measure(4, IPL, loader)
@@ -83,9 +83,9 @@ class MeasuredBoot:
         self.sizes.append(len(self.ima))
 
 
-def _signature_list(found: hashlib._Hash) -> bytes:
+def _signature_list(name: str) -> bytes:
     """EFI_SIGNATURE_LIST of one SHA-256 (UEFI 2.10, 32.4.1)."""
-    return HASH_LIST + struct.pack("<III", 28 + 48, 0, 48) + bytes(16) + found.digest()
+    return HASH_LIST + struct.pack("<III", 28 + 48, 0, 48) + bytes(16) + hashlib.sha256(name.encode()).digest()
 
 
 def variable(name: str, value: bytes) -> bytes:

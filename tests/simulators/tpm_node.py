@@ -15,7 +15,7 @@ from attestors.tpm.messages import Activate, Ask, Certification, Hello, Part, Pr
 from operations import logs
 from operations.errors import InvalidArgument
 from operations.logs import Logger
-from plugins.nodeattestor import AttestedNode
+from plugins.nodeattestor import AttestedNode, NodeRecords
 from tests.simulators.measured_boot import MeasuredBoot
 from tests.simulators.pki import PrivateKey, spki
 from tests.simulators.soft_tpm import SoftTpm
@@ -66,6 +66,9 @@ class TpmNode:
 
     async def respond(self, challenge: bytes) -> bytes:
         await asyncio.sleep(0)
+        return self.answer(challenge)
+
+    def answer(self, challenge: bytes) -> bytes:
         try:
             asked = decode(Activate, challenge, BIG)
         except InvalidArgument:
@@ -129,12 +132,14 @@ class Attesting:
     settings: dict[str, object] = field(default_factory=dict[str, object])
     trust_domain: str = "example.org"
     records: Records = field(default_factory=Records)
+    stored: NodeRecords | None = None
+    """In the place of `records`, where it is given."""
     log: Logger = field(default_factory=lambda: logs.get("node_attestor"))
     attestor: server.TpmAttestor | None = None
 
     @property
-    def node_records(self) -> Records:
-        return self.records
+    def node_records(self) -> NodeRecords:
+        return self.stored or self.records
 
     @property
     def hashes(self) -> Path:

@@ -215,10 +215,11 @@ async def test_an_attestation_key_that_the_tpm_does_not_load_is_made_anew(tpm: S
     first = await attestor.endorsed()
     assert (await attestor.endorsed()).key == first.key
     await attestor.close()
-    tpm.tool("clear", "-c", "p")  # the endorsement hierarchy's keys stay, the storage hierarchy's do not
+    tpm.tool("clear", "-c", "p")  # the endorsement key stays; what is below it does not
     attestor = await attestor_of(tpm.tcti, tmp_path)
     second = await attestor.endorsed()
     assert second.public == first.public
+    assert second.key != first.key
     await proven(await attestor.begin())
     await attestor.close()
     with swtpm.started(tmp_path / "other") as other:

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from attestors.tpm.messages import Activate, Ask, Part, Proof
 from operations.errors import InvalidArgument, Refused
-from tests.simulators.attacks import Ground, Proving, Setup
+from tests.simulators.attacks import Changing, Ground, Proving, Setup
 from tests.simulators.measured_boot import IPL, SEPARATOR, MeasuredBoot
 from tests.simulators.soft_tpm import SoftTpm
 from tests.simulators.tpm_node import TpmNode
@@ -139,12 +139,13 @@ async def test_what_follows_a_verified_prefix(ground: Ground) -> None:
     node = ground.node()
     await ground.attesting.attest(node)
     whole = node.boot.ima
-    for what, change in (
+    attacks: tuple[tuple[str, Changing], ...] = (
         ("without its beginning", lambda data: data[len(data) // 2 :]),
         ("nothing", lambda _: b""),
         ("the whole list", lambda _: whole),
         ("zeros", lambda data: bytes(len(data))),
-    ):
+    )
+    for what, change in attacks:
         node.boot.run("/usr/bin/x")
         node.boot.run("/usr/bin/y")
         node.alter_part = _changed(change)

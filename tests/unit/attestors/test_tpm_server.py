@@ -384,6 +384,19 @@ async def test_memory_for_logs_is_shared(attesting: Attesting, node: TpmNode) ->
     assert {(await first).spiffe_id, (await second).spiffe_id} == {node.id, other.id}
 
 
+async def test_many_nodes_at_once(tmp_path: Path) -> None:
+    """With room for a few of their logs, all come in, and a node that attests twice at once does so in turn."""
+    nodes = [TpmNode().started() for _ in range(24)]
+    attesting = Attesting(tmp_path)
+    attesting.know(*nodes)
+    room = 2 * max(len(node.boot.event_log) for node in nodes)
+    await attesting.start(ima=True, max_event_log_size=room, max_ima_size=room, max_logs_size=room)
+    attestor = attesting.attestor
+    assert attestor is not None
+    found = await asyncio.gather(*(attestor.attest(node.payload, node.respond) for node in (*nodes, *nodes)))
+    assert {each.spiffe_id for each in found} == {node.id for node in nodes}
+
+
 async def test_nobody_is_known(tmp_path: Path, node: TpmNode, caplog: pytest.LogCaptureFixture) -> None:
     attesting = Attesting(tmp_path)
     await attesting.start()
@@ -423,7 +436,7 @@ async def test_files_that_are_not_there(attesting: Attesting, tmp_path: Path) ->
         made = replace(configuration.Configuration(), **{key: missing})
         with pytest.raises(ConfigurationError, match="missing"):
             made.check_files()
-    for key in ("endorsement_hash_path", "endorsement_ca_path", "policy_path"):
+    for key in ("endorsement_hash_path", "endorsement_ca_path", "policy_path", "evidence_path"):
         fresh = Attesting(tmp_path)
         with pytest.raises(ConfigurationError, match="missing"):
             await fresh.start(**{key: missing})

@@ -37,6 +37,7 @@ UNWANTED = {
     "agent.cli.keys": NEVER | TOKEN | HTTP | COMMANDS - {"pathlib", "urllib.parse"},
     "agent.cli.logger": NEVER | TOKEN | HTTP | COMMANDS - {"pathlib", "urllib.parse"},
     "agent.cli.debug": NEVER | TOKEN | HTTP | COMMANDS - {"pathlib", "urllib.parse"},
+    "agent.cli.devid": NEVER | TOKEN | HTTP | COMMANDS,
     "agent.cli.healthcheck": NEVER | TOKEN | HTTP | COMMANDS - {"pathlib", "urllib.parse"},
     "agent.cli.x509": NEVER | TOKEN | HTTP | COMMANDS - {"pathlib", "urllib.parse"},
     "keystores.programs.program": NEVER | TOKEN | HTTP | COMMANDS - {"pathlib", "urllib.parse"} | {"asyncio"},
@@ -49,6 +50,9 @@ UNWANTED = {
     "keystores.pkcs11.service": NEVER | HTTP | {"asyncio", "cryptography", "sqlalchemy", "OpenSSL", "jwt", "difflib"},
     "keystores.tpm.manager": NEVER | HTTP | TOKEN | {"sqlalchemy", "OpenSSL", "jwt"},
     "keystores.tpm.service": NEVER | HTTP | {"sqlalchemy", "OpenSSL", "jwt", "asyncio", "plugins"},
+    "attestors.tpm_devid.agent": NEVER | TOKEN | HTTP | {"sqlalchemy", "jwt"},
+    "attestors.tpm_devid.server": NEVER | TOKEN | HTTP | {"sqlalchemy", "jwt"},
+    "attestors.tpm_devid.service": NEVER | HTTP | {"sqlalchemy", "OpenSSL", "jwt", "asyncio"},
     "authorities.pkcs11": NEVER | TOKEN | HTTP | {"sqlalchemy", "jwt", "tpm2_pytss"},
     "authorities.tpm": NEVER | TOKEN | HTTP | {"sqlalchemy", "jwt", "tpm2_pytss"},
 }

@@ -29,6 +29,7 @@ from operations.errors import (
 )
 from plugins.catalog import PluginContext
 from plugins.nodeattestor import Attestation, AttestedNode
+from tests.simulators import tpm_resource_manager
 from tests.simulators.devids import DevId, DevIdCa, is_clean, provision
 from tests.simulators.swtpm import Swtpm, started
 from tests.simulators.tpm_manufacturer import Manufacturer, SoldTpm
@@ -110,6 +111,15 @@ async def test_a_socket_for_commands_alone_is_enough(house: House) -> None:
         await attest(house, await agent_half(house.devids["ec-p256"], house.tpm))
     finally:
         away.rename(control)
+
+
+async def test_behind_a_resource_manager(house: House) -> None:
+    """As at /dev/tpmrm0, which shows each program what is its own."""
+    with tpm_resource_manager.before(house.tpm) as kernel:
+        path = kernel.client("agent").removeprefix("swtpm:path=")
+        await attest(house, await agent_half(house.devids["rsa-2048"], house.tpm, tpm_device_path=path))
+        assert kernel.held("agent") == 0
+    assert is_clean(house.tpm)
 
 
 async def test_the_platform_hierarchy_may_be_off(house: House) -> None:

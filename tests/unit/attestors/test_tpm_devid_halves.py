@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ from operations.errors import (
 )
 from plugins.catalog import PluginContext
 from plugins.nodeattestor import Attestation, AttestedNode
-from tests.simulators import tpm_resource_manager
+from tests.simulators import spire, tpm_resource_manager
 from tests.simulators.devids import DevId, DevIdCa, is_clean, provision
 from tests.simulators.swtpm import Swtpm, started
 from tests.simulators.tpm_manufacturer import Manufacturer, SoldTpm
@@ -141,7 +141,7 @@ async def test_blobs_with_their_sizes_as_tpm2_tools_write_them(house: House, tmp
 
 
 @contextmanager
-def passwords(tpm: SoldTpm) -> Iterator[None]:
+def passwords(tpm: SoldTpm) -> Generator[None]:
     for hierarchy in ("o", "e"):
         tpm.tool("changeauth", "-c", hierarchy, f"{hierarchy}-secret")
     try:
@@ -258,6 +258,15 @@ async def test_a_tpm_that_is_away(house: House, tmp_path: Path) -> None:
         proving = await agent_half(house.devids["ec-p256"], house.tpm, tpm_device_path=str(path))
         with pytest.raises(TemporarilyUnavailable, match="unable to start a new TPM session: "):
             await proving.begin()
+
+
+async def test_an_agent_that_is_told_to_end_meanwhile(house: House) -> None:
+    task = asyncio.create_task((await agent_half(house.devids["rsa-2048"], house.tpm)).begin())
+    await asyncio.to_thread(spire.eventually, lambda: not is_clean(house.tpm) or task.done(), "work in the TPM")
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await asyncio.to_thread(spire.eventually, lambda: is_clean(house.tpm), "a clean TPM")
 
 
 async def test_a_tpm_that_hangs(house: House, tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from identity import x509svid
 from identity.bundles import Bundle
 from operations import logs, metrics
 from plugins.keymanager import Key, KeyManager
-from plugins.nodeattestor import AgentNodeAttestor
+from plugins.nodeattestor import AgentNodeAttestor, KeyAttesting
+from plugins.nodeattestor import Attestation as Proof
 from transport import tls
 from transport.client import Bidi, Channel
 from transport.status import Code, RpcError
@@ -58,7 +59,8 @@ async def attest(
                 _GET_BUNDLE, bundle_rpc_pb2.GetBundleRequest(), bundle_pb2.Bundle, timeout=TIMEOUT
             )
             bundle = own_bundle(message, address.trust_domain)
-            result = await _converse(channel, attestor, request)
+            proof = await _begun(attestor, keys, key)
+            result = await _converse(channel, attestor.name, proof, request)
     except TimeoutError as error:
         raise RpcError(Code.DEADLINE_EXCEEDED, "attestation took too long") from error
     finally:
@@ -86,12 +88,17 @@ def _channel(address: ServerAddress, authorities: Sequence[bytes] | None) -> Cha
     )
 
 
+async def _begun(attestor: AgentNodeAttestor, keys: KeyManager, key: Key) -> Proof:
+    if isinstance(attestor, KeyAttesting):
+        return await attestor.begin_with(keys, key)
+    return await attestor.begin()
+
+
 async def _converse(
-    channel: Channel, attestor: AgentNodeAttestor, request: bytes
+    channel: Channel, attestor: str, proof: Proof, request: bytes
 ) -> agent_pb2.AttestAgentResponse.Result:
-    proof = await attestor.begin()
     params = agent_pb2.AttestAgentRequest.Params(
-        data=attestation_pb2.AttestationData(type=attestor.name, payload=proof.payload),
+        data=attestation_pb2.AttestationData(type=attestor, payload=proof.payload),
         params=agent_pb2.AgentX509SVIDParams(csr=request),
     )
     async with channel.bidi(_ATTEST, agent_pb2.AttestAgentResponse) as stream:

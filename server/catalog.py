@@ -16,7 +16,7 @@ from plugins.credentialcomposer import CredentialComposer
 from plugins.external import loading
 from plugins.external.loading import ExternalPlugins, Facades
 from plugins.keymanager import KeyManager
-from plugins.nodeattestor import ServerNodeAttestor
+from plugins.nodeattestor import NodeRecords, ServerNodeAttestor
 from plugins.upstreamauthority import UpstreamAuthority
 from server.authorization import Roots
 from server.config import ServerConfig
@@ -34,6 +34,7 @@ BUILTINS: Builtins = {
     },
     "NodeAttestor": {
         "join_token": Builtin("attestors.join_token.server:Configuration", "attestors.join_token.server:load"),
+        "tpm": Builtin("attestors.tpm.configuration:Configuration", "attestors.tpm.server:load"),
         "tpm_devid": Builtin("attestors.tpm_devid.server:Configuration", "attestors.tpm_devid.server:load"),
         "x509pop": Builtin("attestors.x509pop.server:Configuration", "attestors.x509pop.server:load"),
     },
@@ -70,6 +71,7 @@ class ServerContext(PluginContext):
 
     join_tokens: JoinTokens
     roots: Roots
+    node_records: NodeRecords
 
     async def authorities(self) -> Sequence[bytes]:
         """The X.509 authorities of the server's own trust domain, DER. Raises SpireError."""
@@ -108,11 +110,13 @@ async def open_stores(config: ServerConfig, external: ExternalPlugins) -> Stores
 
 
 async def load_node_attestors(
-    config: ServerConfig, join_tokens: JoinTokens, roots: Roots, external: ExternalPlugins
+    config: ServerConfig, join_tokens: JoinTokens, roots: Roots, records: NodeRecords, external: ExternalPlugins
 ) -> Mapping[str, ServerNodeAttestor]:
     """The node attestors by name. Join tokens need no block, as in SPIRE: an operator made each of them."""
     log = logs.get("node_attestor")
-    context = ServerContext(config.trust_domain.name, config.data_dir, log, join_tokens, roots, external=external)
+    context = ServerContext(
+        config.trust_domain.name, config.data_dir, log, join_tokens, roots, records, external=external
+    )
     attestors: dict[str, ServerNodeAttestor] = {NAME: JoinTokenAttestor(config.trust_domain, join_tokens)}
     for block in _enabled(config, "NodeAttestor"):
         attestors[block.name] = await catalog.load(block, BUILTINS, context)

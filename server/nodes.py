@@ -7,6 +7,7 @@ Where several servers share a database, `staleness` bounds how long another's ba
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections import OrderedDict
 from collections.abc import Collection
 from math import inf
@@ -14,9 +15,9 @@ from math import inf
 from msgspec.structs import replace
 
 from identity.selectors import Selector
-from operations.errors import NotFound
+from operations.errors import InvalidArgument, NotFound
+from plugins.nodeattestor import RECORD_LIMIT, Challenge, ServerNodeAttestor
 from plugins.nodeattestor import AttestedNode as Verdict
-from plugins.nodeattestor import Challenge, ServerNodeAttestor
 from server.datastore.records import AttestedNode, NodeField
 from server.datastore.store import DataStore
 
@@ -49,10 +50,11 @@ class AttestedNodes:
                 self._known.popitem(last=False)
         return node
 
-    async def admit(self, node: AttestedNode) -> None:
-        """Write down a node that was attested, with its selectors. Raises Refused for a banned one."""
+    async def admit(self, node: AttestedNode, record: bytes | None = None) -> None:
+        """Write down a node that was attested, with its selectors, and what its attestor remembers of it; None leaves
+        that as it is. Raises Refused for a banned one."""
         try:
-            await self._store.admit_node(node)
+            await self._store.admit_node(node, record)
         finally:
             self._forget(node.spiffe_id)
 
@@ -76,6 +78,13 @@ class AttestedNodes:
         if node is None:
             raise NotFound("agent not found")
         await self.update(replace(node, serial_number="", new_serial_number=""), ("serial_number", "new_serial_number"))
+
+    async def evict(self, spiffe_id: str) -> bool:
+        """Take no SVID of the node until it attests again; whether there was one to evict."""
+        try:
+            return await self._store.evict_node(spiffe_id)
+        finally:
+            self._forget(spiffe_id)
 
     async def delete(self, spiffe_id: str) -> None:
         """Raises NotFound."""
@@ -111,4 +120,27 @@ class WithIdAsSelector:
     async def attest(self, payload: bytes, challenge: Challenge) -> Verdict:
         verdict = await self._attestor.attest(payload, challenge)
         selectors = (*verdict.selectors, Selector("spiffe_id", verdict.spiffe_id))
-        return Verdict(verdict.spiffe_id, selectors, can_reattest=verdict.can_reattest)
+        return dataclasses.replace(verdict, selectors=selectors)
+
+
+class StoredNodeRecords:
+    """The datastore's nodes as attestors remember them: plugins.nodeattestor.NodeRecords."""
+
+    def __init__(self, store: DataStore, nodes: AttestedNodes) -> None:
+        self._store = store
+        self._nodes = nodes
+
+    async def get(self, spiffe_id: str) -> bytes | None:
+        return await self._store.get_node_record(spiffe_id)
+
+    async def put(self, spiffe_id: str, record: bytes) -> None:
+        await self._store.put_node_record(spiffe_id, _bounded(record))
+
+    async def evict(self, spiffe_id: str) -> None:
+        await self._nodes.evict(spiffe_id)
+
+
+def _bounded(record: bytes) -> bytes:
+    if len(record) > RECORD_LIMIT:
+        raise InvalidArgument(f"a node's record of {len(record)} bytes is longer than {RECORD_LIMIT}")
+    return record

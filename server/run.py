@@ -29,7 +29,7 @@ from server.host_services import HostServices, Parts
 from server.housekeeping import Housekeeping, NodeHousekeeping
 from server.join_tokens import StoredJoinTokens
 from server.metrics import time_stores
-from server.nodes import AttestedNodes
+from server.nodes import AttestedNodes, StoredNodeRecords
 from server.observing import View
 from server.own_svid import ServerSvid
 from server.rate_limits import server_limits
@@ -138,15 +138,16 @@ class _House:
             composers=await catalog.load_composers(config, external),
         )
         bundles = TrustBundles(store)
+        nodes = AttestedNodes(store, staleness=config.node_staleness)
+        records = StoredNodeRecords(store, nodes)
         attestors, index, _ = await asyncio.gather(
-            catalog.load_node_attestors(config, StoredJoinTokens(store), bundles.roots, external),
+            catalog.load_node_attestors(config, StoredJoinTokens(store), bundles.roots, records, external),
             EntryIndex.follow(store, trust_domain),
             authority.start(),
         )
         svid = ServerSvid(authority, trust_domain, logs.get("svid_rotator"), require_pq_kem=config.require_pq_kem)
         await svid.rotate()
 
-        nodes = AttestedNodes(store, staleness=config.node_staleness)
         host_services.begin(Parts(trust_domain, nodes, bundles, svid))
         identities = PeerIdentities(trust_domain, config.admin_ids, bundles.roots)
         authorizer = Authorizer(identities, store, nodes, config.admin_ids)

@@ -53,6 +53,7 @@ COMMANDS = (
     Command("keys show", "Print all that is known of one key", _in("keys", "show")),
     Command("keys verify", "Have keys prove that they are here and cannot leave", _in("keys", "verify")),
     Command("keys dispose", "Destroy a key that nobody uses", _in("keys", "dispose")),
+    Command("tpm evidence", "Write down what this machine's TPM and logs say of its boot", _in("tpm", "evidence")),
     Command(
         "tpm devid provision", "Make a DevID's key in the TPM, and ask for its certificate", _in("devid", "provision")
     ),

@@ -22,6 +22,7 @@ _SCHEMES: Final = {0x0014: "rsassa", 0x0015: "rsaes", 0x0016: "rsapss", 0x0017: 
 _ECDAA: Final = 0x001A
 _CURVES: Final = {0x0003: ec.SECP256R1, 0x0004: ec.SECP384R1}
 _DEFAULT_EXPONENT: Final = 65537
+_MAX_RSA_BITS: Final = 4096
 
 ATTRIBUTES: Final = MappingProxyType(
     {
@@ -160,6 +161,8 @@ def _rsa(reader: _Reader) -> rsa.RSAPublicKey:
     bits, exponent, modulus = reader.number(2), reader.number(4), reader.sized()
     if len(modulus) * 8 != bits:
         raise InvalidArgument("the TPM's RSA key is not as long as it says")
+    if bits > _MAX_RSA_BITS:
+        raise Unsupported(f"the TPM's RSA key has {bits} bits, more than {_MAX_RSA_BITS}")
     try:
         return rsa.RSAPublicNumbers(exponent or _DEFAULT_EXPONENT, int.from_bytes(modulus)).public_key()
     except ValueError as error:

@@ -1,7 +1,7 @@
 """What may be issued: the only makers of the single-use values that the certificate authority takes.
 
 Each function checks one kind of request and returns an approval, which can be issued from once. Texts are SPIRE's
-where operators know them; all of them raise InvalidArgument.
+where operators know them; all of them raise InvalidArgument, and approve_agent Refused besides.
 """
 
 from __future__ import annotations
@@ -153,9 +153,15 @@ async def approve_workloads(
     return await in_chunks(approve, requests)
 
 
-def approve_agent(csr: bytes, agent_id: SpiffeId) -> ApprovedX509:
-    """An agent's own X509-SVID. The CSR is to prove possession, and nothing else of it is used."""
+def approve_agent(csr: bytes, agent_id: SpiffeId, attested_key: bytes | None = None) -> ApprovedX509:
+    """An agent's own X509-SVID. The CSR is to prove possession, and nothing else of it is used.
+
+    `attested_key` (DER SubjectPublicKeyInfo) is the one that node attestation has bound the SVID to; None is any. A CSR
+    for another key raises Refused (docs/adr/0029-attested-keys.md).
+    """
     _, public_key = _check_csr(csr, "invalid CSR signature")
+    if attested_key is not None and public_key != attested_key:
+        raise Refused("the CSR is for another key than the attested one: ask for an SVID of the key that was certified")
     spiffeid.require_agent(agent_id.trust_domain, agent_id)
     request = X509Request(agent_id, public_key, names.leaf_name_der(), names.leaf_name(), kind=Kind.AGENT)
     return ApprovedX509(request, _MAKER)

@@ -13,7 +13,7 @@ from operations.errors import ConfigurationError
 from server.datastore.schema import metadata
 
 # Oldest first; each has its file in migrations/versions.
-REVISIONS = ("0001", "0002")
+REVISIONS = ("0001", "0002", "0003")
 
 # Alembic's own table, in Alembic's own shape.
 _version = Table("alembic_version", MetaData(), Column("version_num", String(32), primary_key=True))

@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, delet
 
 from identity.selectors import Selector
 from operations.errors import AlreadyExists, InvalidArgument, NotFound, Refused
-from server.datastore import entries, schema
+from server.datastore import entries, node_records, schema
 from server.datastore.matching import matches
 from server.datastore.paging import first_page, page, parts
 from server.datastore.records import AttestedNode, Changes, Match, NodeField, NodeFilter, Page
@@ -48,10 +48,15 @@ _CERTIFICATE: frozenset[NodeField] = frozenset(
 )
 
 
-def admit(connection: Connection, changes: Changes, node: AttestedNode) -> None:
+EVICTED = "0"
+"""In the place of a serial number: that of no certificate (RFC 5280, section 4.1.2.2), so none is the active one."""
+
+
+def admit(connection: Connection, changes: Changes, node: AttestedNode, record: bytes | None = None) -> None:
     """Store a node that was attested, with its selectors, or give the one there was its new certificate.
 
-    Raises Refused for a banned one: its ban may have come while the certificate was signed.
+    `record` is what its attestor remembers of it; None keeps the one that is there. Raises Refused for a banned node:
+    its ban may have come while the certificate was signed.
     """
     old = fetch(connection, [node.spiffe_id]).get(node.spiffe_id)
     if old is None:
@@ -61,6 +66,15 @@ def admit(connection: Connection, changes: Changes, node: AttestedNode) -> None:
     else:
         change(connection, node, _CERTIFICATE)
     set_selectors(connection, changes, node.spiffe_id, node.selectors)
+    if record is not None:
+        node_records.put(connection, node.spiffe_id, record)
+
+
+def evict(connection: Connection, spiffe_id: str) -> bool:
+    """Take no certificate of the node any more until it attests again; whether there is such a node, not banned."""
+    here = (_nodes.c.spiffe_id == spiffe_id) & (_nodes.c.serial_number != "")
+    values = {"serial_number": EVICTED, "new_serial_number": "", "new_expires_at": 0}
+    return bool(connection.execute(update(_nodes).where(here).values(**values)).rowcount)
 
 
 def activate(connection: Connection, spiffe_id: str, serial_number: str) -> AttestedNode | None:
@@ -251,6 +265,7 @@ def _delete(connection: Connection, changes: Changes, found: Sequence[AttestedNo
     ids = [node.spiffe_id for node in found]
     connection.execute(delete(_nodes).where(_nodes.c.spiffe_id.in_(ids)))
     connection.execute(delete(_selectors).where(_selectors.c.spiffe_id.in_(ids)))
+    node_records.remove(connection, ids)
     for node in found:
         changes.node_selectors[node.spiffe_id] = ()
         if node.attestation_type == "join_token":

@@ -152,6 +152,14 @@ node_selectors = Table(
     Index("ix_node_selectors_type_prefix", "type", _PREFIX_OF_VALUE).ddl_if(dialect="postgresql"),
 )
 
+# What a node attestor remembers of a node, opaque here: written with an admission, gone with the node.
+node_records = Table(
+    "node_records",
+    metadata,
+    Column("spiffe_id", _SPIFFE_ID, primary_key=True),
+    Column("data", LargeBinary, nullable=False),
+)
+
 join_tokens = Table(
     "join_tokens",
     metadata,

@@ -18,7 +18,7 @@ from identity.bundles import Bundle
 from identity.selectors import Selector
 from identity.spiffeid import TrustDomain
 from operations.errors import SpireError
-from server.datastore import backend, bundles, entries, federation, journals, nodes, tokens
+from server.datastore import backend, bundles, entries, federation, journals, node_records, nodes, tokens
 from server.datastore.backend import DEFAULTS, Settings
 from server.datastore.bundles import BundleField
 from server.datastore.federation import FederationField, FederationRelationship
@@ -193,9 +193,21 @@ class DataStore:
         """Store a new node, and its selectors if it brings any. Raises AlreadyExists."""
         return await self._write(lambda connection, changes: nodes.create(connection, changes, node))
 
-    async def admit_node(self, node: AttestedNode) -> None:
-        """Store an attested node with its selectors, known or not, in one transaction. Raises Refused if banned."""
-        await self._write(lambda connection, changes: nodes.admit(connection, changes, node))
+    async def admit_node(self, node: AttestedNode, record: bytes | None = None) -> None:
+        """Store an attested node, known or not, with its selectors and what its attestor remembers of it (None: as
+        before), in one transaction. Raises Refused if banned."""
+        await self._write(lambda connection, changes: nodes.admit(connection, changes, node, record))
+
+    async def evict_node(self, spiffe_id: str) -> bool:
+        """Take no certificate of the node until it attests again; whether there was one to evict."""
+        return await self._write(lambda connection, _: nodes.evict(connection, spiffe_id))
+
+    async def get_node_record(self, spiffe_id: str) -> bytes | None:
+        return await self._read(lambda connection: node_records.fetch(connection, spiffe_id))
+
+    async def put_node_record(self, spiffe_id: str, record: bytes) -> bool:
+        """Replace what an attestor remembers of a node; whether there is such a node."""
+        return await self._write(lambda connection, _: node_records.put(connection, spiffe_id, record))
 
     async def activate_node(self, spiffe_id: str, serial_number: str) -> AttestedNode | None:
         """Make the new certificate of that number the node's only one, unless that is no longer right.

@@ -36,10 +36,15 @@ class AgentSigner:
     def __init__(self, authority: CertificateAuthority) -> None:
         self._authority = authority
 
-    async def sign(self, agent_id: SpiffeId, csr: bytes, log: Logger) -> IssuedX509:
-        """Raises RpcError."""
+    async def sign(
+        self, agent_id: SpiffeId, csr: bytes, log: Logger, *, attested_key: bytes | None = None
+    ) -> IssuedX509:
+        """`attested_key` (DER SubjectPublicKeyInfo) is what the SVID must be for; None is any. Raises RpcError."""
         with failing(log, "failed to parse CSR", Code.INVALID_ARGUMENT):
-            approved = checks.approve_agent(csr, agent_id)
+            try:
+                approved = checks.approve_agent(csr, agent_id, attested_key)
+            except Refused as error:
+                raise failure(log, Code.PERMISSION_DENIED, "failed to attest", error) from error
         with failing(log, "failed to sign X509 SVID"):
             (issued,) = await self._authority.issue_x509([approved])
         return issued
@@ -150,7 +155,7 @@ class Attestation:
             known = await self._nodes.get(str(agent_id))
         if known is not None and known.banned:
             raise failure(log, Code.PERMISSION_DENIED, "failed to attest: agent is banned")
-        issued = await self._signer.sign(agent_id, csr, log)
+        issued = await self._signer.sign(agent_id, csr, log, attested_key=verdict.public_key)
         node = AttestedNode(
             spiffe_id=str(agent_id),
             attestation_type=kind,
@@ -162,7 +167,7 @@ class Attestation:
         )
         with failing(log, "failed to update attested agent" if known else "failed to create attested agent"):
             try:
-                await self._nodes.admit(node)
+                await self._nodes.admit(node, verdict.record)
             except Refused as error:
                 raise failure(log, Code.PERMISSION_DENIED, "failed to attest: agent is banned") from error
         log.info("Agent attestation request completed", address=self._call.address)

@@ -51,6 +51,8 @@ _PSS_HASHES: Final[Mapping[str, hashes.HashAlgorithm]] = {
     "2.16.840.1.101.3.4.2.3": hashes.SHA512(),
 }
 _WEAK: Final = {"1.2.840.113549.1.1.4": "MD5", "1.2.840.113549.1.1.5": "SHA-1", "1.2.840.10045.4.1": "SHA-1"}
+_COMMON_NAME: Final = "2.5.4.3"
+_TITLE: Final = 128
 _STORED_HEADER: Final = b"\x10\x01\x00"
 """Of a TCG_PCCLIENT_STORED_CERT in NV, before two octets of length and the certificate."""
 
@@ -89,7 +91,7 @@ class Issued(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """`raw` is without padding. `key` is None for algorithms that are not known here."""
+    """`raw` is without padding. `key` is None for algorithms that are not known here. The titles are for people."""
 
     raw: bytes
     version: int
@@ -101,6 +103,8 @@ class Certificate:
     key: PublicKey | None
     extensions: dict[str, Extension] = field(repr=False)
     signed: Signed = field(repr=False)
+    title: str
+    issuer_title: str
 
     @property
     def self_issued(self) -> bool:
@@ -109,13 +113,7 @@ class Certificate:
     @property
     def label(self) -> str:
         """For people: the subject, or the serial number of who has none to speak of."""
-        return describe(self.subject) or f"serial number {self.serial:x}"
-
-
-def describe(name: Name) -> str:
-    """A name for people, in one line and not long."""
-    texts = [text for relative in name for _, text in sorted(relative)]
-    return "".join(character if character.isprintable() else "?" for character in ", ".join(texts))[:200]
+        return self.title or f"with serial number {self.serial:x}"
 
 
 def without_padding(data: bytes) -> bytes:
@@ -146,11 +144,11 @@ def parse(data: bytes) -> Certificate:
     algorithm = ber.required(fields, ber.SEQUENCE, "the signature algorithm")
     if algorithm_of(algorithm) != (signed.algorithm, signed.parameters):
         raise InvalidArgument("the certificate names two signature algorithms")
-    issuer = read_name(ber.required(fields, ber.SEQUENCE, "the issuer"))
+    issuer = ber.required(fields, ber.SEQUENCE, "the issuer")
     validity = ber.required(fields, ber.SEQUENCE, "the validity").children()
     if len(validity) != 2:
         raise InvalidArgument("the validity is no pair of times")
-    subject = read_name(ber.required(fields, ber.SEQUENCE, "the subject"))
+    subject = ber.required(fields, ber.SEQUENCE, "the subject")
     key = public_key(ber.required(fields, ber.SEQUENCE, "the public key"))
     while fields and fields[0].tag in {0x81, 0x82, 0xA1, 0xA2}:  # unique identifiers
         fields.pop(0)
@@ -161,15 +159,15 @@ def parse(data: bytes) -> Certificate:
         raw=raw,
         version=_version(version),
         serial=serial,
-        issuer=issuer,
-        subject=subject,
+        issuer=read_name(issuer),
+        subject=read_name(subject),
         not_before=ber.time(validity[0], "the beginning of the validity"),
         not_after=ber.time(validity[1], "the end of the validity"),
         key=key,
-        extensions={}
-        if extensions is None
-        else read_extensions(ber.whole(extensions.content, ber.SEQUENCE, "the extensions")),
+        extensions={} if extensions is None else _wrapped_extensions(extensions),
         signed=signed,
+        title=title(subject),
+        issuer_title=title(issuer),
     )
 
 
@@ -203,6 +201,13 @@ def read_name(element: Element) -> Name:
         attributes = relative.expect(ber.SET, "the name").children()
         name.append(frozenset((kind, " ".join(value.casefold().split())) for kind, value in map(attribute, attributes)))
     return tuple(name)
+
+
+def title(element: Element) -> str:
+    """A Name for people: its common name, or all of it where there is none, in one line and not long."""
+    attributes = [attribute(one) for relative in element.children() for one in relative.children()]
+    texts = [text for kind, text in attributes if kind == _COMMON_NAME] or [text for _, text in attributes]
+    return "".join(character if character.isprintable() else "?" for character in ", ".join(texts))[:_TITLE]
 
 
 def attribute(element: Element) -> tuple[str, str]:

@@ -130,7 +130,10 @@ def _certificate(hello: Hello, area: PublicArea, trust: Trust, now: datetime) ->
         )
     if len(hello.ek_certificates) > CERTIFICATES:
         raise InvalidArgument(f"there are {len(hello.ek_certificates)} certificates; at most {CERTIFICATES} are read")
-    leaf = certificates.parse(hello.ek_certificates[0])
+    try:
+        leaf = certificates.parse(hello.ek_certificates[0])
+    except InvalidArgument as error:
+        raise Refused(f"its certificate cannot be read: {error}") from error
     if leaf.key is None or area.key is None or public_keys.to_der(leaf.key) != area.der:
         raise Refused("the certificate is of another key")
     _require_endorsement_certificate(leaf)

@@ -12,7 +12,7 @@ from typing import Final
 
 from attestors.tpm.verification import ber, certificates
 from attestors.tpm.verification.certificates import Certificate, Issued, Name
-from attestors.tpm.verification.revocation import RevocationList, may, require_unrevoked
+from attestors.tpm.verification.revocation import RevocationList, is_revoked, may, require_unrevoked
 from operations.errors import InvalidArgument, Refused
 
 MAX_LENGTH: Final = 8
@@ -64,8 +64,8 @@ def verified(
         raise Refused(
             search.faults[0]
             if search.faults
-            else f"no trusted CA is named {certificates.describe(leaf.issuer)}, "
-            f"which issued the certificate {leaf.label}, and no intermediate leads to one"
+            else f"no trusted CA is named {leaf.issuer_title}, which issued the certificate {leaf.label}, and no "
+            "intermediate leads to one: trust that CA or its root"
         )
     return found
 
@@ -125,15 +125,10 @@ class _Search:
         require_unrevoked(path[-1], issuer, self.authorities.lists, self.now)
 
     def _require_unrevoked_anchor(self, anchor: Certificate) -> None:
-        """An anchor stands for itself, unless one that is trusted as well, and issued it, has revoked it."""
+        """An anchor stands for itself, unless one that is trusted as well, and is above it, has revoked it."""
         for issuer in self.authorities.anchors.get(anchor.issuer, ()):
-            if issuer.raw == anchor.raw:
-                continue
-            try:
-                certificates.verify_signature(anchor.signed, issuer.key, "the anchor")
-            except Refused:
-                continue
-            require_unrevoked(anchor, issuer, self.authorities.lists, self.now)
+            if is_revoked(anchor, issuer, self.authorities.lists):
+                raise Refused(f"the trusted certificate {anchor.label} was revoked by {issuer.label}")
 
 
 def require_in_force(certificate: Issued, now: datetime) -> None:

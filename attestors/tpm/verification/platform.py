@@ -54,6 +54,7 @@ class AttributeCertificate:
     not_after: datetime
     extensions: dict[str, Extension] = field(repr=False)
     signed: Signed = field(repr=False)
+    issuer_title: str
 
     @property
     def label(self) -> str:
@@ -101,7 +102,7 @@ def parse(data: bytes) -> AttributeCertificate:
     if ber.integer(ber.required(fields, ber.INTEGER, "the version"), "the version") != 1:
         raise InvalidArgument("the attribute certificate is not of version 2")
     holder = ber.required(fields, ber.SEQUENCE, "the holder")
-    issuer = ber.required(fields, 0xA0, "the issuer, in the form of version 2,")
+    issuer = _issuer(ber.required(fields, 0xA0, "the issuer, in the form of version 2,"))
     algorithm = ber.required(fields, ber.SEQUENCE, "the signature algorithm")
     if certificates.algorithm_of(algorithm) != (signed.algorithm, signed.parameters):
         raise InvalidArgument("the attribute certificate names two signature algorithms")
@@ -116,12 +117,13 @@ def parse(data: bytes) -> AttributeCertificate:
         raise InvalidArgument("the attribute certificate has parts that none has")
     return AttributeCertificate(
         holder=_holder(holder),
-        issuer=_issuer(issuer),
+        issuer=certificates.read_name(issuer),
         serial=serial,
         not_before=ber.time(period[0], "the beginning of the validity"),
         not_after=ber.time(period[1], "the end of the validity"),
         extensions={} if extensions is None else certificates.read_extensions(extensions),
         signed=signed,
+        issuer_title=certificates.title(issuer),
     )
 
 
@@ -167,19 +169,19 @@ def _holder(element: ber.Element) -> tuple[Name, int]:
             fields = part.children()
             general = ber.required(fields, ber.SEQUENCE, "the holder's issuer").children()
             serial = ber.required(fields, ber.INTEGER, "the holder's serial number")
-            return _directory_name(general), ber.integer(serial, "the holder's serial number")
+            return certificates.read_name(_directory_name(general)), ber.integer(serial, "the holder's serial number")
     raise InvalidArgument("the attribute certificate names no endorsement certificate by issuer and serial number")
 
 
-def _issuer(element: ber.Element) -> Name:
+def _issuer(element: ber.Element) -> ber.Element:
     fields = element.children()
     return _directory_name(ber.required(fields, ber.SEQUENCE, "the issuer").children())
 
 
-def _directory_name(general: list[ber.Element]) -> Name:
+def _directory_name(general: list[ber.Element]) -> ber.Element:
     if len(general) != 1 or general[0].tag != _DIRECTORY_NAME:
         raise InvalidArgument("the attribute certificate names someone other than by one directory name")
-    return certificates.read_name(ber.read(general[0].content))
+    return ber.whole(general[0].content, ber.SEQUENCE, "the directory name")
 
 
 def _by_attributes(
@@ -203,7 +205,7 @@ def _by_attributes(
             faults.append(str(error))
         else:
             return describe(one.extensions)
-    raise Refused(faults[0] if faults else f"nobody is trusted who is named {certificates.describe(one.issuer)}")
+    raise Refused(faults[0] if faults else f"nobody is trusted who is named {one.issuer_title}")
 
 
 def _signers(name: Name, intermediates: Sequence[Certificate], authorities: paths.Authorities) -> list[Certificate]:

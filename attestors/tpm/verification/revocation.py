@@ -106,6 +106,18 @@ def require_unrevoked(certificate: Issued, issuer: Certificate, lists: Iterable[
         raise Refused(faults[0])
 
 
+def is_revoked(certificate: Issued, issuer: Certificate, lists: Iterable[RevocationList]) -> bool:
+    """Whether a list that the issuer signed has the certificate, be it current or not."""
+    for one in lists:
+        if one.issuer == issuer.subject and certificate.serial in one.serials:
+            try:
+                certificates.verify_signature(one.signed, issuer.key, "the revocation list")
+            except Refused:
+                continue
+            return True
+    return False
+
+
 def may(certificate: Certificate, bit: int) -> bool:
     """Whether the key usage has the bit, or there is none to restrict it. Raises Refused for a malformed one."""
     extension = certificate.extensions.get(certificates.KEY_USAGE)

@@ -77,7 +77,10 @@ def _read_authorities(path: Path, *, only_authorities: bool = True) -> tuple[tup
         for line, der, is_list in _parts(content, file):
             try:
                 _require_usable(der, is_list=is_list, only_authorities=only_authorities)
-            except (InvalidArgument, Refused) as error:
+            except InvalidArgument as error:
+                what = "revocation list" if is_list else "certificate"
+                raise ConfigurationError(f"cannot be read as a {what}: {error}", file=str(file), line=line) from error
+            except Refused as error:
                 raise ConfigurationError(str(error), file=str(file), line=line) from error
             (crls if is_list else anchors)[der] = None
     if not anchors:

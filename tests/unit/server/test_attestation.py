@@ -18,16 +18,16 @@ from keystores.memory import MemoryKeyManager
 from operations import logs
 from operations.errors import InvalidArgument, Refused, TemporarilyUnavailable
 from operations.logs import Logger
-from plugins.nodeattestor import CLIENT_ADDRESS, AttestedNode, Challenge, ServerNodeAttestor
+from plugins.nodeattestor import CLIENT_ADDRESS, RECORD_LIMIT, AttestedNode, Challenge, ServerNodeAttestor
 from server.authority_store import DatastoreAuthorities
 from server.authorization import Caller
 from server.ca.certificate_authority import ApprovedX509, CaSettings, CertificateAuthority, IssuedX509
 from server.datastore.store import DataStore
-from server.nodes import AttestedNodes, WithIdAsSelector
+from server.nodes import AttestedNodes, StoredNodeRecords, WithIdAsSelector
 from server.rpc.attest import AgentSigner, Attestation
 from server.rpc.call import Call
 from tests.simulators.house import TRUST_DOMAIN, csr
-from tests.simulators.pki import ec_key
+from tests.simulators.pki import PrivateKey, ec_key, spki
 from transport.status import Code, RpcError
 
 
@@ -53,19 +53,26 @@ class Bench:
         self._signer = AgentSigner(authority)
 
     async def attest(
-        self, attestor: ServerNodeAttestor, payload: bytes, answers: list[bytes], host: str = "127.0.0.1"
+        self,
+        attestor: ServerNodeAttestor,
+        payload: bytes,
+        answers: list[bytes],
+        host: str = "127.0.0.1",
+        key: PrivateKey | None = None,
     ) -> list[api.AttestAgentResponse]:
         call = Call(logs.get(), Caller(None), None, f"{host}:1", host, None, None)
         attestation = Attestation(TRUST_DOMAIN, self.nodes, self._signer, call)
         attestors: Mapping[str, ServerNodeAttestor] = {attestor.name: attestor}
-        requests = _requests(attestor.name, payload, answers)
+        requests = _requests(attestor.name, payload, answers, key)
         return [response async for response in attestation.run(attestors, requests)]
 
 
-async def _requests(kind: str, payload: bytes, answers: list[bytes]) -> AsyncIterator[api.AttestAgentRequest]:
+async def _requests(
+    kind: str, payload: bytes, answers: list[bytes], key: PrivateKey | None = None
+) -> AsyncIterator[api.AttestAgentRequest]:
     first = api.AttestAgentRequest()
     first.params.data.type, first.params.data.payload = kind, payload
-    first.params.params.csr = csr(ec_key())
+    first.params.params.csr = csr(key or ec_key())
     yield first
     for answer in answers:
         yield api.AttestAgentRequest(challenge_response=answer)
@@ -113,8 +120,10 @@ async def test_a_ban_that_comes_while_the_svid_is_signed_stays(bench: Bench, mon
     await bench.attest(Sum(verdict()), b"\x01", [b"\x02"])
     sign = AgentSigner.sign
 
-    async def slow(signer: AgentSigner, agent_id: SpiffeId, request: bytes, log: Logger) -> IssuedX509:
-        issued = await sign(signer, agent_id, request, log)
+    async def slow(
+        signer: AgentSigner, agent_id: SpiffeId, request: bytes, log: Logger, *, attested_key: bytes | None
+    ) -> IssuedX509:
+        issued = await sign(signer, agent_id, request, log, attested_key=attested_key)
         await bench.nodes.ban(str(agent_id))
         return issued
 
@@ -249,6 +258,47 @@ async def test_an_agent_can_be_selected_by_its_id(bench: Bench) -> None:
     node = await bench.store.get_node(name)
     assert node is not None
     assert node.selectors == (Selector("spiffe_id", name), Selector("sum", "right"))
+
+
+async def test_an_svid_is_for_the_attested_key_alone(bench: Bench) -> None:
+    """And what the attestor remembers is kept by the admission, not by a refusal."""
+    key = ec_key()
+    name = "spiffe://example.org/spire/agent/sum/a"
+    bound = Sum(AttestedNode(name, (), can_reattest=True, public_key=spki(key), record=b"1"))
+    for attestor in (bound, WithIdAsSelector(bound)):
+        with pytest.raises(
+            RpcError, match="failed to attest: the CSR is for another key than the attested one"
+        ) as error:
+            await bench.attest(attestor, b"\x01", [b"\x02"])
+        assert error.value.code is Code.PERMISSION_DENIED
+        assert await bench.store.get_node(name) is None
+        assert await bench.store.get_node_record(name) is None
+        (_, last) = await bench.attest(attestor, b"\x01", [b"\x02"], key=key)
+        assert der.certificate(last.result.svid.cert_chain[0]).public_key() == key.public_key()
+        assert await bench.store.get_node_record(name) == b"1"
+        await bench.attest(Sum(verdict()), b"\x01", [b"\x02"])
+        assert await bench.store.get_node_record(name) == b"1"
+        await bench.nodes.delete(name)
+
+
+async def test_records_of_nodes_as_attestors_have_them(bench: Bench) -> None:
+    records = StoredNodeRecords(bench.store, bench.nodes)
+    name = "spiffe://example.org/spire/agent/sum/a"
+    await records.put(name, b"of nobody")
+    await records.evict(name)
+    assert await records.get(name) is None
+    await bench.attest(Sum(verdict()), b"\x01", [b"\x02"])
+    await records.put(name, b"1")
+    assert await records.get(name) == b"1"
+    with pytest.raises(InvalidArgument, match="longer than 65536"):
+        await records.put(name, bytes(RECORD_LIMIT + 1))
+    known = await bench.nodes.get(name)
+    await records.evict(name)
+    evicted = await bench.nodes.get(name)
+    assert known is not None
+    assert evicted is not None
+    assert evicted.serial_number not in {known.serial_number, ""}
+    assert await records.get(name) == b"1"
 
 
 async def test_selectors_are_sorted(bench: Bench) -> None:

@@ -165,6 +165,11 @@ async def test_passwords_of_hierarchies_and_of_the_key(house: House, tmp_path: P
             "endorsement_hierarchy_password": "e-secret",
         }
         await attest(house, await agent_half(devid, house.tpm, **good))
+        in_files = {"devid_password": "", "owner_hierarchy_password": ""} | {
+            "devid_password_file": str(key),
+            "owner_hierarchy_password_file": str(owner),
+        }
+        await attest(house, await agent_half(devid, house.tpm, **(good | in_files)))
         for name, words in (
             ("owner_hierarchy_password", "unable to start a new TPM session: cannot load DevID key on TPM: "),
             ("endorsement_hierarchy_password", "unable to start a new TPM session: cannot create endorsement key: "),
@@ -315,6 +320,14 @@ async def test_files_that_cannot_be_used(house: House, changes: dict[str, str], 
     assert words in str(caught.value)
 
 
+async def test_a_password_file_that_cannot_be_used(house: House, tmp_path: Path) -> None:
+    path = tmp_path / "password"
+    path.write_text("secret")
+    path.chmod(0o644)
+    with pytest.raises(ConfigurationError, match="the devid_password is open to others"):
+        await agent_half(house.devids["ec-p256"], house.tpm, devid_password_file=str(path))
+
+
 async def test_a_certificate_of_another_key(house: House) -> None:
     changes = {"devid_cert_path": str(house.devids["rsa-2048"].certificate)}
     with pytest.raises(ConfigurationError, match="is a certificate of another key than"):
@@ -325,6 +338,9 @@ async def test_a_certificate_of_another_key(house: House) -> None:
 def test_settings_that_are_required(missing: str) -> None:
     settings = {name: "x" for name in ("devid_cert_path", "devid_priv_path", "devid_pub_path") if name != missing}
     with pytest.raises(InvalidArgument, match=f"invalid configuration: {missing} is required"):
+        agent.Configuration(**settings)
+    settings = {missing: "x", "devid_password": "x", "devid_password_file": "x"} | settings
+    with pytest.raises(InvalidArgument, match="set one of devid_password and devid_password_file"):
         agent.Configuration(**settings)
     with pytest.raises(InvalidArgument, match="endorsement_ca_path is required"):
         server.Configuration(devid_ca_path="x")

@@ -55,7 +55,6 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         for key in ("devid_cert_path", "devid_priv_path", "devid_pub_path"):
             if not getattr(self, key):
                 raise InvalidArgument(f"invalid configuration: {key} is required")
-
         for key in _PASSWORDS:
             if getattr(self, key) and getattr(self, f"{key}_file"):
                 raise InvalidArgument(f"invalid configuration: set one of {key} and {key}_file")
@@ -160,6 +159,11 @@ def read_files(configuration: Configuration) -> DevId:
     except InvalidArgument as error:
         raise _unusable(f"cannot load public key: {configuration.devid_pub_path}: {error}") from error
     chain = tuple(certificate.public_bytes(Encoding.DER) for certificate in found)
+    if hash_name != "sha256":
+        raise _unusable(
+            f"the key of {configuration.devid_pub_path} signs with {hash_name}: servers take SHA-256 of a DevID, so "
+            "make another key"
+        )
     if der.certificate_key(chain[0]) != area.der:
         raise _unusable(f"{path} is a certificate of another key than {configuration.devid_pub_path}")
     return DevId(chain, public, blobs.unsized(private), hash_name)

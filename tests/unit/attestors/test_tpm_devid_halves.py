@@ -320,6 +320,16 @@ async def test_files_that_cannot_be_used(house: House, changes: dict[str, str], 
     assert words in str(caught.value)
 
 
+async def test_a_key_bound_to_another_hash(house: House, tmp_path: Path) -> None:
+    """The server's check of the nonce is by SHA-256, as SPIRE's is."""
+    devid = house.devids["ec-p256"]
+    path = tmp_path / "pub"
+    ecdsa, sha384 = bytes.fromhex("0018000b"), bytes.fromhex("0018000c")
+    path.write_bytes(devid.public.read_bytes().replace(ecdsa, sha384))
+    with pytest.raises(ConfigurationError, match="signs with sha384: servers take SHA-256"):
+        await agent_half(devid, house.tpm, devid_pub_path=str(path))
+
+
 async def test_a_password_file_that_cannot_be_used(house: House, tmp_path: Path) -> None:
     path = tmp_path / "password"
     path.write_text("secret")

@@ -17,7 +17,8 @@ from identity import x509svid
 from identity.bundles import Bundle
 from operations import logs, metrics
 from plugins.keymanager import Key, KeyManager
-from plugins.nodeattestor import AgentNodeAttestor
+from plugins.nodeattestor import AgentNodeAttestor, Ending
+from plugins.nodeattestor import Attestation as Proof
 from transport import tls
 from transport.client import Bidi, Channel
 from transport.status import Code, RpcError
@@ -90,8 +91,16 @@ async def _converse(
     channel: Channel, attestor: AgentNodeAttestor, request: bytes
 ) -> agent_pb2.AttestAgentResponse.Result:
     proof = await attestor.begin()
+    try:
+        return await _prove(channel, attestor.name, proof, request)
+    finally:
+        if isinstance(proof, Ending):
+            await proof.close()
+
+
+async def _prove(channel: Channel, kind: str, proof: Proof, request: bytes) -> agent_pb2.AttestAgentResponse.Result:
     params = agent_pb2.AttestAgentRequest.Params(
-        data=attestation_pb2.AttestationData(type=attestor.name, payload=proof.payload),
+        data=attestation_pb2.AttestationData(type=kind, payload=proof.payload),
         params=agent_pb2.AgentX509SVIDParams(csr=request),
     )
     async with channel.bidi(_ATTEST, agent_pb2.AttestAgentResponse) as stream:

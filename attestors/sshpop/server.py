@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -138,7 +138,7 @@ async def _prove(host: Certificate, challenge: Challenge) -> None:
 
 
 @contextmanager
-def _failing(what: str) -> Iterator[None]:
+def _failing(what: str) -> Generator[None]:
     """SPIRE's half answers Internal to all that is wrong, and whoever watches it knows that code and these texts."""
     try:
         yield

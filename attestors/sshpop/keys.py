@@ -94,7 +94,7 @@ def read(reader: Reader, kind: str) -> PublicKey:
     blob = b"".join(map(string, (kind.encode(), *fields)))
     try:
         key = load_ssh_public_key(kind.encode() + b" " + base64.b64encode(blob))
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except (ValueError, UnsupportedAlgorithm, NotImplementedError) as error:  # the last for a compressed point
         raise InvalidArgument(f"ssh: the {kind} key cannot be used: {error}") from error
     if isinstance(key, rsa.RSAPublicKey):
         _require_size(key)

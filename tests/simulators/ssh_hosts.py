@@ -47,3 +47,8 @@ def certify(
 
 def _keygen(*arguments: str) -> None:
     subprocess.run(["ssh-keygen", "-q", *arguments], check=True, capture_output=True, stdin=subprocess.DEVNULL)
+
+
+def rewrite(key: SshKey, form: str, passphrase: str = "") -> None:
+    """Write the private key anew: PEM, PKCS8, or RFC4716, which stands for OpenSSH's own."""
+    _keygen("-p", "-m", form, "-P", "", "-N", passphrase, "-f", str(key.path))

@@ -21,6 +21,9 @@ MOST_KEYS = 100
 
 _SHORTEST_RSA = 2048
 _LONGEST_RSA = 8192
+_LONGEST_NUMBER = 2048
+_ALGORITHMS: Mapping[str, str] = {"RSA": "RS256", "EC P-256": "ES256", "OKP Ed25519": "EdDSA"}
+"""By type and curve."""
 
 PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
 
@@ -64,7 +67,8 @@ def parse(document: bytes) -> KeySet:
 
 
 def _key(jwk: Mapping[str, Any]) -> Key | None:
-    algorithm = _ALGORITHMS.get((jwk.get("kty"), jwk.get("crv") if jwk.get("kty") != "RSA" else None))
+    kind = str(jwk.get("kty"))
+    algorithm = _ALGORITHMS.get(kind if kind == "RSA" else f"{kind} {jwk.get('crv')}")
     if algorithm is None or jwk.get("alg", algorithm) != algorithm or jwk.get("use", "sig") != "sig":
         return None
     operations = jwk.get("key_ops", ["verify"])
@@ -73,18 +77,13 @@ def _key(jwk: Mapping[str, Any]) -> Key | None:
         return None
     # Only what makes the public half: a set with private ones is another's mistake.
     public = {name: jwk[name] for name in ("kty", "crv", "n", "e", "x", "y") if name in jwk}
+    if any(len(str(value)) > _LONGEST_NUMBER for value in public.values()):
+        return None
     try:
         key = PyJWK(public, algorithm).key
     except (PyJWTError, ValueError, TypeError, UnsupportedAlgorithm):
         return None
     return Key(key_id, algorithm, key) if _is_good(key) else None
-
-
-_ALGORITHMS: Mapping[tuple[object, object], str] = {
-    ("RSA", None): "RS256",
-    ("EC", "P-256"): "ES256",
-    ("OKP", "Ed25519"): "EdDSA",
-}
 
 
 def _is_good(key: object) -> bool:

@@ -21,7 +21,6 @@ from attestors.threads import Threads
 from identity.selectors import Selector
 from operations.errors import InvalidArgument, Refused
 from operations.quoting import quote
-from plugins.workloadattestor import WorkloadAttestor
 from transport.peer import Process
 
 if TYPE_CHECKING:
@@ -107,7 +106,7 @@ class OidcAttestor:
             client.close()
 
 
-async def load(configuration: Configuration, context: PluginContext) -> WorkloadAttestor:
+async def load(configuration: Configuration, context: PluginContext) -> OidcAttestor:
     """Raises ConfigurationError for CAs that cannot be used."""
     await asyncio.to_thread(configuration.check_files)
     processes.require_own_proc()

@@ -58,10 +58,9 @@ def process(command: Sequence[str] = ("sleep", "600"), **environment: str) -> Ge
 
 @asynccontextmanager
 async def attesting(issuer: OidcIssuer, *, path: str = "", **more: Any) -> AsyncGenerator[OidcAttestor]:
-    settings = Issuer(**{"audiences": ("spire",), "ca_path": str(issuer.ca.file), **more})
-    configuration = Configuration(issuers={issuer.url: settings}, token_path=path, token_env=VARIABLE)
+    settings: dict[str, Any] = {"audiences": ("spire",), "ca_path": str(issuer.ca.file), **more}
+    configuration = Configuration(issuers={issuer.url: Issuer(**settings)}, token_path=path, token_env=VARIABLE)
     made = await attestor.load(configuration, PluginContext("example.org", None, logs.get()))
-    assert isinstance(made, OidcAttestor)
     try:
         yield made
     finally:

@@ -18,13 +18,14 @@ from attestors.http_challenge import messages
 from attestors.http_challenge.messages import AttestationData, Challenge
 from attestors.sigstore.http import HttpClient
 from attestors.sigstore.urls import Url
+from attestors.turns import Turns
 from identity.selectors import Selector
 from identity.spiffeid import SpiffeId, TrustDomain
 from operations.errors import InvalidArgument, PermanentlyUnusable, Refused, SpireError
 from operations.logs import Logger
 from operations.quoting import quote
 from plugins import nodeattestor
-from plugins.nodeattestor import AttestedNode
+from plugins.nodeattestor import CLIENT_ADDRESS, AttestedNode
 
 NAME = messages.NAME
 
@@ -36,6 +37,7 @@ _FIRST_OPEN_PORT = 1024
 _LAST_PORT = 65535
 _LARGEST_ANSWER = 64 << 10
 _LOOKED_AT = 64
+_OF_A_CALLER = 4
 _HEADERS = {"User-Agent": "spire-server"}
 
 
@@ -129,6 +131,8 @@ class HttpChallengeAttestor:
         self._trust_domain = TrustDomain(context.trust_domain)
         # No proxy: it is the host itself that is to answer.
         self._http = HttpClient({})
+        # Whoever calls names whom to ask: names that nobody answers for are not to hold up other callers' hosts.
+        self._turns = Turns(_OF_A_CALLER)
 
     async def attest(self, payload: bytes, challenge: nodeattestor.Challenge) -> AttestedNode:
         """`payload` is messages.AttestationData. Raises InvalidArgument, Refused, PermanentlyUnusable."""
@@ -157,7 +161,7 @@ class HttpChallengeAttestor:
         self._context.log.debug("Verifying challenge", hostname=data.hostname, port=data.port)
         url = Url("http", data.hostname, data.port, messages.path(data.agentname))
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(PATIENCE), self._turns.of(CLIENT_ADDRESS.get()):
                 answer = await self._http.get(url, headers=_HEADERS, largest=_LARGEST_ANSWER)
         except TimeoutError as error:
             raise Refused(f"challenge verification failed: {url.origin} gave no answer in {PATIENCE:g} s") from error

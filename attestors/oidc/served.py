@@ -36,7 +36,8 @@ class OidcPlugin:
             (_CONFIG, {"Configure": self.configure, "Validate": self.validate}),
         )
 
-    def introduce(self, _host_services: Sequence[str]) -> Sequence[str]:
+    def introduce(self, host_services: Sequence[str]) -> Sequence[str]:
+        del host_services  # none is needed
         return [_ATTESTOR.full_name, _CONFIG.full_name]
 
     async def close(self) -> None:

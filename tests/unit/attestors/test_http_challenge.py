@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 from collections.abc import AsyncGenerator
@@ -26,7 +27,7 @@ from operations.errors import (
 )
 from operations.logs import Logger
 from plugins.catalog import PluginContext
-from plugins.nodeattestor import Attestation, AttestedNode, Ending
+from plugins.nodeattestor import CLIENT_ADDRESS, Attestation, AttestedNode, Ending
 from tests.simulators.ports import free_port
 from tests.simulators.web_hosts import WebHost
 from transport.http_client import Query, Service, asking
@@ -223,6 +224,29 @@ async def test_hosts_that_do_not_answer(monkeypatch: pytest.MonkeyPatch) -> None
             await attest(await server_half(), advertised_port=port)
     with pytest.raises(Refused, match="challenge verification failed: cannot reach"):
         await attest(await server_half(), advertised_port=free_port())
+
+
+async def test_a_caller_whose_hosts_do_not_answer_holds_up_only_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "PATIENCE", 20.0)
+    verifying = await server_half()
+    with closing(socket.create_server((HOST, 0))) as silent:
+        port = silent.getsockname()[1]
+
+        async def call(caller: str, said: bytes) -> AttestedNode:
+            CLIENT_ADDRESS.set(caller)
+            return await verifying.attest(said, _any_answer)
+
+        waiting = [asyncio.create_task(call("192.0.2.1", payload(port=port))) for _ in range(20)]
+        CLIENT_ADDRESS.set("192.0.2.2")
+        await attest(verifying)
+        assert not any(task.done() for task in waiting)
+        for task in waiting:
+            task.cancel()
+        await asyncio.wait(waiting)
+
+
+async def _any_answer(_challenge: bytes) -> bytes:
+    return b"\n"
 
 
 async def test_proxies_are_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,7 +57,8 @@ async def server_half(context: Context | None = None, **more: Any) -> server.Htt
 
 @asynccontextmanager
 async def attesting(**more: Any) -> AsyncGenerator[Attestation]:
-    configuration = agent.Configuration(**{"hostname": HOST, **more})
+    given_settings: dict[str, Any] = {"hostname": HOST, **more}
+    configuration = agent.Configuration(**given_settings)
     attestation = await (await agent.load(configuration, PluginContext("example.org", None, logs.get()))).begin()
     assert isinstance(attestation, Ending)
     try:

@@ -32,7 +32,6 @@ BUILTINS: Builtins = {
     "WorkloadAttestor": {
         "docker": Builtin("attestors.docker.configuration:Configuration", "attestors.docker.attestor:load"),
         "k8s": Builtin("attestors.k8s.configuration:Configuration", "attestors.k8s.attestor:load"),
-        "oidc_attestor": Builtin("attestors.oidc.configuration:Configuration", "attestors.oidc.attestor:load"),
         "slurm": Builtin("attestors.slurm:Configuration", "attestors.slurm:load"),
         "systemd": Builtin("attestors.systemd.attestor:Configuration", "attestors.systemd.attestor:load"),
         "unix": Builtin("attestors.unix:Configuration", "attestors.unix:load"),

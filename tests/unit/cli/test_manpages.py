@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 PAGES = ROOT / "docs" / "man"
-NAMES = ("spire-server.1", "spire-agent.1", "spire-attestor-oidc.1", "spire-keystore-pkcs11.1", "spire-keystore-tpm.1")
+NAMES = ("spire-server.1", "spire-agent.1", "spire-keystore-pkcs11.1", "spire-keystore-tpm.1")
 
 
 @pytest.fixture(scope="module")

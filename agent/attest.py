@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from agent import csr
@@ -17,7 +18,7 @@ from identity import x509svid
 from identity.bundles import Bundle
 from operations import logs, metrics
 from plugins.keymanager import Key, KeyManager
-from plugins.nodeattestor import AgentNodeAttestor, Ending
+from plugins.nodeattestor import AgentNodeAttestor, Ending, KeyAttesting
 from plugins.nodeattestor import Attestation as Proof
 from transport import tls
 from transport.client import Bidi, Channel
@@ -59,7 +60,8 @@ async def attest(
                 _GET_BUNDLE, bundle_rpc_pb2.GetBundleRequest(), bundle_pb2.Bundle, timeout=TIMEOUT
             )
             bundle = own_bundle(message, address.trust_domain)
-            result = await _converse(channel, attestor, request)
+            async with _begun(attestor, keys, key) as proof:
+                result = await _converse(channel, attestor.name, proof, request)
     except TimeoutError as error:
         raise RpcError(Code.DEADLINE_EXCEEDED, "attestation took too long") from error
     finally:
@@ -87,20 +89,25 @@ def _channel(address: ServerAddress, authorities: Sequence[bytes] | None) -> Cha
     )
 
 
-async def _converse(
-    channel: Channel, attestor: AgentNodeAttestor, request: bytes
-) -> agent_pb2.AttestAgentResponse.Result:
-    proof = await attestor.begin()
+@asynccontextmanager
+async def _begun(attestor: AgentNodeAttestor, keys: KeyManager, key: Key) -> AsyncGenerator[Proof]:
+    """A proof, which holds what it needs as long as the block lasts."""
+    if isinstance(attestor, KeyAttesting):
+        proof = await attestor.begin_with(keys, key)
+    else:
+        proof = await attestor.begin()
     try:
-        return await _prove(channel, attestor.name, proof, request)
+        yield proof
     finally:
         if isinstance(proof, Ending):
             await proof.close()
 
 
-async def _prove(channel: Channel, kind: str, proof: Proof, request: bytes) -> agent_pb2.AttestAgentResponse.Result:
+async def _converse(
+    channel: Channel, attestor: str, proof: Proof, request: bytes
+) -> agent_pb2.AttestAgentResponse.Result:
     params = agent_pb2.AttestAgentRequest.Params(
-        data=attestation_pb2.AttestationData(type=kind, payload=proof.payload),
+        data=attestation_pb2.AttestationData(type=attestor, payload=proof.payload),
         params=agent_pb2.AgentX509SVIDParams(csr=request),
     )
     async with channel.bidi(_ATTEST, agent_pb2.AttestAgentResponse) as stream:

@@ -24,6 +24,8 @@ BUILTINS: Builtins = {
         ),
         "join_token": Builtin("attestors.join_token.agent:Configuration", "attestors.join_token.agent:load"),
         "sshpop": Builtin("attestors.sshpop.agent:Configuration", "attestors.sshpop.agent:load"),
+        "tpm": Builtin("attestors.tpm.agent:Configuration", "attestors.tpm.agent:load"),
+        "tpm_devid": Builtin("attestors.tpm_devid.agent:Configuration", "attestors.tpm_devid.agent:load"),
         "x509pop": Builtin("attestors.x509pop.agent:Configuration", "attestors.x509pop.agent:load"),
     },
     "SVIDStore": {
@@ -32,6 +34,7 @@ BUILTINS: Builtins = {
     "WorkloadAttestor": {
         "docker": Builtin("attestors.docker.configuration:Configuration", "attestors.docker.attestor:load"),
         "k8s": Builtin("attestors.k8s.configuration:Configuration", "attestors.k8s.attestor:load"),
+        "oidc_attestor": Builtin("attestors.oidc.configuration:Configuration", "attestors.oidc.attestor:load"),
         "slurm": Builtin("attestors.slurm:Configuration", "attestors.slurm:load"),
         "systemd": Builtin("attestors.systemd.attestor:Configuration", "attestors.systemd.attestor:load"),
         "unix": Builtin("attestors.unix:Configuration", "attestors.unix:load"),

@@ -32,6 +32,7 @@ class MustRebootstrap(Unwelcome):
 
 BANNED = "the server has banned this agent: evict it there to let it attest again"
 EVICTED = "the server does not know this agent any more: it must attest anew, for which a join token must be a new one"
+NOT_AGAIN = "the server does not let this node attest again"
 STRANGER = (
     "no authority that this agent knows vouches for the server: if the server's keys were replaced on purpose, remove "
     "agent-data.json from data_dir and give the agent the new trust bundle, and a new join token where it uses one"

@@ -13,6 +13,7 @@ from agent.cache import X509Cache
 from agent.denial import (
     BANNED,
     EVICTED,
+    NOT_AGAIN,
     STRANGER,
     MustRebootstrap,
     Unwelcome,
@@ -218,7 +219,7 @@ class Manager:
         except SpireError as error:
             _log.error("Agent failed re-attestation; removing SVID and shutting down", error=error)
             await self._forget()
-            raise Unwelcome(EVICTED) from error
+            raise Unwelcome(f"{NOT_AGAIN}: {error}" if self.svid.reattestable else EVICTED) from error
 
     async def _forget(self) -> None:
         """The agent is not welcome: its next start attests anew, and serves nothing before."""

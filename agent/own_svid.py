@@ -12,12 +12,13 @@ from agent.attest import attest
 from agent.backoff import Backoff
 from agent.denial import STRANGER, Unwelcome, is_banned, is_final, is_unknown_authority, must_reattest
 from agent.identity import AgentSvid, next_key, received
-from agent.rotation import RotationStrategy
+from agent.rotation import RotationStrategy, proven_by
 from agent.server_client import ServerClient
 from agent.startup import Start
 from operations import logs, metrics
 from operations.errors import Refused, SpireError
 from plugins.keymanager import Key
+from plugins.nodeattestor import Reattesting
 
 _FIRST_RETRY = 5.0
 _LONGEST_WAIT = 60.0
@@ -52,7 +53,8 @@ class OwnSvid:
         self._tolerates_stranger = tolerates_stranger
         self._next_key: Key | None = None
         self._hurry = asyncio.Event()
-        self._rotate_at = strategy.rotate_at(client.svid.begins, client.svid.expires)
+        begins = client.svid.begins
+        self._rotate_at = self._moment(begins, strategy.rotate_at(begins, client.svid.expires))
 
     @property
     def current(self) -> AgentSvid:
@@ -164,7 +166,15 @@ class OwnSvid:
         await self._client.use(svid)
         self._hurry.clear()
         self._next_key = None
-        self._rotate_at = self._strategy.of_new(time.time(), svid.expires)
+        now = time.time()
+        self._rotate_at = self._moment(now, self._strategy.of_new(now, svid.expires))
+
+    def _moment(self, attested: float, renewal: float) -> float:
+        """When to prove anew what this node is: at the renewal, or before, at the attestor's own interval."""
+        attestor = self._start.attestor
+        if self.current.reattestable and isinstance(attestor, Reattesting) and attestor.interval:
+            return proven_by(renewal, attested, attestor.interval)
+        return renewal
 
     async def store(self) -> None:
         """Keep the current SVID for the next start."""

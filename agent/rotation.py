@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+from agent.backoff import jittered
+
 _HALF_LIFE_JITTER = 0.1
 _TARGET_JITTER = 600.0
 _SHORTEST_GRACE = 12 * 3600.0
@@ -37,3 +39,8 @@ class RotationStrategy:
             spread = random.uniform(0, _TARGET_JITTER)  # noqa: S311 - jitter
             moment = min(moment, expires - self.availability_target - spread)
         return moment
+
+
+def proven_by(renewal: float, attested: float, interval: float) -> float:
+    """The moment to attest anew: `interval` seconds after the last time, with jitter, or at the renewal before that."""
+    return min(renewal, attested + jittered(interval))

@@ -152,6 +152,8 @@ async def _plugins(config: AgentConfig) -> AsyncGenerator[_Plugins, None]:
         node_attestors: list[AgentNodeAttestor] = await _load(config, "NodeAttestor", external)
         # A join token wins over whatever attestor is configured, as in SPIRE.
         node_attestor = JoinTokenAttestor(config.join_token) if config.join_token else node_attestors[0]
+        if isinstance(node_attestor, HoldsConnections):
+            stack.push_async_callback(node_attestor.close)
         workload_attestors: list[WorkloadAttestor] = await _load(config, "WorkloadAttestor", external)
         for attestor in workload_attestors:
             if isinstance(attestor, HoldsConnections):

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, Generator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import Enum
 from typing import ClassVar, Final, Protocol
@@ -19,11 +19,12 @@ from generated.spire.plugin.agent.keymanager.v1 import keymanager_pb2 as agent_a
 from generated.spire.plugin.server.keymanager.v1 import keymanager_pb2 as api
 from generated.spire.service.common.config.v1 import config_pb2
 from keystores.errors import InvalidArgument
-from operations import config, hcl, logs
-from operations.errors import ConfigurationError, ConfigurationErrors, SpireError
+from operations import logs
+from operations.errors import ConfigurationError, SpireError
 from operations.quoting import quote
 from plugins.context import PluginContext
 from plugins.keymanager import Hash, Key, KeyManager, KeyType, Scheme
+from plugins.served import configuration
 from plugins.served.plugin import Service
 from transport.peer import Peer
 from transport.router import Context, Handler
@@ -124,31 +125,31 @@ class KeyManagerPlugin:
         self, request: config_pb2.ConfigureRequest, _peer: Peer, _context: Context
     ) -> config_pb2.ConfigureResponse:
         """The first time, or anew. What cannot be used leaves what was in force."""
-        with _one_line():
-            configuration = self._read(request.hcl_configuration)
+        with configuration.one_line():
+            settings = self._read(request.hcl_configuration)
         context = PluginContext(
             trust_domain=request.core_configuration.trust_domain, data_dir=None, log=logs.get(self._store.name)
         )
         # A key may be in the making: whether or not the host still waits, this is done to its end.
-        await asyncio.shield(asyncio.ensure_future(self._use(request.hcl_configuration, configuration, context)))
+        await asyncio.shield(asyncio.ensure_future(self._use(request.hcl_configuration, settings, context)))
         return config_pb2.ConfigureResponse()
 
-    async def _use(self, data: str, configuration: msgspec.Struct, context: PluginContext) -> None:
+    async def _use(self, data: str, settings: msgspec.Struct, context: PluginContext) -> None:
         async with self._changing:
             former = self._configured
             if former is not None and (former.data, former.context.trust_domain) == (data, context.trust_domain):
                 return
             await self._let_go()  # two cannot have one keys_path
             try:
-                with _one_line():
-                    self._configured = await self._open(data, configuration, context)
+                with configuration.one_line():
+                    self._configured = await self._open(data, settings, context)
             except SpireError:
                 if former is not None:
                     await self._take_up_again(former)
                 raise
 
-    async def _open(self, data: str, configuration: msgspec.Struct, context: PluginContext) -> _Configured:
-        return _Configured(data, context, await self._store.load(configuration, context, self._role))
+    async def _open(self, data: str, settings: msgspec.Struct, context: PluginContext) -> _Configured:
+        return _Configured(data, context, await self._store.load(settings, context, self._role))
 
     async def _take_up_again(self, former: _Configured) -> None:
         log = former.context.log.bind
@@ -160,19 +161,12 @@ class KeyManagerPlugin:
     async def validate(
         self, request: config_pb2.ValidateRequest, _peer: Peer, _context: Context
     ) -> config_pb2.ValidateResponse:
-        try:
-            self._read(request.hcl_configuration)
-        except ConfigurationErrors as error:
-            return config_pb2.ValidateResponse(valid=False, notes=[str(problem) for problem in error.problems])
-        except ConfigurationError as error:
-            return config_pb2.ValidateResponse(valid=False, notes=[str(error)])
-        return config_pb2.ValidateResponse(valid=True)
+        return configuration.validated(lambda: self._read(request.hcl_configuration))
 
     def _read(self, data: str) -> msgspec.Struct:
-        body = hcl.parse(data, "plugin_data")
-        configuration = config.bind(self._store.model, body, section=self._store.name)
-        self._store.check(configuration)
-        return configuration
+        settings = configuration.read(self._store.model, data, self._store.name)
+        self._store.check(settings)
+        return settings
 
     async def _let_go(self) -> None:
         """Wait for the calls that run, then close. Needs `_changing`."""
@@ -235,15 +229,6 @@ class KeyManagerPlugin:
             key = await manager.get(request.key_id)
             signature = await key.sign(request.data, scheme)
         return api.SignDataResponse(signature=signature, key_fingerprint=_fingerprint(key))
-
-
-@contextmanager
-def _one_line() -> Generator[None]:
-    """A status has one line for all that is wrong."""
-    try:
-        yield
-    except ConfigurationErrors as error:
-        raise ConfigurationError("; ".join(str(problem) for problem in error.problems)) from error
 
 
 def need_keys_path(path: str | None, name: str) -> None:

@@ -103,3 +103,13 @@ class KeyAttesting(Protocol):
     async def begin_with(self, keys: KeyManager, key: Key) -> Attestation:
         """As `begin`, for an SVID of this key, which `keys` holds."""
         ...
+
+
+@runtime_checkable
+class Reattesting(Protocol):
+    """An agent half that attests anew at an interval, besides at every renewal of the SVID."""
+
+    @property
+    def interval(self) -> float:
+        """Seconds; 0 for at renewals alone."""
+        ...

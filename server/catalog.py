@@ -39,6 +39,7 @@ BUILTINS: Builtins = {
         "join_token": Builtin("attestors.join_token.server:Configuration", "attestors.join_token.server:load"),
         "sshpop": Builtin("attestors.sshpop.server:Configuration", "attestors.sshpop.server:load"),
         "tpm": Builtin("attestors.tpm.configuration:Configuration", "attestors.tpm.server:load"),
+        "tpm_devid": Builtin("attestors.tpm_devid.server:Configuration", "attestors.tpm_devid.server:load"),
         "x509pop": Builtin("attestors.x509pop.server:Configuration", "attestors.x509pop.server:load"),
     },
     "UpstreamAuthority": {

@@ -53,6 +53,10 @@ COMMANDS = (
     Command("keys show", "Print all that is known of one key", _in("keys", "show")),
     Command("keys verify", "Have keys prove that they are here and cannot leave", _in("keys", "verify")),
     Command("keys dispose", "Destroy a key that nobody uses", _in("keys", "dispose")),
+    Command("tpm evidence", "Write down what this machine's TPM and logs say of its boot", _in("tpm", "evidence")),
+    Command(
+        "tpm devid provision", "Make a DevID's key in the TPM, and ask for its certificate", _in("devid", "provision")
+    ),
     Command("api watch", WATCH, _in("watch", "watch"), usage_name="watch", complaint="{}"),
 )
 
@@ -62,6 +66,8 @@ GROUPS = {
     "debug": "A look into the running agent, by its admin socket",
     "keys": "The agent's own keys, by its admin socket",
     "logger": "The running agent's log, by its admin socket",
+    "tpm": "The machine's TPM",
+    "tpm devid": "DevIDs: identities whose keys are in the TPM",
 }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -41,10 +41,14 @@ class Response:
 
 
 class HttpClient:
-    """Makes a connection for each request. `environment` may name proxies, as everywhere: HTTPS_PROXY, NO_PROXY."""
+    """Makes a connection for each request. `environment` may name proxies, as everywhere: HTTPS_PROXY, NO_PROXY.
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
+    `trusting` makes the TLS context, and may block; without it the host's CAs are trusted.
+    """
+
+    def __init__(self, environment: Mapping[str, str], trusting: Callable[[], ssl.SSLContext] | None = None) -> None:
         self._environment = environment
+        self._trusting = trusting or _trusting_the_host
         self._tls: ssl.SSLContext | None = None
         # Whoever names a registry also names who answers for the name, or does not: threads of our own bound it.
         self._resolvers = ThreadPoolExecutor(_RESOLVERS, thread_name_prefix="sigstore-names")
@@ -121,7 +125,7 @@ class HttpClient:
         """The host's CAs, or those that SSL_CERT_FILE and SSL_CERT_DIR name; reading them takes a while."""
         if self._tls is None:
             loop = asyncio.get_running_loop()
-            self._tls = made = await loop.run_in_executor(self._resolvers, _trusting_the_host)
+            self._tls = made = await loop.run_in_executor(self._resolvers, self._trusting)
             return made
         return self._tls
 

@@ -21,6 +21,8 @@ SYSTEMD = "systemd-ask-password"
 LONGEST = 255
 """Bytes of a PIN; a terminal gives no longer line than 4095."""
 _READ = 4096
+_LOOK = 0.5
+"""Seconds."""
 
 
 class TypedPin(Pin):
@@ -157,7 +159,10 @@ async def _typed(terminal: int, question: str) -> bytes:
         os.write(terminal, f"{question}: ".encode())
         loop.add_reader(terminal, read)
         try:
-            return (await answer).rstrip(b"\r\n")
+            # A Ctrl-C in the moment before the loop goes to sleep is heard only when it wakes.
+            while not answer.done():
+                await asyncio.wait([answer], timeout=_LOOK)
+            return answer.result().rstrip(b"\r\n")
         finally:
             loop.remove_reader(terminal)
             os.write(terminal, b"\n")

@@ -13,9 +13,10 @@ EXAMPLE = """\
 
 
 def main() -> int:
-    from keystores.programs import program
+    from keystores.programs.about import about
+    from plugins.served import by_hand
 
-    return program.main("pkcs11", EXAMPLE, _serve)
+    return by_hand.main(about("pkcs11", "a token", EXAMPLE), _serve)
 
 
 def _serve() -> int:

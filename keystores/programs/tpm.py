@@ -11,9 +11,10 @@ EXAMPLE = """\
 
 
 def main() -> int:
-    from keystores.programs import program
+    from keystores.programs.about import about
+    from plugins.served import by_hand
 
-    return program.main("tpm", EXAMPLE, _serve)
+    return by_hand.main(about("tpm", "a TPM", EXAMPLE), _serve)
 
 
 def _serve() -> int:

@@ -43,6 +43,7 @@ LOADED_SESSION_FIRST, TRANSIENT_FIRST = 0x02000000, 0x80000000
 REMAKES: Final = 2
 """New contexts for one piece of work."""
 
+_PARENT: Final = "parent"
 _ENCRYPTED: Final = TPMA_SESSION.CONTINUESESSION | TPMA_SESSION.DECRYPT | TPMA_SESSION.ENCRYPT
 
 
@@ -80,7 +81,8 @@ def _waits(seconds: float) -> Iterator[float]:
         wait = min(2 * wait, LONGEST_WAIT)
 
 
-def _unmarshalled(blob: Blob) -> tuple[TPM2B_PRIVATE, TPM2B_PUBLIC]:
+def unmarshalled(blob: Blob) -> tuple[TPM2B_PRIVATE, TPM2B_PUBLIC]:
+    """Raises Fault for what is no blob."""
     try:
         private, _ = TPM2B_PRIVATE.unmarshal(blob.private)
         public, _ = TPM2B_PUBLIC.unmarshal(blob.public)
@@ -99,7 +101,7 @@ class Device:
         self._parents = Parents(place)
         self._esapi: ESAPI | None = None
         self._parent: Parent | None = None
-        self._parent_context: TPMS_CONTEXT | None = None
+        self._contexts: dict[str, TPMS_CONTEXT] = {}
         self._sessions: dict[int, _Session] = {}
         self._loaded: OrderedDict[bytes, ESYS_TR] = OrderedDict()
         self._persistent: dict[int, ESYS_TR] = {}
@@ -161,21 +163,40 @@ class Device:
                     self.esapi.flush_context(parent.handle)
 
     def _load_parent(self) -> Parent:
-        context, self._parent_context = self._parent_context, None
-        if context is not None:
-            try:
-                handle = self.esapi.context_load(context)
-            except TSS2_Exception as error:
-                # A reset makes an end of saved contexts; what else is wrong shows next.
-                if meaning(int(error.rc)) not in {Meaning.INTEGRITY, Meaning.GONE} or not is_tpm(int(error.rc)):
-                    raise
-            else:
-                self._parent_context = context
-                return Parent(self.esapi, handle, self._parents.source, transient=True)
+        handle = self._restored(_PARENT)
+        if handle is not None:
+            return Parent(self.esapi, handle, self._parents.source, transient=True)
         found = self._parents.find(self.esapi)
         if found.transient:
-            self._parent_context = self.esapi.context_save(found.handle)
+            self._contexts[_PARENT] = self.esapi.context_save(found.handle)
         return found
+
+    @contextmanager
+    def kept(self, name: str, make: Callable[[], ESYS_TR]) -> Generator[ESYS_TR]:
+        """A primary key that takes long to make, in the TPM while the block lasts; in between its context is kept."""
+        handle = self._restored(name)
+        if handle is None:
+            handle = make()
+            self._contexts[name] = self.esapi.context_save(handle)
+        try:
+            yield handle
+        finally:
+            with suppress(TSS2_Exception):
+                self.esapi.flush_context(handle)
+
+    def _restored(self, name: str) -> ESYS_TR | None:
+        """A saved object, back in the TPM. A reset makes an end of saved contexts; what else is wrong shows next."""
+        context = self._contexts.pop(name, None)
+        if context is None:
+            return None
+        try:
+            handle = self.esapi.context_load(context)
+        except TSS2_Exception as error:
+            if meaning(int(error.rc)) not in {Meaning.INTEGRITY, Meaning.GONE} or not is_tpm(int(error.rc)):
+                raise
+            return None
+        self._contexts[name] = context
+        return handle
 
     def session(self, kind: int = TPM2_SE.HMAC) -> ESYS_TR:
         """The session for the next command."""
@@ -211,7 +232,7 @@ class Device:
             self._loaded.move_to_end(known)
             return handle
         self.make_room(LOADED_LIMIT - 1)
-        private, public = _unmarshalled(key)
+        private, public = unmarshalled(key)
         with self.parent() as parent:
             handle = self.esapi.load(parent.handle, private, public, session1=self.session())
         self._loaded[known] = handle
@@ -260,7 +281,7 @@ class Device:
         self._loaded.clear()
         self._sessions.clear()
         self._persistent.clear()
-        self._parent_context = None
+        self._contexts.clear()
         if esapi is None:
             return
         for handle in handles:

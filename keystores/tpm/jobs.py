@@ -22,17 +22,19 @@ from tpm2_pytss import (
     TSS2_Exception,
 )
 
-from keystores.tpm import templates
+from keystores.tpm import attestation, templates
 from keystores.tpm.configuration import pcr_selection
 from keystores.tpm.device import Device
 from keystores.tpm.failures import Fault
 from keystores.tpm.messages import (
+    Attest,
     Blob,
     Certified,
     Certify,
     Create,
     Describe,
     Described,
+    Endorse,
     LoadedKey,
     Probe,
     Probed,
@@ -69,6 +71,10 @@ def answer(device: Device, request: Request, beat: Beat) -> Reply:
             return device.run(lambda: _seal(device, request))
         case Unseal():
             return device.run(lambda: _unseal(device, request.blob))
+        case Endorse():
+            return device.run(lambda: attestation.endorse(device, request, beat))
+        case Attest():
+            return device.run(lambda: attestation.attest(device, request, beat))
         case _:
             raise Fault("InvalidArgument", f"{type(request).__name__} has no answer")
 

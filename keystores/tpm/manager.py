@@ -55,6 +55,11 @@ class TpmKey:
         self._worker = worker
         self.last_signature_at: int | None = None
 
+    @property
+    def blob(self) -> messages.Blob:
+        """As the TPM loads it, for those who have it prove something of the key."""
+        return self._blob
+
     async def sign(self, digest: bytes, scheme: Scheme) -> bytes:
         [signature] = await self.sign_batch([digest], scheme)
         return signature
@@ -118,6 +123,11 @@ class TpmKeyManager:
             if stored is None and index.keys:
                 log.warning("The mapping was gone; adopted the blobs by their ids", path=str(folder.path))
             return cls(worker, folder, index, entries, policy, probed.tpm, log, held.pop_all())
+
+    @property
+    def worker(self) -> Worker:
+        """The TPM's one owner in this process, for whoever else needs the same TPM; it stays the key manager's."""
+        return self._worker
 
     async def generate(self, key_id: str, key_type: KeyType) -> Key:
         if not key_id or len(key_id) > KEY_ID_LIMIT:

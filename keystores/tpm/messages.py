@@ -95,7 +95,38 @@ class Unseal(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     blob: Blob
 
 
-Request = Place | Probe | Create | Describe | Sign | Certify | Seal | Unseal
+class Endorse(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Find the endorsement key, and make an attestation key below it unless `key` is one.
+
+    `template` names the endorsement key's of an earlier run; empty to choose one of the algorithm. `auth` is that of
+    the endorsement hierarchy.
+    """
+
+    algorithm: Literal["auto", "rsa", "ecc"] = "auto"
+    template: str = ""
+    auth: bytes = b""
+    key: Blob | None = None
+
+
+class Attest(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Have the attestation key `key` quote registers over the nonce.
+
+    `credential` (TPM2B_ID_OBJECT) and `secret` (TPM2B_ENCRYPTED_SECRET) are to be opened by the endorsement key, unless
+    they are empty. The subject is certified over the same nonce.
+    """
+
+    template: str
+    auth: bytes = b""
+    key: Blob
+    nonce: bytes
+    bank: str
+    pcrs: tuple[int, ...]
+    credential: bytes = b""
+    secret: bytes = b""
+    subject: Blob | None = None
+
+
+Request = Place | Probe | Create | Describe | Sign | Certify | Seal | Unseal | Endorse | Attest
 
 
 class Probed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -138,6 +169,33 @@ class Unsealed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     data: bytes
 
 
+class Endorsed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The endorsement key's template by name, its TPM2B_PUBLIC, its certificate and those above it as DER; the
+    attestation key."""
+
+    template: str
+    public: bytes
+    certificates: list[bytes]
+    key: Wrapped
+
+
+class StatedKey(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """TPMS_ATTEST of TPM2_Certify, and the attestation key's TPMT_SIGNATURE."""
+
+    statement: bytes
+    signature: bytes
+
+
+class Attested(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """What the credential hid, the quote (TPMS_ATTEST), its TPMT_SIGNATURE, and the registers that it is about."""
+
+    secret: bytes
+    quote: bytes
+    signature: bytes
+    pcrs: dict[int, bytes]
+    certified: StatedKey | None = None
+
+
 class Beat(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """The TPM has answered meanwhile; the request goes on."""
 
@@ -157,7 +215,7 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     authorization: bool = False
 
 
-Reply = Probed | Wrapped | Described | Signed | Certified | Unsealed | Beat | Failed
+Reply = Probed | Wrapped | Described | Signed | Certified | Unsealed | Endorsed | Attested | Beat | Failed
 
 _requests: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
 _replies: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import hmac
 import secrets
-import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from keystores import proving
-from keystores.errors import PermanentlyUnusable
-from keystores.tpm import messages, public_area
+from keystores.errors import InvalidArgument, PermanentlyUnusable, Refused
+from keystores.tpm import messages, public_area, statements
 from keystores.tpm.blobs import SEALED, SEALING_ID, Entry, Folder, Index
 from keystores.tpm.worker import Worker
 from plugins.keyinventory import Attestation, Check, KeyRecord, Proof
@@ -29,8 +26,6 @@ FORMAT: Final = "tpm2-certify"
 """TPMS_ATTEST of TPM2_Certify, an Ecdsa-Sig-Value with SHA-256 over it, and as the one certificate the attestation
 key's TPM2B_PUBLIC."""
 _NONCE_SIZE: Final = 32
-_MAGIC: Final = 0xFF544347
-_ATTEST_CERTIFY: Final = 0x8017
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +138,7 @@ def _certificate(certified: messages.Certified, name: bytes, nonce: bytes) -> Ch
 def verify(certified: messages.Certified, name: bytes, nonce: bytes) -> None:
     """Raises PermanentlyUnusable unless the statement is TPM2_Certify's about this Name and nonce, by a restricted key.
 
-    (TPM 2.0 Library, part 2, 10.12.8 and 10.12.13.) What it leaves open is whose the restricted key is.
+    What it leaves open is whose the restricted key is.
     """
     signer = public_area.parse(certified.signer)
     if not signer.attributes["restricted"] or not signer.attributes["fixedTPM"] or signer.attributes["decrypt"]:
@@ -151,30 +146,15 @@ def verify(certified: messages.Certified, name: bytes, nonce: bytes) -> None:
     if not isinstance(signer.key, ec.EllipticCurvePublicKey):
         raise PermanentlyUnusable("the attestation key is no EC key")
     try:
-        signer.key.verify(certified.signature, certified.statement, ec.ECDSA(hashes.SHA256()))
-    except InvalidSignature as error:
+        statements.verify(signer.key, certified.statement, statements.Signature("ecdsa", "sha256", certified.signature))
+        statement = statements.parse(certified.statement)
+    except Refused as error:
         raise PermanentlyUnusable("the attestation's signature does not verify") from error
-    if _certified_name(certified.statement, nonce) != name:
-        raise PermanentlyUnusable("the attestation is about another key")
-
-
-def _certified_name(statement: bytes, nonce: bytes) -> bytes:
-    """The Name in a TPMS_ATTEST: magic, type, qualifiedSigner, extraData, clockInfo (17), firmwareVersion (8), name."""
-    try:
-        magic, kind, at = *struct.unpack_from(">IH", statement), 6
-        _, at = _sized(statement, at)
-        extra, at = _sized(statement, at)
-        name, at = _sized(statement, at + 25)
-        _, at = _sized(statement, at)
-    except struct.error as error:
-        raise PermanentlyUnusable("the attestation is cut short") from error
-    if magic != _MAGIC or kind != _ATTEST_CERTIFY or at != len(statement):
+    except InvalidArgument as error:
+        raise PermanentlyUnusable(f"the attestation cannot be read: {error}") from error
+    if not isinstance(statement.attested, statements.Certified):
         raise PermanentlyUnusable("the attestation is no statement of TPM2_Certify")
-    if not hmac.compare_digest(extra, nonce):
+    if not hmac.compare_digest(statement.extra, nonce):
         raise PermanentlyUnusable("the attestation is not about the nonce that was asked for")
-    return name
-
-
-def _sized(data: bytes, at: int) -> tuple[bytes, int]:
-    [size] = struct.unpack_from(">H", data, at)
-    return data[at + 2 : at + 2 + size], at + 2 + size
+    if statement.attested.name != name:
+        raise PermanentlyUnusable("the attestation is about another key")

@@ -15,9 +15,14 @@ from keystores.errors import InvalidArgument, Unsupported
 
 _RSA, _ECC = 0x0001, 0x0023
 _NULL: Final = 0x0010
-_HASHES: Final = {0x000B: "sha256", 0x000C: "sha384", 0x000D: "sha512"}
+_AES, _CFB = 0x0006, 0x0043
+_HASHES: Final = {0x0004: "sha1", 0x000B: "sha256", 0x000C: "sha384", 0x000D: "sha512"}
+_NAME_HASHES: Final = {algorithm: name for algorithm, name in _HASHES.items() if name != "sha1"}
+_SCHEMES: Final = {0x0014: "rsassa", 0x0015: "rsaes", 0x0016: "rsapss", 0x0017: "oaep", 0x0018: "ecdsa"}
+_ECDAA: Final = 0x001A
 _CURVES: Final = {0x0003: ec.SECP256R1, 0x0004: ec.SECP384R1}
 _DEFAULT_EXPONENT: Final = 65537
+_MAX_RSA_BITS: Final = 4096
 
 ATTRIBUTES: Final = MappingProxyType(
     {
@@ -41,13 +46,28 @@ NEVER: Final = frozenset({"restricted", "decrypt", "stClear"})
 
 
 @dataclass(frozen=True, slots=True)
+class Scheme:
+    """What a key is bound to use. `hash` is empty for what has none. Schemes that are not known here have hex names."""
+
+    name: str
+    hash: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class PublicArea:
-    """`name` is the object's Name: the hash algorithm and the hash of the area. `key` is None for what is no key."""
+    """`name` is the object's Name: the hash algorithm and the hash of the area. `key` is None for what is no key.
+
+    `name_hash` is that algorithm. `cipher_bits` are those of AES in CFB mode, by which a storage or endorsement key
+    protects what is below it; 0 where there is no such cipher. `scheme` is None where the key may use any.
+    """
 
     name: bytes
     attributes: dict[str, bool]
     policy: bytes
     key: public_keys.PublicKey | None
+    name_hash: str = "sha256"
+    cipher_bits: int = 0
+    scheme: Scheme | None = None
 
     @property
     def der(self) -> bytes:
@@ -81,10 +101,26 @@ class _Reader:
         self._at += size
         return taken
 
-    def skip_scheme(self, size: int) -> None:
-        """An algorithm, and `size` bytes of details unless it is TPM_ALG_NULL."""
-        if self.number(2) != _NULL:
-            self.take(size)
+    def cipher(self) -> int:
+        """TPMT_SYM_DEF_OBJECT (part 2, 11.1.7): the bits of AES-CFB, 0 for another cipher or none."""
+        algorithm = self.number(2)
+        if algorithm == _NULL:
+            return 0
+        bits, mode = self.number(2), self.number(2)
+        return bits if (algorithm, mode) == (_AES, _CFB) else 0
+
+    def scheme(self) -> Scheme | None:
+        """TPMT_RSA_SCHEME or TPMT_ECC_SCHEME (part 2, 11.2.4.2 and 11.2.5.6)."""
+        algorithm = self.number(2)
+        if algorithm == _NULL:
+            return None
+        name = _SCHEMES.get(algorithm, f"{algorithm:#06x}")
+        if name == "rsaes":  # TPMS_EMPTY
+            return Scheme(name)
+        hash_algorithm = self.number(2)
+        if algorithm == _ECDAA:
+            self.number(2)
+        return Scheme(name, _HASHES.get(hash_algorithm, f"{hash_algorithm:#06x}"))
 
     @property
     def done(self) -> bool:
@@ -99,28 +135,34 @@ def parse(public: bytes) -> PublicArea:
         raise InvalidArgument("bytes follow the TPM's public area")
     reader = _Reader(area)
     kind, name_algorithm, attributes = reader.number(2), reader.number(2), reader.number(4)
-    if name_algorithm not in _HASHES:
+    if name_algorithm not in _NAME_HASHES:
         raise Unsupported(f"the TPM object's name algorithm {name_algorithm:#06x} is not supported")
     policy = reader.sized()
     key: public_keys.PublicKey | None = None
+    cipher_bits, scheme = 0, None
     if kind in {_RSA, _ECC}:
+        cipher_bits, scheme = reader.cipher(), reader.scheme()
         key = _rsa(reader) if kind == _RSA else _ecc(reader)
         if not reader.done:
             raise InvalidArgument("bytes follow the TPM's public key")
+    name_hash = _NAME_HASHES[name_algorithm]
     return PublicArea(
-        name=struct.pack(">H", name_algorithm) + hashlib.new(_HASHES[name_algorithm], area).digest(),
+        name=struct.pack(">H", name_algorithm) + hashlib.new(name_hash, area).digest(),
         attributes={name: bool(attributes & bit) for name, bit in ATTRIBUTES.items()},
         policy=policy,
         key=key,
+        name_hash=name_hash,
+        cipher_bits=cipher_bits,
+        scheme=scheme,
     )
 
 
 def _rsa(reader: _Reader) -> rsa.RSAPublicKey:
-    reader.skip_scheme(4)
-    reader.skip_scheme(2)
     bits, exponent, modulus = reader.number(2), reader.number(4), reader.sized()
     if len(modulus) * 8 != bits:
         raise InvalidArgument("the TPM's RSA key is not as long as it says")
+    if bits > _MAX_RSA_BITS:
+        raise Unsupported(f"the TPM's RSA key has {bits} bits, more than {_MAX_RSA_BITS}")
     try:
         return rsa.RSAPublicNumbers(exponent or _DEFAULT_EXPONENT, int.from_bytes(modulus)).public_key()
     except ValueError as error:
@@ -128,10 +170,9 @@ def _rsa(reader: _Reader) -> rsa.RSAPublicKey:
 
 
 def _ecc(reader: _Reader) -> ec.EllipticCurvePublicKey:
-    reader.skip_scheme(4)
-    reader.skip_scheme(2)
     curve = reader.number(2)
-    reader.skip_scheme(2)
+    if reader.number(2) != _NULL:  # the scheme of a key derivation, with its hash
+        reader.number(2)
     x, y = int.from_bytes(reader.sized()), int.from_bytes(reader.sized())
     if curve not in _CURVES:
         raise Unsupported(f"the TPM key's curve {curve:#06x} is neither P-256 nor P-384")

@@ -53,13 +53,18 @@ def _parameters(kind: str, symmetric: str | None, signing_hash: int | None = Non
 
 
 def _public(
-    kind: str, attributes: int, parameters: TPMU_PUBLIC_PARMS, policy: bytes = b"", unique: TPMU_PUBLIC_ID | None = None
+    kind: str,
+    attributes: int,
+    parameters: TPMU_PUBLIC_PARMS,
+    policy: bytes = b"",
+    unique: TPMU_PUBLIC_ID | None = None,
+    name_hash: int = TPM2_ALG.SHA256,
 ) -> TPM2B_PUBLIC:
     algorithm = TPM2_ALG.RSA if kind.startswith("rsa") else TPM2_ALG.ECC
     return TPM2B_PUBLIC(
         TPMT_PUBLIC(
             type=algorithm,
-            nameAlg=TPM2_ALG.SHA256,
+            nameAlg=name_hash,
             objectAttributes=attributes,
             authPolicy=policy,
             parameters=parameters,
@@ -77,6 +82,12 @@ def storage_key(kind: str, *, zeros: bool) -> TPM2B_PUBLIC:
     elif zeros:
         unique = TPMU_PUBLIC_ID(ecc=TPMS_ECC_POINT(x=bytes(32), y=bytes(32)))
     return _public(kind, STORAGE, _parameters(kind, "aes128cfb"), unique=unique)
+
+
+def endorsement_key(kind: str, attributes: int, policy: bytes, name_hash: int, unique: TPMU_PUBLIC_ID) -> TPM2B_PUBLIC:
+    """A template of the EK Credential Profile: AES has as many bits as go with the hash."""
+    cipher = "aes128cfb" if name_hash == TPM2_ALG.SHA256 else "aes256cfb"
+    return _public(kind, attributes, _parameters(kind, cipher), policy, unique, name_hash)
 
 
 def _with_policy(attributes: int, policy: bytes) -> int:

@@ -91,7 +91,7 @@ async def _listening(plugin: Plugin, handshake: Handshake, end: Callable[[], Non
         tls = MutualTls(handshake.client_certificate)
         router.before, certificate, context = tls.check, tls.certificate, tls.context
     try:
-        folder = tempfile.mkdtemp(prefix="spire-keystore-", dir=handshake.folder)
+        folder = tempfile.mkdtemp(prefix="spire-plugin-", dir=handshake.folder)
     except OSError as error:
         raise PermanentlyUnusable(f"cannot make a folder for the plugin's socket: {error}") from error
     server = Server(router, limits=LIMITS)

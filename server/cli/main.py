@@ -119,6 +119,9 @@ COMMANDS = (
     Command("keys show", "Print all that is known of one key", _in("keys", "show")),
     Command("keys verify", "Have keys prove that they are here and cannot leave", _in("keys", "verify")),
     Command("keys dispose", "Destroy a key that nobody uses", _in("keys", "dispose")),
+    Command("tpm policy learn", "Make a boot policy of golden machines' evidence", _in("tpm", "learn")),
+    Command("tpm policy check", "Try a boot policy on stored evidence", _in("tpm", "check")),
+    Command("tpm policy show", "Print what a boot policy asks, or what evidence proves", _in("tpm", "show")),
     Command("x509 mint", "Sign an X509-SVID for a new key, without an entry", _in("mint", "x509")),
     Command("jwt mint", "Sign a JWT-SVID, without an entry", _in("mint", "jwt")),
 )
@@ -136,6 +139,8 @@ GROUPS = {
     "localauthority x509": "X.509 authorities",
     "logger": "The running server's log",
     "token": "Join tokens",
+    "tpm": "Nodes with a TPM: their boot policies",
+    "tpm policy": "Boot policies: learn, check, show",
     "upstreamauthority": "Upstream authorities: taint, revoke",
     "x509": "X509-SVIDs by hand",
 }

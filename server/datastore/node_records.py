@@ -1,4 +1,4 @@
-"""What node attestors remember of nodes: the statements. A record is opaque here, and is there only as long as its node."""
+"""What node attestors remember of nodes: the statements. A record is opaque here, and lasts as long as its node."""
 
 from __future__ import annotations
 

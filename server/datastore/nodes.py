@@ -49,7 +49,7 @@ _CERTIFICATE: frozenset[NodeField] = frozenset(
 
 
 EVICTED = "0"
-"""In the place of a serial number: that of no certificate (RFC 5280, section 4.1.2.2), so that none is the active one."""
+"""In the place of a serial number: that of no certificate (RFC 5280, section 4.1.2.2), so none is the active one."""
 
 
 def admit(connection: Connection, changes: Changes, node: AttestedNode, record: bytes | None = None) -> None:

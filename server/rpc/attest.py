@@ -39,7 +39,7 @@ class AgentSigner:
     async def sign(
         self, agent_id: SpiffeId, csr: bytes, log: Logger, *, attested_key: bytes | None = None
     ) -> IssuedX509:
-        """`attested_key` (DER SubjectPublicKeyInfo) is the only one the SVID may be for; None is any. Raises RpcError."""
+        """`attested_key` (DER SubjectPublicKeyInfo) is what the SVID must be for; None is any. Raises RpcError."""
         with failing(log, "failed to parse CSR", Code.INVALID_ARGUMENT):
             try:
                 approved = checks.approve_agent(csr, agent_id, attested_key)

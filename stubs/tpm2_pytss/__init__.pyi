@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from typing import Self
 
 class TSS2_Exception(RuntimeError):
@@ -15,6 +16,7 @@ class TPM2_ALG:
     ECC: int
     KEYEDHASH: int
     NULL: int
+    SHA1: int
     SHA256: int
     SHA384: int
     SHA512: int
@@ -48,6 +50,9 @@ class TPM2_CAP:
 class TPM2_PT:
     MANUFACTURER: int
 
+class TPM2_PT_NV:
+    BUFFER_MAX: int
+
 class TPM2_PT_FIRMWARE:
     VERSION_1: int
 
@@ -56,10 +61,16 @@ class TPMA_OBJECT(int):
     FIXEDPARENT: int
     SENSITIVEDATAORIGIN: int
     USERWITHAUTH: int
+    ADMINWITHPOLICY: int
     NODA: int
     RESTRICTED: int
     DECRYPT: int
     SIGN_ENCRYPT: int
+
+class TPMA_NV(int):
+    WRITTEN: int
+    AUTHREAD: int
+    OWNERREAD: int
 
 class TPMA_SESSION(int):
     CONTINUESESSION: int
@@ -76,9 +87,15 @@ class _Sized(_Marshalled):
 
 class TPM2B_PRIVATE(_Sized): ...
 class TPM2B_NAME(_Sized): ...
-class TPM2B_DIGEST(_Sized): ...
+
+class TPM2B_DIGEST(_Sized):
+    def __init__(self, buffer: bytes = ...) -> None: ...
+
 class TPM2B_SENSITIVE_DATA(_Sized): ...
 class TPM2B_ATTEST(_Sized): ...
+class TPM2B_MAX_NV_BUFFER(_Sized): ...
+class TPM2B_ID_OBJECT(_Marshalled): ...
+class TPM2B_ENCRYPTED_SECRET(_Marshalled): ...
 class TPMS_CONTEXT(_Marshalled): ...
 
 class TPMT_SYM_DEF_OBJECT:
@@ -91,6 +108,7 @@ class _Details:
 
 class _SchemeDetails:
     any: _Details
+    rsassa: _Details
     ecdsa: _Details
 
 class _Scheme:
@@ -129,9 +147,11 @@ class TPMS_ECC_POINT:
 class TPMU_PUBLIC_ID:
     def __init__(self, *, rsa: bytes = ..., ecc: TPMS_ECC_POINT = ...) -> None: ...
 
-class TPMT_PUBLIC:
+class TPMT_PUBLIC(_Marshalled):
     type: int
     objectAttributes: int
+    authPolicy: TPM2B_DIGEST
+    unique: TPMU_PUBLIC_ID
     def __init__(
         self,
         *,
@@ -148,12 +168,18 @@ class TPM2B_PUBLIC(_Marshalled):
     def __init__(self, publicArea: TPMT_PUBLIC) -> None: ...
 
 class TPMS_SENSITIVE_CREATE:
-    def __init__(self, *, data: bytes = ...) -> None: ...
+    def __init__(self, *, data: bytes = ..., userAuth: bytes = ...) -> None: ...
 
 class TPM2B_SENSITIVE_CREATE:
     def __init__(self, sensitive: TPMS_SENSITIVE_CREATE = ...) -> None: ...
 
+class TPML_DIGEST:
+    def __init__(self, digests: list[TPM2B_DIGEST]) -> None: ...
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[TPM2B_DIGEST]: ...
+
 class TPML_PCR_SELECTION:
+    def __init__(self) -> None: ...
     @classmethod
     def parse(cls, selections: str) -> TPML_PCR_SELECTION: ...
 
@@ -172,22 +198,35 @@ class _Signature:
     rsassa: _RsaSignature
     rsapss: _RsaSignature
 
-class TPMT_SIGNATURE:
+class TPMT_SIGNATURE(_Marshalled):
     sigAlg: int
     signature: _Signature
 
 class _Property:
+    property: int
     value: int
 
 class _Capabilities:
     handles: list[int]
     tpmProperties: list[_Property]
 
+class _NvPublic:
+    attributes: int
+    dataSize: int
+
+class TPM2B_NV_PUBLIC:
+    nvPublic: _NvPublic
+
 class TPMS_CAPABILITY_DATA:
     data: _Capabilities
 
+class PyTCTI:
+    def __init__(self) -> None: ...
+    def do_transmit(self, command: bytes) -> None: ...
+    def do_receive(self, timeout: int) -> bytes: ...
+
 class ESAPI:
-    def __init__(self, tcti: str) -> None: ...
+    def __init__(self, tcti: str | PyTCTI) -> None: ...
     def close(self) -> None: ...
     def startup(self, startup_type: int) -> None: ...
     def tr_from_tpmpublic(self, handle: int) -> ESYS_TR: ...
@@ -240,6 +279,7 @@ class ESAPI:
         session1: ESYS_TR,
         session2: ESYS_TR,
     ) -> tuple[TPM2B_ATTEST, TPMT_SIGNATURE]: ...
+    def hash(self, data: bytes, hash_alg: int, hierarchy: ESYS_TR) -> tuple[TPM2B_DIGEST, TPMT_TK_HASHCHECK]: ...
     def unseal(self, item_handle: ESYS_TR, *, session1: ESYS_TR) -> TPM2B_SENSITIVE_DATA: ...
     def get_random(self, bytes_requested: int, *, session1: ESYS_TR) -> TPM2B_DIGEST: ...
     def policy_pcr(self, policy_session: ESYS_TR, pcr_digest: bytes, pcrs: TPML_PCR_SELECTION) -> None: ...
@@ -248,3 +288,37 @@ class ESAPI:
     def context_load(self, context: TPMS_CONTEXT) -> ESYS_TR: ...
     def flush_context(self, flush_handle: ESYS_TR) -> None: ...
     def get_capability(self, capability: int, prop: int, property_count: int) -> tuple[bool, TPMS_CAPABILITY_DATA]: ...
+    def policy_secret(
+        self,
+        auth_handle: ESYS_TR,
+        policy_session: ESYS_TR,
+        nonce_tpm: bytes,
+        cp_hash_a: bytes,
+        policy_ref: bytes,
+        expiration: int,
+        *,
+        session1: ESYS_TR,
+    ) -> tuple[object, object]: ...
+    def policy_or(self, policy_session: ESYS_TR, p_hash_list: TPML_DIGEST) -> None: ...
+    def activate_credential(
+        self,
+        activate_handle: ESYS_TR,
+        key_handle: ESYS_TR,
+        credential_blob: TPM2B_ID_OBJECT,
+        secret: TPM2B_ENCRYPTED_SECRET,
+        *,
+        session1: ESYS_TR,
+        session2: ESYS_TR,
+    ) -> TPM2B_DIGEST: ...
+    def quote(
+        self,
+        sign_handle: ESYS_TR,
+        pcr_select: TPML_PCR_SELECTION,
+        qualifying_data: bytes,
+        in_scheme: TPMT_SIG_SCHEME,
+        *,
+        session1: ESYS_TR,
+    ) -> tuple[TPM2B_ATTEST, TPMT_SIGNATURE]: ...
+    def pcr_read(self, pcr_selection_in: TPML_PCR_SELECTION) -> tuple[int, TPML_PCR_SELECTION, TPML_DIGEST]: ...
+    def nv_read_public(self, nv_index: ESYS_TR) -> tuple[TPM2B_NV_PUBLIC, TPM2B_NAME]: ...
+    def nv_read(self, nv_index: ESYS_TR, size: int, offset: int, *, auth_handle: ESYS_TR) -> TPM2B_MAX_NV_BUFFER: ...

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from attestors.tpm.event_log.model import BootFacts
 from attestors.tpm.ima.model import ImaEntry
 from attestors.tpm.pcrs import PcrValues
+
+NOT_FOR_IT: Final = "no policy is for this node: give one the selectors of its TPM, or none at all"
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +18,8 @@ class Observed:
     """What a node has proven. `selectors` are those of its identity, without the type (`ek:…`, `manufacturer:…`).
 
     `facts` is None where no event log was given; `ima` None where no list was, else the entries that were not judged
-    before: all those before them satisfied the policies in `standing`. `tpm_firmware` is the quote's firmwareVersion.
+    before: all those before them satisfied the policies in `standing`, at the list's beginning therefore all policies
+    (Policies.names). `tpm_firmware` is the quote's firmwareVersion.
     """
 
     selectors: Sequence[str]
@@ -42,3 +46,12 @@ class Judgement:
     def passed(self) -> bool:
         """Whether the node may have an identity: some policy is satisfied."""
         return bool(self.satisfied)
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why the node may not, in the order of the file; empty when it may."""
+        if self.passed:
+            return ()
+        if not self.failures:
+            return (NOT_FOR_IT,)
+        return tuple(reason for reasons in self.failures.values() for reason in reasons)

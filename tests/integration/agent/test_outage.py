@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,10 +69,12 @@ def test_a_restarted_agent_serves_while_its_server_is_away(started: Start, numbe
     server, agent = started()
     token = agent.ask("api", "fetch", "jwt", "-audience", "billing").stdout
     before = identity(agent)
-    # Within the pause between two writings; the store's file is from before the token otherwise.
-    size = (agent.folder / STORE).stat().st_size if (agent.folder / STORE).exists() else 0
     if number == signal.SIGKILL:
-        eventually(lambda: (agent.folder / STORE).exists() and (agent.folder / STORE).stat().st_size > size + 100, "it")
+        # What was written last may be from before the token, so there has to be something new to be written.
+        since = time.time_ns()
+        server.create_entry(NODE, "spiffe://example.org/nobody", selectors=["unix:uid:4294967294"])
+        store = agent.folder / STORE
+        eventually(lambda: store.exists() and store.stat().st_mtime_ns > since, "the store with the token")
     server.run.end(signal.SIGKILL)
     agent.run.end(number)
     agent.start()

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from agent.backoff import Backoff, BatchSize
-from agent.rotation import RotationStrategy
+from agent.rotation import RotationStrategy, proven_by
 
 HOUR = 3600.0
 
@@ -30,6 +30,13 @@ def test_an_expired_certificate_is_due_at_once() -> None:
 def test_what_comes_expired_is_not_asked_for_again_at_once() -> None:
     assert RotationStrategy().of_new(100, 90) == 101
     assert RotationStrategy().of_new(100, 103) >= 101
+
+
+def test_an_interval_comes_before_the_renewal_and_never_puts_it_off() -> None:
+    moments = [proven_by(5000, 1000, 600) for _ in range(100)]
+    assert all(1540 <= moment <= 1660 for moment in moments)
+    assert len(set(moments)) > 1
+    assert proven_by(1100, 1000, 600) == 1100
 
 
 def test_waits_grow_to_the_ceiling_and_start_anew() -> None:

@@ -34,12 +34,14 @@ UNWANTED = {
     "server.cli.logger": NEVER | TOKEN | HTTP | COMMANDS,
     "server.cli.debug": NEVER | TOKEN | HTTP | COMMANDS,
     "server.cli.keys": NEVER | TOKEN | HTTP | COMMANDS,
+    "server.cli.tpm": NEVER | TOKEN | HTTP | COMMANDS | {"attestors", "asyncio"},
+    "server.cli.boot_policies": NEVER | TOKEN | HTTP | {"sqlalchemy", "OpenSSL", "jwt", "re2", "asyncio", "server.run"},
     "agent.cli.keys": NEVER | TOKEN | HTTP | COMMANDS - {"pathlib", "urllib.parse"},
     "agent.cli.logger": NEVER | TOKEN | HTTP | COMMANDS - {"pathlib", "urllib.parse"},
     "agent.cli.debug": NEVER | TOKEN | HTTP | COMMANDS - {"pathlib", "urllib.parse"},
     "agent.cli.healthcheck": NEVER | TOKEN | HTTP | COMMANDS - {"pathlib", "urllib.parse"},
     "agent.cli.x509": NEVER | TOKEN | HTTP | COMMANDS - {"pathlib", "urllib.parse"},
-    "keystores.programs.program": NEVER | TOKEN | HTTP | COMMANDS - {"pathlib", "urllib.parse"} | {"asyncio"},
+    "plugins.served.by_hand": NEVER | TOKEN | HTTP | COMMANDS - {"pathlib", "urllib.parse"} | {"asyncio"},
     "keystores.programs.pkcs11_store, plugins.served.program": NEVER
     | TOKEN
     | HTTP
@@ -49,6 +51,7 @@ UNWANTED = {
     "keystores.pkcs11.service": NEVER | HTTP | {"asyncio", "cryptography", "sqlalchemy", "OpenSSL", "jwt", "difflib"},
     "keystores.tpm.manager": NEVER | HTTP | TOKEN | {"sqlalchemy", "OpenSSL", "jwt"},
     "keystores.tpm.service": NEVER | HTTP | {"sqlalchemy", "OpenSSL", "jwt", "asyncio", "plugins"},
+    "attestors.oidc.configuration": NEVER | TOKEN | HTTP | {"sqlalchemy", "OpenSSL", "jwt", "cryptography"},
     "authorities.pkcs11": NEVER | TOKEN | HTTP | {"sqlalchemy", "jwt", "tpm2_pytss"},
     "authorities.tpm": NEVER | TOKEN | HTTP | {"sqlalchemy", "jwt", "tpm2_pytss"},
 }

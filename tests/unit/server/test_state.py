@@ -79,6 +79,15 @@ async def test_a_read_that_a_write_overtook_is_not_remembered(store: DataStore) 
     assert node.banned
 
 
+async def test_another_servers_eviction_is_seen_within_the_staleness(store: DataStore) -> None:
+    here, there = AttestedNodes(store), AttestedNodes(store, staleness=0.2)
+    await there.admit(NODE)
+    assert await there.get(AGENT) == NODE
+    assert await here.evict(AGENT)
+    await asyncio.sleep(0.25)
+    assert await there.get(AGENT) == replace(NODE, serial_number="0")
+
+
 async def test_expired_nodes_are_pruned_and_forgotten(store: DataStore) -> None:
     nodes = AttestedNodes(store, size=1)
     await nodes.admit(NODE)

@@ -1,0 +1,112 @@
+"""Certificates about TPMs: none that was changed is believed, none breaks a reader, and those of makers are read."""
+
+from __future__ import annotations
+
+import contextlib
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from attestors.tpm.messages import Hello
+from attestors.tpm.verification import certificates, endorsement, paths, revocation
+from attestors.tpm.verification.certificates import Certificate
+from attestors.tpm.verification.endorsement import EK_CERTIFICATE, Endorsement, Trust
+from operations.errors import InvalidArgument, Refused
+from tests.simulators import tpm_pki as pki
+from tests.simulators.pki import ec_key, spki
+from tests.simulators.tpm_pki import NOW, ek_public
+
+ROOT = pki.root()
+MIDDLE = ROOT.authority("Acme TPM CA 7")
+EK = ec_key()
+
+
+def verify(*chain: bytes, ek: bytes | None = None) -> Endorsement:
+    hello = Hello(ek_public=ek_public(EK) if ek is None else ek, ak_public=b"", ek_certificates=chain)
+    return endorsement.verify(hello, Trust((ROOT.certificate,), (), frozenset()), NOW)
+
+
+CHAIN = (MIDDLE.issue(spki(EK)), MIDDLE.certificate)
+BOUNDED = settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+@BOUNDED
+@given(which=st.integers(0, 1), at=st.integers(0, 2000), bit=st.integers(0, 7))
+def test_any_changed_bit_of_a_chain_is_refused(which: int, at: int, bit: int) -> None:
+    changed = [bytearray(one) for one in CHAIN]
+    at %= len(changed[which])
+    changed[which][at] ^= 1 << bit
+    with pytest.raises(Refused):
+        verify(*map(bytes, changed))
+
+
+@BOUNDED
+@given(at=st.integers(0, 200), bit=st.integers(0, 7))
+def test_any_changed_bit_of_the_key_is_refused(at: int, bit: int) -> None:
+    changed = bytearray(ek_public(EK))
+    changed[at % len(changed)] ^= 1 << bit
+    try:
+        found = verify(*CHAIN, ek=bytes(changed))
+    except (InvalidArgument, Refused):
+        return
+    # What is no part of the templates is proven by activation alone: such a key opens no credential.
+    assert found.public.key == EK.public_key()
+    assert found.public.name != verify(*CHAIN).public.name
+
+
+@BOUNDED
+@given(data=st.binary(max_size=300))
+def test_noise_is_malformed(data: bytes) -> None:
+    for parse in (certificates.parse, revocation.parse):
+        with pytest.raises(InvalidArgument):
+            parse(data)
+
+
+@BOUNDED
+@given(at=st.integers(0, 2000), size=st.integers(0, 40), noise=st.binary(max_size=40))
+def test_a_broken_certificate_is_read_or_malformed(at: int, size: int, noise: bytes) -> None:
+    for whole, parse in ((CHAIN[0], certificates.parse), (ROOT.revocation_list(1, 2), revocation.parse)):
+        start = at % len(whole)
+        with contextlib.suppress(InvalidArgument):
+            parse(whole[:start] + noise + whole[start + size :])
+
+
+FIELD = Path("/work/shared/data/ek-roots")
+EXTERNAL = {
+    "Alibaba_Cloud_vTPM_EK": "Aliyun TPM Root CA",
+    "IFX_RSA_RT": "VeriSign Trusted Platform Module Root CA",
+    "Nationz_TPM_EK": "Nationz TPM Root CA",
+    "STM_ECC_01RT": "GlobalSign Trusted Platform Module ECC Root CA",
+}
+"""Whose issuers are not among them."""
+
+
+def test_certificates_of_manufacturers() -> None:
+    """Each is read and may be an anchor; each that another one issued is verified, or refused for its SHA-1."""
+    if not FIELD.exists():
+        return
+    folder = endorsement.load(str(FIELD), "")
+    found: dict[str, Certificate] = {}
+    for path in sorted(FIELD.glob("*.pem")):
+        [der] = endorsement.load(str(path), "").anchors
+        found[path.stem] = certificates.parse(der)
+    assert {certificate.raw for certificate in found.values()} == set(folder.anchors)
+    verified: list[str] = []
+    reasons: dict[str, str] = {}
+    for name, certificate in found.items():
+        others = tuple(der for der in folder.anchors if der != certificate.raw or certificate.self_issued)
+        anchors = paths.Authorities(paths.by_subject([certificates.authority(der) for der in others]))
+        try:
+            paths.verified(certificate, (), anchors, EK_CERTIFICATE, datetime(2024, 6, 1, tzinfo=UTC))
+        except Refused as error:
+            reasons[name] = str(error)
+        else:
+            verified.append(name)
+    for name, issuer in EXTERNAL.items():
+        assert f"no trusted CA is named {issuer}" in reasons.pop(name)
+    assert all("is signed with SHA-1, which proves nothing any more" in reason for reason in reasons.values())
+    assert all(name.startswith(("IFX", "NTC")) for name in reasons)
+    assert (len(found), len(verified), len(reasons)) == (51, 28, 19)

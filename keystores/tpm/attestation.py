@@ -53,7 +53,7 @@ def endorse(device: Device, request: Endorse, beat: Beat) -> Endorsed:
     device.make_room(0)
     with endorsements.loaded(device, template, request.auth) as endorsement:
         beat()
-        public, *_ = device.esapi.read_public(endorsement)
+        public, *_ = device.esapi.read_public(endorsement, session1=device.session())
         key = _kept_or_new(device, endorsement, public, request)
     return Endorsed(template=template.name, public=public.marshal(), certificates=certificates, key=key)
 
@@ -106,7 +106,7 @@ def attest(device: Device, request: Attest, beat: Beat) -> Attested:
     secret = b""
     with endorsements.loaded(device, template, request.auth) as endorsement:
         beat()
-        public, *_ = device.esapi.read_public(endorsement)
+        public, *_ = device.esapi.read_public(endorsement, session1=device.session())
         signer = _load(device, endorsement, public, request.key, request.auth)
         try:
             if request.credential:

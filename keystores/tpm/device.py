@@ -50,8 +50,9 @@ _ENCRYPTED: Final = TPMA_SESSION.CONTINUESESSION | TPMA_SESSION.DECRYPT | TPMA_S
 class _Session:
     """An HMAC or policy session salted to the parent, which encrypts first parameters with AES-128-CFB."""
 
-    def __init__(self, esapi: ESAPI, parent: ESYS_TR, kind: int) -> None:
-        self.handle: Final = esapi.start_auth_session(parent, ESYS_TR.NONE, kind, "aes128cfb", TPM2_ALG.SHA256)
+    def __init__(self, esapi: ESAPI, parent: ESYS_TR, kind: int, hash_algorithm: int) -> None:
+        self.hash: Final = hash_algorithm
+        self.handle: Final = esapi.start_auth_session(parent, ESYS_TR.NONE, kind, "aes128cfb", hash_algorithm)
         esapi.trsess_set_attributes(self.handle, _ENCRYPTED)
         self._uses = 0
         self._until = time.monotonic() + SESSION_SECONDS
@@ -198,7 +199,7 @@ class Device:
         self._contexts[name] = context
         return handle
 
-    def session(self, kind: int = TPM2_SE.HMAC) -> ESYS_TR:
+    def session(self, kind: int = TPM2_SE.HMAC, hash_algorithm: int = TPM2_ALG.SHA256) -> ESYS_TR:
         """The session for the next command."""
         held = self._sessions.get(kind)
         if held is not None and held.use():
@@ -207,13 +208,16 @@ class Device:
             del self._sessions[kind]
             self.esapi.flush_context(held.handle)
         with self.parent() as parent:
-            held = self._sessions[kind] = _Session(self.esapi, parent.handle, kind)
+            held = self._sessions[kind] = _Session(self.esapi, parent.handle, kind, hash_algorithm)
         held.use()
         return held.handle
 
-    def policy_session(self) -> ESYS_TR:
-        """The policy session for the next command, its policy still empty."""
-        return self.session(TPM2_SE.POLICY)
+    def policy_session(self, hash_algorithm: int = TPM2_ALG.SHA256) -> ESYS_TR:
+        """The policy session for the next command, its policy still empty. There is one, of one hash."""
+        held = self._sessions.get(TPM2_SE.POLICY)
+        if held is not None and held.hash != hash_algorithm:
+            self.end_policy_session()
+        return self.session(TPM2_SE.POLICY, hash_algorithm)
 
     def end_policy_session(self) -> None:
         """After a failure its policy is neither empty nor what the key wants."""

@@ -36,25 +36,43 @@ CHAIN_LIMIT: Final = 64 << 10
 """Bytes of them."""
 _HERE: Final = TPMA_OBJECT.FIXEDTPM | TPMA_OBJECT.FIXEDPARENT | TPMA_OBJECT.SENSITIVEDATAORIGIN
 _EK: Final = _HERE | TPMA_OBJECT.ADMINWITHPOLICY | TPMA_OBJECT.RESTRICTED | TPMA_OBJECT.DECRYPT
-_POLICY_A: Final = bytes.fromhex("837197674484b3f81a90cc8d46a5d724fd52d76e06520b64f2a1da1b331469aa")
-"""PolicySecret of the endorsement hierarchy."""
-_POLICY_C: Final = bytes.fromhex("3767e2edd43ff45a3a7e1eaefcef78643dca964632e7aad82c673a30d8633fde")
-"""PolicyAuthorizeNV of the index 0x01C07F01."""
-_POLICY_B: Final = {
-    TPM2_ALG.SHA256: bytes.fromhex("ca3d0a99a2b93906f7a3342414efcfb3a385d44cd1fd459089d19b5071c0b7a0"),
-    TPM2_ALG.SHA384: bytes.fromhex(
-        "b26e7d28d11a50bc53d882bcf5fd3a1a074148bb35d3b4e4cb1c0ad9bde419cacb47ba09699646150f9fc000f3f80e12"
+
+
+@dataclass(frozen=True, slots=True)
+class _Policies:
+    """`secret` is PolicySecret of the endorsement hierarchy, `authorized` PolicyAuthorizeNV of the index 0x01C07F01,
+    `either` the PolicyOR of both: A, C and B of the profile."""
+
+    secret: bytes
+    authorized: bytes
+    either: bytes
+
+
+_POLICIES: Final = {
+    TPM2_ALG.SHA256: _Policies(
+        bytes.fromhex("837197674484b3f81a90cc8d46a5d724fd52d76e06520b64f2a1da1b331469aa"),
+        bytes.fromhex("3767e2edd43ff45a3a7e1eaefcef78643dca964632e7aad82c673a30d8633fde"),
+        bytes.fromhex("ca3d0a99a2b93906f7a3342414efcfb3a385d44cd1fd459089d19b5071c0b7a0"),
+    ),
+    TPM2_ALG.SHA384: _Policies(
+        bytes.fromhex(
+            "8bbf2266537c171cb56e403c4dc1d4b64f432611dc386e6f532050c3278c930e143e8bb1133824ccb431053871c6db53"
+        ),
+        bytes.fromhex(
+            "d6032ce61f2fb3c240eb3cf6a33237ef2b6a16f4293c22b455e261cffd217ad5b4947c2d73e63005eed2dc2b3593d165"
+        ),
+        bytes.fromhex(
+            "b26e7d28d11a50bc53d882bcf5fd3a1a074148bb35d3b4e4cb1c0ad9bde419cacb47ba09699646150f9fc000f3f80e12"
+        ),
     ),
 }
-"""PolicyOR of A and C."""
 
 
 @dataclass(frozen=True, slots=True)
 class Template:
     """`certificate` is an NV index; those of a nonce and of a template, which change the key, follow it.
 
-    `handle` is where the key is persistent, if it is anywhere. Keys of the high range may be used by an empty
-    authorization, those of the low range only by PolicySecret.
+    `handle` is where the key is persistent, if it is anywhere.
     """
 
     name: str
@@ -78,12 +96,16 @@ class Template:
     def public(self) -> TPM2B_PUBLIC:
         if self.high:
             return templates.endorsement_key(
-                self.kind, _EK | TPMA_OBJECT.USERWITHAUTH, _POLICY_B[self.name_hash], self.name_hash, TPMU_PUBLIC_ID()
+                self.kind,
+                _EK | TPMA_OBJECT.USERWITHAUTH,
+                _POLICIES[self.name_hash].either,
+                self.name_hash,
+                TPMU_PUBLIC_ID(),
             )
         zeros = TPMU_PUBLIC_ID(rsa=bytes(256))
         if self.algorithm == "ecc":
             zeros = TPMU_PUBLIC_ID(ecc=TPMS_ECC_POINT(x=bytes(32), y=bytes(32)))
-        return templates.endorsement_key(self.kind, _EK, _POLICY_A, self.name_hash, zeros)
+        return templates.endorsement_key(self.kind, _EK, _POLICIES[self.name_hash].secret, self.name_hash, zeros)
 
 
 TEMPLATES: Final = (
@@ -118,7 +140,7 @@ def certificate(device: Device, template: Template) -> bytes:
     """The key's own certificate as DER; empty where the manufacturer left none, or none that can be read."""
     if not nv.indices(device.esapi, template.certificate, template.certificate):
         return b""
-    [first, *_] = nv.elements(nv.read(device.esapi, template.certificate)) or [b""]
+    [first, *_] = nv.elements(nv.read(device, template.certificate)) or [b""]
     return first
 
 
@@ -127,7 +149,7 @@ def chain(device: Device) -> list[bytes]:
     found = nv.indices(device.esapi, *CHAIN)
     data = b""
     for index in found:
-        data += nv.read(device.esapi, index)
+        data += nv.read(device, index)
         if len(data) > CHAIN_LIMIT:
             break
     return nv.elements(data[:CHAIN_LIMIT])
@@ -152,19 +174,20 @@ def loaded(device: Device, template: Template, auth: bytes) -> Generator[ESYS_TR
 def authorization(device: Device, public: TPM2B_PUBLIC, auth: bytes) -> ESYS_TR:
     """A session that authorizes the next use of the key, and encrypts its first parameters.
 
-    Raises Fault where the endorsement hierarchy does not let it.
+    It is by the key's policy, also where an empty authorization would do, as in the high range: these keys are not
+    noDA, so that a loss of power after such a use counts as a guess. Raises Fault where the hierarchy does not let it.
     """
-    area = public.publicArea
-    if int(area.objectAttributes) & TPMA_OBJECT.USERWITHAUTH:
-        return device.session()
-    session = device.policy_session()
+    policies = _POLICIES.get(int(public.publicArea.nameAlg))
+    if policies is None:
+        raise Fault("Unsupported", "the endorsement key's name algorithm is neither SHA-256 nor SHA-384")
+    session = device.policy_session(int(public.publicArea.nameAlg))
     esapi = device.esapi
     esapi.tr_set_auth(ESYS_TR.ENDORSEMENT, auth)
     try:
         esapi.policy_secret(ESYS_TR.ENDORSEMENT, session, b"", b"", b"", 0, session1=device.session())
-        if bytes(area.authPolicy) == _POLICY_B[TPM2_ALG.SHA256]:
-            either = TPML_DIGEST([TPM2B_DIGEST(_POLICY_A), TPM2B_DIGEST(_POLICY_C)])
-            esapi.policy_or(session, either)
+        if bytes(public.publicArea.authPolicy) == policies.either:
+            branches = TPML_DIGEST([TPM2B_DIGEST(policies.secret), TPM2B_DIGEST(policies.authorized)])
+            esapi.policy_or(session, branches)
     except TSS2_Exception as error:
         device.end_policy_session()
         raise explained(error) from error
@@ -203,14 +226,14 @@ def _adjusted(device: Device, template: Template) -> TPM2B_PUBLIC:
     present = set(nv.indices(device.esapi, template.certificate, template.certificate + 2))
     if other in present:
         try:
-            area, rest = TPMT_PUBLIC.unmarshal(nv.read(device.esapi, other))
+            area, rest = TPMT_PUBLIC.unmarshal(nv.read(device, other))
         except TSS2_Exception as error:
             line = f"the endorsement key's template in NV {other:#010x} is damaged; set ek to the other kind of key"
             raise Fault("PermanentlyUnusable", line, reason=str(error)) from error
         del rest  # padding
         return TPM2B_PUBLIC(area)
     if nonce in present and nonce is not None:
-        value = nv.read(device.esapi, nonce)
+        value = nv.read(device, nonce)
         if template.algorithm == "rsa":
             public.publicArea.unique = TPMU_PUBLIC_ID(rsa=value[:256].ljust(256, b"\0"))
         else:

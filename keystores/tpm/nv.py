@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from tpm2_pytss import ESAPI, ESYS_TR, TPM2_CAP, TPM2_PT_NV, TPMA_NV
+from tpm2_pytss import ESAPI, ESYS_TR, TPM2_CAP, TPM2_PT_NV, TPMA_NV, TSS2_Exception
+
+from keystores.tpm.device import Device
+from keystores.tpm.responses import Meaning, meaning
 
 LIMIT: Final = 16 << 10
 """Bytes of one index. More is no certificate."""
@@ -26,8 +29,12 @@ def indices(esapi: ESAPI, first: int, last: int) -> list[int]:
     return found
 
 
-def read(esapi: ESAPI, index: int) -> bytes:
-    """The content of an index; empty for one that is not for everybody to read, is not written, or is too large."""
+def read(device: Device, index: int) -> bytes:
+    """The content of an index; empty for one that is not for everybody to read, is not written, or is too large.
+
+    Sessions keep it whole on its way.
+    """
+    esapi = device.esapi
     handle = esapi.tr_from_tpmpublic(index)
     try:
         public, _ = esapi.nv_read_public(handle)
@@ -41,10 +48,17 @@ def read(esapi: ESAPI, index: int) -> bytes:
         else:
             return b""
         chunk = _chunk(esapi)
-        parts = [
-            bytes(esapi.nv_read(handle, min(chunk, size - at), at, auth_handle=by)) for at in range(0, size, chunk)
-        ]
-        return b"".join(parts)
+        data = b""
+        while len(data) < size:
+            part = esapi.nv_read(
+                handle, min(chunk, size - len(data)), len(data), auth_handle=by, session1=device.session()
+            )
+            data += bytes(part)
+        return data
+    except TSS2_Exception as error:
+        if meaning(int(error.rc)) is not Meaning.REFUSED:
+            raise
+        return b""
     finally:
         esapi.tr_close(handle)
 

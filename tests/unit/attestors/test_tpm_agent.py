@@ -384,6 +384,35 @@ async def test_a_disabled_endorsement_hierarchy(tpm: Swtpm, tmp_path: Path) -> N
     await attestor.close()
 
 
+@pytest.mark.parametrize("template", ["rsa-2048", "ecc-p256-high", "ecc-p384-high"])
+async def test_a_lockout_that_others_caused_stops_no_attestation(tpm: Swtpm, tmp_path: Path, template: str) -> None:
+    attestor = await attestor_of(tpm.tcti, tmp_path)
+    await attestor.endorsed()
+    kept = tmp_path / FILE
+    kept.write_text(kept.read_text().replace('"rsa-2048"', f'"{template}"'))
+    await attestor.close()
+    limits = ("--max-tries=1", "--recovery-time=1000", "--lockout-recovery-time=1000")
+    tpm.tool("dictionarylockout", "--setup-parameters", *limits)
+    tpm.tool("nvdefine", "0x01500001", "-C", "o", "-s", "1", "-p", "right", "-a", "authread|authwrite")
+    with pytest.raises(AssertionError):
+        tpm.tool("nvread", "0x01500001", "-C", "0x01500001", "-P", "wrong", "-s", "1")
+    assert "inLockout:                 1" in tpm.tool("getcap", "properties-variable")
+    attestor = await attestor_of(tpm.tcti, tmp_path)
+    await proven(await attestor.begin())
+    await attestor.close()
+
+
+async def test_what_a_killed_program_left_in_a_bare_tpm_makes_room(tpm: Swtpm, tmp_path: Path) -> None:
+    for number in range(3):
+        tpm.tool("createprimary", "-C", "o", "-G", "ecc", "-c", f"{number}.ctx")
+    for number in range(3):
+        tpm.tool("startauthsession", "-S", f"{number}.session")
+    assert len(tpm.handles()) >= 3
+    attestor = await attestor_of(tpm.tcti, tmp_path)
+    await proven(await attestor.begin())
+    await attestor.close()
+
+
 async def test_a_tpm_that_is_away_is_asked_again(tpm: Swtpm, tmp_path: Path) -> None:
     attestor = await attestor_of(tpm.tcti, tmp_path)
     await proven(await attestor.begin())

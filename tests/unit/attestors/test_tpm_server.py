@@ -11,7 +11,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from msgspec.structs import replace
 
-from attestors.tpm import configuration, evidence, records, sources
+from attestors.tpm import configuration, records, sources
+from attestors.tpm.exchange import LARGEST_ASK
 from attestors.tpm.messages import PART_LIMIT, Activate, Ask, Part, Proof
 from operations.errors import ConfigurationError, InvalidArgument, Refused, TemporarilyUnavailable
 from plugins.nodeattestor import RECORD_LIMIT, AttestedNode
@@ -105,7 +106,7 @@ async def test_logs_come_in_parts(attesting: Attesting, node: TpmNode) -> None:
     assert len(node.boot.ima) > PART_LIMIT
     await attesting.attest(node)
     parts = [each for each in node.asked_for if each[0] == "ima"]
-    assert parts == [("ima", 0, PART_LIMIT), ("ima", PART_LIMIT, len(node.boot.ima) - PART_LIMIT)]
+    assert parts == [("ima", 0, LARGEST_ASK), ("ima", LARGEST_ASK, len(node.boot.ima) - LARGEST_ASK)]
 
 
 async def test_a_list_that_grows_meanwhile(attesting: Attesting, node: TpmNode) -> None:
@@ -285,57 +286,6 @@ async def test_a_clock_that_went_back(attesting: Attesting, node: TpmNode) -> No
         await attesting.attest(node)
     attesting.records.kept.clear()  # as `agent evict` has it
     await attesting.attest(node)
-
-
-async def test_evidence_is_kept(attesting: Attesting, node: TpmNode, tmp_path: Path) -> None:
-    folder = tmp_path / "evidence"
-    folder.mkdir()
-    await attesting.start(golden(node, files_of(node)), evidence_path=str(folder))
-    await attesting.attest(node)
-    node.boot.run("/usr/bin/true")
-    await attesting.attest(node)
-    assert len(node.asked_for) == 1, "only what is new"
-    latest = evidence.read(str(folder / f"{node.hash}.json"))
-    assert (latest.event_log, latest.ima) == (node.boot.event_log, node.boot.ima)
-    assert latest.agent_id == node.id
-    good = len(node.boot.ima)
-    node.boot.run("/opt/bad")
-    with pytest.raises(Refused):
-        await attesting.attest(node)
-    refused = evidence.read(str(folder / f"{node.hash}.refused.json"))
-    assert refused.ima == node.boot.ima
-    assert evidence.read(str(folder / f"{node.hash}.json")).ima == node.boot.ima[:good]
-
-
-async def test_evidence_that_is_lost_is_asked_for_anew(attesting: Attesting, node: TpmNode, tmp_path: Path) -> None:
-    folder = tmp_path / "evidence"
-    folder.mkdir()
-    await attesting.start(ima=True, evidence_path=str(folder))
-    await attesting.attest(node)
-    (folder / f"{node.hash}.json").write_text("{")
-    await attesting.attest(node)
-    assert len(node.asked_for) == 2
-    assert evidence.read(str(folder / f"{node.hash}.json")).ima == node.boot.ima
-
-
-async def test_evidence_is_bounded(attesting: Attesting, node: TpmNode, tmp_path: Path) -> None:
-    folder = tmp_path / "evidence"
-    folder.mkdir()
-    (folder / "old.json").write_text("{}")
-    await attesting.start(evidence_path=str(folder), max_evidence_files=1)
-    await attesting.attest(node)
-    assert [each.name for each in folder.iterdir()] == [f"{node.hash}.json"]
-
-
-async def test_evidence_that_cannot_be_written_refuses_nobody(
-    attesting: Attesting, node: TpmNode, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    folder = tmp_path / "evidence"
-    folder.mkdir()
-    await attesting.start(evidence_path=str(folder))
-    folder.rmdir()
-    await attesting.attest(node)
-    assert "The node's evidence is not kept" in caplog.text
 
 
 async def test_an_attestation_has_an_end(attesting: Attesting, node: TpmNode) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from pathlib import Path
 from typing import Literal
 
 import msgspec
 
-from operations.errors import ConfigurationError, InvalidArgument
+from operations.errors import InvalidArgument
 
 _LONGEST = timedelta(hours=1)
 _LARGEST_LOG = 1 << 30
@@ -62,7 +61,8 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     def check_files(self) -> None:
         """Raises ConfigurationError for files that cannot be used."""
-        from attestors.tpm.policy import loading  # only a command that looks at the files needs these
+        from attestors.tpm import evidence_store  # only a command that looks at the files needs these
+        from attestors.tpm.policy import loading
         from attestors.tpm.verification import endorsement, platform
 
         endorsement.load(self.endorsement_ca_path, self.endorsement_hash_path)
@@ -70,5 +70,5 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             platform.load(self.platform_ca_path)
         if self.policy_path:
             loading.load(self.policy_path)
-        if self.evidence_path and not Path(self.evidence_path).is_dir():
-            raise ConfigurationError(f"evidence_path {self.evidence_path} is no folder: make it, with mode 0700")
+        if self.evidence_path:
+            evidence_store.EvidenceStore(self.evidence_path, most=self.max_evidence_files, size=self.max_evidence_size)

@@ -27,6 +27,8 @@ class EvidenceStore:
         self._most = most
         self._size = size
         self._lock = threading.Lock()
+        if not self._folder.is_dir():
+            raise ConfigurationError(f"evidence_path {folder} is no folder: make it, with mode 0700")
         try:
             found = [(path, path.stat()) for path in self._folder.glob(f"*{_SUFFIX}")]
         except OSError as error:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, Generic, TypeVar
 
@@ -32,6 +33,7 @@ class Source(Generic[T]):
         self._paths = paths
         self._log = log
         self._checked = time.monotonic()
+        self._refreshing = False
         # Looked at before they are read: what changes meanwhile is read once more.
         self._watched = paths()
         self._stamp: _Stamp = _stamp(self._watched)
@@ -39,9 +41,13 @@ class Source(Generic[T]):
 
     async def get(self) -> T:
         now = time.monotonic()
-        if now - self._checked >= INTERVAL:
-            self._checked = now
-            await asyncio.to_thread(self._refresh)
+        if now - self._checked >= INTERVAL and not self._refreshing:
+            self._refreshing = True
+            try:
+                await asyncio.to_thread(self._refresh)
+            finally:
+                self._refreshing = False
+                self._checked = now
         return self._value
 
     def _refresh(self) -> None:
@@ -74,7 +80,7 @@ def _stamp(paths: Sequence[str]) -> _Stamp:
     found: list[tuple[str, int, int, int]] = []
     for path in paths:
         files = [path]
-        if Path(path).is_dir():
+        with suppress(OSError):  # no folder, or none that is there any more
             files += sorted(str(each) for each in Path(path).iterdir())
         for file in files:
             try:

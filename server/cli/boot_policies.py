@@ -17,6 +17,10 @@ from server.cli.boot_policy_text import Outcome
 
 _MODE = 0o644
 _ALLOWED = ".allow"
+_EVIDENCE = ".json"
+_REFUSED = ".refused.json"
+_NAMED = 10
+"""Files that an error names."""
 
 
 def learn(evidence: Sequence[str], name: str, path: str, form: str) -> None:
@@ -28,7 +32,9 @@ def learn(evidence: Sequence[str], name: str, path: str, form: str) -> None:
     for taken in (target, beside) if path else ():
         if taken.exists():
             raise AlreadyExists(f"{taken} exists: name another file with -policy, or move it away")
-    learned = learning.learn(name, [_machine(each) for each in evidence], beside.name if path else "")
+    learned = learning.learn(
+        name, [_machine(each) for each in _files(evidence, golden=True)], beside.name if path else ""
+    )
     written: list[str] = []
     if path:
         if learned.allowed is not None:  # first, so that no policy names a list that is not there
@@ -45,7 +51,7 @@ def learn(evidence: Sequence[str], name: str, path: str, form: str) -> None:
 def check(path: str, evidence: Sequence[str], form: str) -> None:
     """Judge each machine's evidence. Raises Refused, after printing, unless every one would be let in."""
     policies = loading.load(path)
-    outcomes = [_outcome(policies, each) for each in evidence]
+    outcomes = [_outcome(policies, each) for each in _files(evidence)]
     if form == output.JSON:
         passed = all(outcome.passed for outcome in outcomes)
         output.print_object({"passed": passed, "evidence": [boot_policy_text.as_object(each) for each in outcomes]})
@@ -54,7 +60,8 @@ def check(path: str, evidence: Sequence[str], form: str) -> None:
     refused = [outcome.file for outcome in outcomes if not outcome.passed]
     if refused:
         count = f"{len(refused)} of {len(outcomes)} machines" if len(outcomes) > 1 else "the machine"
-        raise Refused(f"{count} would be refused: {', '.join(refused)}")
+        more = f" and {len(refused) - _NAMED} more" if len(refused) > _NAMED else ""
+        raise Refused(f"{count} would be refused: {', '.join(refused[:_NAMED])}{more}")
 
 
 def show_policy(path: str, form: str) -> None:
@@ -66,7 +73,9 @@ def show_policy(path: str, form: str) -> None:
 
 
 def show_evidence(evidence: Sequence[str], form: str) -> None:
-    described: list[describing.Object] = [{"file": each, **describing.machine(_machine(each))} for each in evidence]
+    described: list[describing.Object] = [
+        {"file": each, **describing.machine(_machine(each))} for each in _files(evidence)
+    ]
     if form == output.JSON:
         output.print_object(described[0] if len(described) == 1 else described)
         return
@@ -74,6 +83,24 @@ def show_evidence(evidence: Sequence[str], form: str) -> None:
         if number:
             print()
         boot_policy_text.print_tree({**each, "taken_at": times.text(each["taken_at"])})
+
+
+def _files(paths: Sequence[str], *, golden: bool = False) -> list[str]:
+    """The files, and those of folders; where machines are to be `golden`, without what a server has refused there.
+
+    Raises ConfigurationError for a folder without evidence.
+    """
+    found: list[str] = []
+    for path in paths:
+        if not Path(path).is_dir():
+            found.append(path)
+            continue
+        inside = sorted(str(each) for each in Path(path).glob(f"*{_EVIDENCE}"))
+        inside = [each for each in inside if not (golden and each.endswith(_REFUSED))]
+        if not inside:
+            raise ConfigurationError(f"no evidence in this folder: its files are called …{_EVIDENCE}", file=path)
+        found += inside
+    return found
 
 
 def _machine(path: str) -> Machine:

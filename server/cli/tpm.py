@@ -6,7 +6,7 @@ from operations import output
 from operations.errors import InvalidArgument
 from operations.flags import Flag, FlagSet, Run
 
-_EVIDENCE = "`FILE` of {} evidence, from `spire-agent tpm evidence` or the server's evidence_path; repeatable"
+_EVIDENCE = "`FILE` of {} evidence, or a folder such as the server's evidence_path; repeatable"
 
 
 def learn(flags: FlagSet) -> Run:

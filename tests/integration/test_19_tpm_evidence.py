@@ -11,7 +11,7 @@ from tests.integration.test_17_tpm_node import Site, known, said, shown
 from tests.simulators import tpm_resource_manager
 from tests.simulators.booted import Boot, Booted
 from tests.simulators.spire import Server, command, eventually
-from tests.simulators.tpm_manufacturer import Manufacturer
+from tests.simulators.tpm_manufacturer import Manufacturer, SoldTpm
 
 
 @pytest.fixture
@@ -57,3 +57,15 @@ def test_a_policy_is_learned_of_evidence_and_tried_on_what_it_refused(site: Site
     assert not found.startswith("0\n")
     assert "policy golden" in found
     assert policy(server, "check", "-evidence", str(kept), "-policy", str(learned)).startswith("0\n")
+
+
+def test_a_platform_certificate_names_the_machine(site: Site) -> None:
+    assert isinstance(site.machine.tpm, SoldTpm)
+    certificate = site.folder / "platform.der"
+    certificate.write_bytes(site.machine.tpm.platform_certificate)
+    server = site.server(f'{site.certified}\n platform_ca_path = "{site.folder / "anchors"}"')
+    agent = site.agent(server, site.machine.tpm.tcti, f'platform_certificate_path = "{certificate}"', in_tpm=True)
+    agent.start()
+    assert "tpm:platform:manufacturer:Acme" in shown(server)
+    assert "tpm:platform:model:Anvil" in shown(server)
+    assert agent.run.end() == 0

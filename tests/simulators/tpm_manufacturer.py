@@ -7,6 +7,7 @@ range, 0x01C00016), and an X.509 platform certificate for its RSA key (0x01C0800
 
 from __future__ import annotations
 
+import struct
 import subprocess
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -29,6 +30,8 @@ NV_PLATFORM: Final = 0x01C08000
 EK_RSA: Final = 0x81010001
 EK_ECC_P384: Final = 0x81010016
 """Where swtpm_setup makes keys persistent."""
+MADE_BY_HAND: Final = 0x20191023
+"""The firmware version in certificates that swtpm_setup did not ask for."""
 
 _SPECIFICATION: Final = ("--tpm-spec-family", "2.0", "--tpm-spec-level", "0", "--tpm-spec-revision", "164")
 _READABLE: Final = "ppwrite|ppread|ownerread|authread|no_da|platformcreate"
@@ -50,6 +53,12 @@ class SoldTpm(Swtpm):
         (self.folder / "nv.in").write_bytes(content)
         self.tool("nvdefine", f"{index:#x}", "-C", "p", "-s", str(len(content)), "-a", _READABLE)
         self.tool("nvwrite", f"{index:#x}", "-C", "p", "-i", "nv.in")
+
+    def firmware(self) -> int:
+        """TPM2_PT_FIRMWARE_VERSION_1 and _2, as a quote has them (TPM2_GetCapability, TPM_CAP_TPM_PROPERTIES)."""
+        _, answer = self.command(0x17A, struct.pack(">III", 6, 0x10B, 2))
+        first, second = struct.unpack_from(">4xI4xI", answer, 9)
+        return int(first) << 32 | int(second)
 
     def flush(self) -> None:
         """Let tpm2-tools' objects and sessions go, which they leave behind without a resource manager."""
@@ -151,7 +160,14 @@ class Manufacturer:
             [
                 *("swtpm_localca", "--type", "ek", "--dir", str(folder), "--tpm2", *_SPECIFICATION),
                 *("--ek", f"x={point.x:0{size}x},y={point.y:0{size}x}{names[key.curve.name]}"),
-                *("--tpm-manufacturer", "id:00001014", "--tpm-model", "swtpm", "--tpm-version", "id:20191023"),
+                *(
+                    "--tpm-manufacturer",
+                    "id:00001014",
+                    "--tpm-model",
+                    "swtpm",
+                    "--tpm-version",
+                    f"id:{MADE_BY_HAND:08x}",
+                ),
                 *("--configfile", str(self.folder / "localca.conf")),
                 *("--optsfile", str(self.folder / "localca.options"), "--logfile", str(folder / "localca.log")),
             ],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -219,3 +219,12 @@ def ek_public(
         point = key.public_key().public_numbers()
         kind, rest = 0x0023, b"\0\x03\0\x10" + sized(point.x.to_bytes(32)) + sized(point.y.to_bytes(32))
     return sized(struct.pack(">HHI", kind, name_algorithm, attributes) + sized(policy) + cipher + b"\0\x10" + rest)
+
+
+def changes(data: bytes) -> Iterator[bytes]:
+    """The data with each of their bits changed, one at a time."""
+    for at in range(len(data)):
+        for bit in range(8):
+            changed = bytearray(data)
+            changed[at] ^= 1 << bit
+            yield bytes(changed)

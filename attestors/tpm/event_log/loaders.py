@@ -27,6 +27,7 @@ _COMMAND: Final = b"grub_cmd"
 _PLACE: Final = re.compile(r"[/(+0-9]")
 """How the name of a file begins, and no command of GRUB: on a file system, on a device, a list of blocks."""
 _STARTS_LINUX: Final = "linux"
+_BOOT_IMAGE: Final = "BOOT_IMAGE="
 
 _LINE_LIMIT: Final = 32 << 10
 """Bytes of a command line: kernels take 2048 to 4096, and cut what is longer."""
@@ -37,6 +38,7 @@ _LOAD_OPTIONS: Final = _WORD.pack(0x8F3B22ED)
 
 _TAG: Final = struct.Struct("<II")
 _WINDOWS: Final = b"WBCL"
+_WINDOWS_LIMIT: Final = 1 << 16
 
 
 @dataclass(slots=True)
@@ -108,11 +110,18 @@ def command_lines(registers: Mapping[int, Register]) -> CommandLines:
 
 
 def _remember(found: CommandLines, bank: str, text: _Text) -> None:
-    """`chainloader FILE OPTIONS`, `FILE OPTIONS` or `OPTIONS`."""
+    """What a kernel may have been given: of `chainloader FILE OPTIONS`, or of a line as GRUB 2.12 and the stub have it.
+
+    The first has a NUL at its end, the second none. It is no file then, so it must be such that no file that does
+    anything has these bytes: not empty, and a NUL after each letter. Other letters could spell a script in UTF-16.
+    """
     _, _, after_one = text.text.partition(" ")
     _, _, after_two = after_one.partition(" ")
-    for options in (after_two,) if text.command else (text.text, after_one):
-        found.options.setdefault(hashed(bank, f"{options}\0".encode("utf-16-le")), options if text.command else None)
+    for options in (after_two,) if text.command else (text.text, f"{_BOOT_IMAGE}{text.text}"):
+        if not options or not options.isascii():
+            continue
+        for whole in (options, f"{options}\0"):
+            found.options.setdefault(hashed(bank, whole.encode("utf-16-le")), options if text.command else None)
 
 
 def _add_options(found: CommandLines, registers: Mapping[int, Register]) -> None:
@@ -159,9 +168,12 @@ def _decoded(data: bytes) -> str:
 
 
 def _is_of_windows(entry: Entry) -> bool:
-    """Windows' boot manager has PCR 12 for its settings. No command line looks so: it would have a NUL in it."""
+    """Windows' boot manager has PCR 12 for its settings, each below 64 KiB.
+
+    No command line looks so: the size's upper half would end it, as its fourth letter in UTF-16, or its seventh byte.
+    """
     data = entry.event.data
-    return entry.proven and (data == _WINDOWS or _is_tagged(data))
+    return entry.proven and (data == _WINDOWS or (_is_tagged(data) and len(data) < _WINDOWS_LIMIT))
 
 
 def _is_tagged(data: bytes) -> bool:

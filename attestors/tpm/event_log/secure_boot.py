@@ -86,7 +86,8 @@ def _before(register: Register, platform: Platform) -> list[Variable]:
 
 
 def _after(register: Register, platform: Platform, told: list[Variable]) -> None:
-    """Authorities. A SecureBoot among them joins what was told: it contradicts the firmware's."""
+    """Authorities, and shim's SbatLevel. A SecureBoot among them joins what was told: it contradicts the firmware's."""
+    levels: list[bytes] = []
     for entry in register.later:
         found = _variable(entry)
         if found is None:
@@ -97,9 +98,12 @@ def _after(register: Register, platform: Platform, told: list[Variable]) -> None
         if known == _SECURE_BOOT:
             told.append(found)
         elif known == _SBAT:
-            platform.variables[found.name] = (hashlib.sha256(found.data).digest(),)
+            levels.append(hashlib.sha256(found.data).digest())
         elif known != _TRUSTED:
             platform.authorities.append(authority(found.data))
+    # One that is told twice, or may have been passed off as something unproven, is none.
+    if len(levels) == 1 and not platform.unproven:
+        platform.variables[_SBAT[1]] = (levels[0],)
 
 
 def _conclude(register: Register, platform: Platform, told: list[Variable]) -> None:

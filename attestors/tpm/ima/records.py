@@ -35,7 +35,7 @@ class Record(NamedTuple):
     pcr: int
     digest: bytes
     template: bytes
-    data: memoryview
+    data: bytes
     end: int
 
 
@@ -44,9 +44,9 @@ def scan(data: bytes, first: int = 0) -> Generator[Record]:
 
     Raises InvalidArgument for what is no list, or has more than the limits allow.
     """
-    view, size, offset, number = memoryview(data), len(data), 0, first
+    size, offset, number = len(data), 0, first
     while offset + _HEAD.size <= size:
-        pcr, digest, length = _HEAD.unpack_from(view, offset)
+        pcr, digest, length = _HEAD.unpack_from(data, offset)
         if not 0 < length <= NAME_LIMIT or number >= ENTRIES_LIMIT:
             raise InvalidArgument(_what_is_wrong(number, length))
         start = offset + _HEAD.size + length
@@ -55,25 +55,25 @@ def scan(data: bytes, first: int = 0) -> Generator[Record]:
             name = start + _DIGEST_SIZE + _LENGTH.size
             if name > size:
                 return
-            end = name + _LENGTH.unpack_from(view, start + _DIGEST_SIZE)[0]
+            end = name + _LENGTH.unpack_from(data, start + _DIGEST_SIZE)[0]
         else:
             if start + _LENGTH.size > size:
                 return
-            end = start + _LENGTH.size + _LENGTH.unpack_from(view, start)[0]
+            end = start + _LENGTH.size + _LENGTH.unpack_from(data, start)[0]
             start += _LENGTH.size
         if end - start > DATA_LIMIT:
             raise InvalidArgument(f"IMA list: entry {number} has {end - start} bytes of data, more than {DATA_LIMIT}")
         if end > size:
             return
-        yield Record(pcr, digest, template, view[start:end], end)
+        yield Record(pcr, digest, template, data[start:end], end)
         offset, number = end, number + 1
 
 
-def hashed(record: Record) -> memoryview | bytes:
+def hashed(record: Record) -> bytes:
     """What the template's hash is of: its data, of the oldest one with a padded name and without its length."""
     if record.template != ORIGINAL:
         return record.data
-    digest, name = bytes(record.data[:_DIGEST_SIZE]), bytes(record.data[_DIGEST_SIZE + _LENGTH.size :])
+    digest, name = record.data[:_DIGEST_SIZE], record.data[_DIGEST_SIZE + _LENGTH.size :]
     return digest + name.ljust(_ORIGINAL_NAME_SIZE, b"\0")
 
 

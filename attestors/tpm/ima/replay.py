@@ -21,7 +21,7 @@ class _Hash(Protocol):
 
 _Extended = Callable[[Record], bytes]
 """What the kernel extended for an entry."""
-_HASHES: Mapping[str, Callable[[bytes | memoryview], _Hash]] = {
+_HASHES: Mapping[str, Callable[[bytes], _Hash]] = {
     "sha1": partial(hashlib.sha1, usedforsecurity=False),  # what old kernels and banks have; FIPS modes forbid it else
     "sha256": hashlib.sha256,
     "sha384": hashlib.sha384,

@@ -53,12 +53,12 @@ def entry(record: Record, number: int) -> ImaEntry:
 
 
 def _original(record: Record) -> ImaEntry:
-    digest, name = bytes(record.data[:_DIGEST_SIZE]), bytes(record.data[_DIGEST_SIZE + _LENGTH.size :])
+    digest, name = record.data[:_DIGEST_SIZE], record.data[_DIGEST_SIZE + _LENGTH.size :]
     return ImaEntry(record.pcr, "ima", "sha1", digest, _path(name), None, record.digest == VIOLATION)
 
 
 def _by_fields(record: Record) -> ImaEntry:
-    fields = _fields(bytes(record.data))
+    fields = _fields(record.data)
     if len(fields) < 2:
         raise InvalidArgument("it does not begin with a digest and a path")
     template, at = _named(record.template)

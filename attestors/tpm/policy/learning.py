@@ -31,8 +31,16 @@ MACHINE_SPECIFIC: Final[Mapping[int, str]] = MappingProxyType(
     }
 )
 """Registers that differ from machine to machine, or with time, by what they are for."""
-BY_EVENTS: Final = frozenset({4, 7, 8, 9, 12, 14})
-"""Registers whose events are judged instead, where there is a log: values change with each update."""
+JUDGED_BY: Final[Mapping[int, frozenset[str]]] = MappingProxyType(
+    {
+        4: frozenset({"images"}),
+        7: frozenset({"secure_boot", "db"}),
+        8: frozenset({"command_line"}),
+        9: frozenset({"files"}),
+        12: frozenset({"command_line"}),
+    }
+)
+"""Registers whose events these rules judge instead: values change with each update."""
 LAST: Final = 15
 """Of the registers that the firmware and the boot chain extend."""
 
@@ -69,14 +77,18 @@ def learn(name: str, machines: Sequence[Machine], allow_file: str = "") -> Learn
     allowed = _allowed(machines)
     beside = allowed if allow_file and len(allowed) > INLINE else None
     facts = [machine.facts for machine in machines if machine.facts is not None]
-    complete = len(facts) == len(machines)
+    events = list(_events(facts)) if len(facts) == len(machines) else []
+    rules = {node.name if isinstance(node, Rule) else node.head for node in events if isinstance(node, Rule | Block)}
+    judged = frozenset(number for number, names in JUDGED_BY.items() if names <= rules)
     nodes: list[Node] = [
         *_selectors(machines),
-        *_pcrs(machines, judged=BY_EVENTS if complete else frozenset()),
-        *(_events(facts) if complete else [Comment("No events: the evidence is without an event log.")]),
+        *_pcrs(machines, judged),
+        *(_block(events) if rules else [Comment("No events: not every machine has an event log that proves any.")]),
         *_firmware(machines),
         *_ima(machines, allowed, allow_file if beside is not None else ""),
     ]
+    if not any(isinstance(node, Block) for node in nodes):
+        raise InvalidArgument("nothing can be learned: the machines have no event log and no register in common")
     head = f"Learned from {len(machines)} {'machine' if len(machines) == 1 else 'machines'}: review it, then observe."
     text = writing.text([Comment(head), Block(f'policy "{name}"', nodes)])
     lines = "".join(f"{line}\n" for line in _lines(allowed)) if beside is not None else None
@@ -111,36 +123,41 @@ def _pcrs(machines: Sequence[Machine], judged: frozenset[int]) -> Iterator[Node]
         yield Block("pcr", [Rule(f'"{number}"', values[number].pop().hex()) for number in stable])
 
 
+def _block(events: Sequence[Node]) -> Iterator[Node]:
+    yield Comment("What the event log must prove. Only digests are proven; names are told by who measured.")
+    yield Block("events", events)
+
+
 def _events(facts: Sequence[BootFacts]) -> Iterator[Node]:
-    nodes: list[Node] = []
     if all(each.secure_boot is True for each in facts):
-        nodes += [Comment("Only signed boot loaders and kernels are started."), Rule("secure_boot", value=True)]
+        yield Comment("Only signed boot loaders and kernels are started.")
+        yield Rule("secure_boot", value=True)
     else:
-        nodes.append(Comment("Secure Boot is not on everywhere: switch it on, then add secure_boot = true."))
+        yield Comment("Secure Boot is not on everywhere: switch it on, then add secure_boot = true.")
     for name, what in _VARIABLES:
         if all(name in each.variables for each in facts):
             hashes = _union(each.variables[name] for each in facts)
-            nodes += _allow_only(name, f"{name}, {what}: nobody else.", dict.fromkeys(hashes, ""))
+            yield from _allow_only(name, f"{name}, {what}: nobody else.", dict.fromkeys(hashes, ""))
     if all("dbx" in each.variables for each in facts):
         revoked = sorted(set(facts[0].variables["dbx"]).intersection(*(each.variables["dbx"] for each in facts)))
         if revoked:
             about = "dbx, what is revoked: none of it may be taken back. Updates may add to it."
-            nodes += [Comment(about), Block("dbx", [Line("require", [(each.hex(), "") for each in revoked])])]
+            yield Comment(about)
+            yield Block("dbx", [Line("require", [(each.hex(), "") for each in revoked])])
     if any(each.unproven for each in facts):
-        nodes.append(Comment("No authorities and no command_line: events that prove nothing of theirs might be such."))
+        yield Comment("No authorities and no command_line: events that prove nothing of theirs might be such.")
     elif all(each.authorities for each in facts):
         found = _union(each.authorities for each in facts)
         about = "By whose keys, or hashes, the boot loaders and kernels were verified."
-        nodes += _allow_only("authorities", about, dict.fromkeys(found, ""))
-    nodes += _measured(facts, "drivers", "Drivers on cards, which run before any boot loader.", _drivers)
-    nodes += _measured(facts, "images", "Boot loaders and kernels that the firmware started.", _images)
-    nodes += _measured(facts, "files", _ABOUT_FILES, _files)
-    nodes += _command_lines(facts)
+        yield from _allow_only("authorities", about, dict.fromkeys(found, ""))
+    yield from _measured(facts, "drivers", "Drivers on cards, which run before any boot loader.", _drivers)
+    yield from _measured(facts, "images", "Boot loaders and kernels that the firmware started.", _images)
+    yield from _measured(facts, "files", _ABOUT_FILES, _files)
+    yield from _command_lines(facts)
     if all(each.firmware_version is not None for each in facts):
         versions = sorted({literal(each.firmware_version or "") for each in facts})
-        nodes += [Comment("The firmware's version, as it tells it."), Rule("firmware_version", versions)]
-    yield Comment("What the event log must prove. Only digests are proven; names are told by who measured.")
-    yield Block("events", nodes)
+        yield Comment("The firmware's version, as it tells it.")
+        yield Rule("firmware_version", versions)
 
 
 def _drivers(facts: BootFacts) -> list[Measured]:

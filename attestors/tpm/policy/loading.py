@@ -45,7 +45,7 @@ def read(body: Body, folder: Path) -> Policies:
     blocks = dict(_blocks(body))
     file = config.bind(configuration.File, body)
     reader = _Reader(folder)
-    policies = tuple(reader.policy(name, written, blocks[name]) for name, written in file.policy.items())
+    policies = tuple(reader.policy(name, written, blocks.get(name, body)) for name, written in file.policy.items())
     if not policies:
         reader.problems.append(body.position.error('there is no policy in it: write policy "NAME" { … }'))
     if len(policies) > LIMIT:
@@ -59,18 +59,25 @@ def read(body: Body, folder: Path) -> Policies:
 def _blocks(body: Body) -> Iterator[tuple[str, Body]]:
     """The policies by name. Two of one name would be merged, and judge otherwise than either says."""
     seen: dict[str, Position] = {}
-    for item in body.named("policy"):
-        if isinstance(item, Attribute):
-            continue
-        found = [item] if item.labels else list(item.body.blocks)
-        for each in found:
-            name = each.labels[0] if item.labels else each.type
-            if name in seen:
-                raise each.position.error(f"policy {quote(name)} is in line {seen[name].line} already")
-            if len(each.labels) > 1:
-                raise each.position.error(f"policy {quote(name)} takes one label, its name")
-            seen[name] = each.position
-            yield name, each.body
+    for block in (block for item in body.named("policy") for block in _labelled(item)):
+        name, *others = block.labels
+        if others:
+            raise block.position.error(f"policy {quote(name)} takes one label, its name")
+        if name in seen:
+            raise block.position.error(f"policy {quote(name)} is in line {seen[name].line} already")
+        seen[name] = block.position
+        yield name, block.body
+
+
+def _labelled(item: Attribute | Block) -> Iterator[Block]:
+    """`policy { golden { … } }`, as in JSON, which also has lists of such, is `policy "golden" { … }`."""
+    if isinstance(item, Block) and item.labels:
+        yield item
+        return
+    bodies = (item.body,) if isinstance(item, Block) else item.value
+    for body in bodies if isinstance(bodies, tuple) else ():
+        for block in body.blocks if isinstance(body, Body) else ():
+            yield Block("policy", (block.type, *block.labels), block.body, block.position)
 
 
 class _Reader:

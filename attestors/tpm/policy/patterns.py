@@ -14,7 +14,7 @@ from operations.quoting import quote
 if TYPE_CHECKING:
     import re2
 
-PATTERN_LIMIT: Final = 4096
+PATTERN_LIMIT: Final = 16384
 """Characters of one pattern."""
 TEXT_LIMIT: Final = 8192
 """Bytes of a text; a longer one, which neither a path nor a command line is, matches nothing."""

@@ -258,13 +258,10 @@ def public_key(element: Element) -> PublicKey | None:
     return key if isinstance(key, PublicKey) else None
 
 
-def verify_signature(signed: Signed, key: PublicKey | None, what: str) -> None:
-    """Raises Refused unless the key made the signature, by a hash of today."""
+def verify_signature(signed: Signed, key: PublicKey | None, what: str, instead: str = "get a newer one") -> None:
+    """Raises Refused unless the key made the signature, by a hash of today; `instead` is what to do without."""
     if signed.algorithm in _WEAK:
-        raise Refused(
-            f"{what} is signed with {_WEAK[signed.algorithm]}, which proves nothing any more; "
-            "make the certificate of who signed for the TPM an anchor itself, or list the endorsement key's hash"
-        )
+        raise Refused(f"{what} is signed with {_WEAK[signed.algorithm]}, which proves nothing any more: {instead}")
     scheme, algorithm = _scheme(signed, what)
     try:
         if isinstance(key, rsa.RSAPublicKey) and scheme is not None:

@@ -16,6 +16,7 @@ TPM_VERSION: Final = "2.23.133.2.3"
 
 _DIRECTORY_NAME: Final = 0xA4
 _ID: Final = re.compile(r"id:([0-9A-Fa-f]{8})")
+_VERSION: Final = re.compile(r"id:([0-9A-Fa-f]{4}|[0-9A-Fa-f]{8})")
 _MAX_TEXT: Final = 128
 
 
@@ -60,8 +61,8 @@ def manufacturer(text: str) -> str:
 
 
 def firmware(text: str) -> str:
-    """From `id:00070055`, the two numbers that tpm2_getcap shows as TPM2_PT_FIRMWARE_VERSION_1: 7.85."""
-    if (match := _ID.fullmatch(text)) is None:
+    """From `id:00070055`, or `id:0755` as it was before, the numbers that tpm2_getcap shows of the version: 7.85."""
+    if (match := _VERSION.fullmatch(text)) is None:
         return text
-    version = int(match[1], 16)
-    return f"{version >> 16}.{version & 0xFFFF}"
+    half = len(match[1]) // 2
+    return f"{int(match[1][:half], 16)}.{int(match[1][half:], 16)}"

@@ -35,6 +35,7 @@ _UNDERSTOOD: Final = frozenset(
     }
 )
 _ANY_PURPOSE: Final = "2.5.29.37.0"
+_INSTEAD: Final = "make its CA's certificate an anchor itself, or list the endorsement key's hash"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ class _Search:
                 self.faults.insert(0, "the certificates make more paths than are looked at")
                 return None
             try:
-                self._require(path, issuer)
+                self._require(path, issuer, anchor=is_anchor)
                 if is_anchor:
                     self._require_unrevoked_anchor(issuer)
                     return (*path, issuer)
@@ -110,6 +111,7 @@ class _Search:
     def _candidates(self, path: Path) -> Iterator[tuple[Certificate, bool]]:
         name = path[-1].issuer
         if len(path) == MAX_LENGTH:
+            self.faults.insert(0, f"the certificates make a chain longer than the {MAX_LENGTH} that are looked at")
             return
         for anchor in self.authorities.anchors.get(name, ()):
             yield anchor, True
@@ -117,11 +119,11 @@ class _Search:
             if all(intermediate.raw != one.raw for one in path):
                 yield intermediate, False
 
-    def _require(self, path: Path, issuer: Certificate) -> None:
+    def _require(self, path: Path, issuer: Certificate, *, anchor: bool) -> None:
         require_in_force(issuer, self.now)
-        _require_authority(issuer, sum(not one.self_issued for one in path[1:]))
+        _require_authority(issuer, sum(not one.self_issued for one in path[1:]), anchor=anchor)
         _require_purpose(issuer, self.purpose)
-        certificates.verify_signature(path[-1].signed, issuer.key, f"the certificate {path[-1].label}")
+        certificates.verify_signature(path[-1].signed, issuer.key, f"the certificate {path[-1].label}", _INSTEAD)
         require_unrevoked(path[-1], issuer, self.authorities.lists, self.now)
 
     def _require_unrevoked_anchor(self, anchor: Certificate) -> None:
@@ -177,12 +179,16 @@ def purposes(certificate: Certificate) -> frozenset[str] | None:
         raise Refused(f"the certificate {certificate.label} cannot be used: {error}") from error
 
 
-def _require_authority(issuer: Certificate, below: int) -> None:
+def is_old_root(certificate: Certificate) -> bool:
+    """Whether it is of version 1, which does not say who is a CA: only an operator's trust does."""
+    return certificate.version == 1 and certificate.self_issued
+
+
+def _require_authority(issuer: Certificate, below: int, *, anchor: bool) -> None:
     """That it may issue a certificate below which `below` intermediates stand already."""
     require_known_extensions(issuer)
     is_ca, length = basic_constraints(issuer)
-    # Old roots are of version 1, which says nothing; they are only looked at where an operator trusts them.
-    if not is_ca and not (issuer.version == 1 and issuer.self_issued):
+    if not is_ca and not (anchor and is_old_root(issuer)):
         raise Refused(f"the certificate {issuer.label} is no CA's, by its basic constraints")
     if length is not None and not below <= length:
         raise Refused(f"the CA {issuer.label} must not stand above {below} intermediate CAs, by its path length")

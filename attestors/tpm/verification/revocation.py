@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import lru_cache
 from typing import Final
 
 from attestors.tpm.verification import ber, certificates
@@ -32,7 +31,6 @@ class RevocationList:
     signed: Signed = field(repr=False)
 
 
-@lru_cache(maxsize=64)
 def parse(data: bytes) -> RevocationList:
     """A CertificateList in DER. Raises InvalidArgument, for a list of some reasons or of other issuers too."""
     if len(data) > LIMIT:

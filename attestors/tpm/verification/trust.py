@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from attestors.tpm.verification import certificates, revocation
-from attestors.tpm.verification.paths import Authorities, basic_constraints, by_subject
+from attestors.tpm.verification.paths import Authorities, basic_constraints, by_subject, is_old_root
 from operations import logs
 from operations.errors import ConfigurationError, InvalidArgument, Refused
 from operations.quoting import quote
@@ -22,11 +22,10 @@ MAX_BYTES: Final = 64 << 20
 """Of all files together."""
 MAX_CERTIFICATES: Final = 2000
 MAX_LISTS: Final = 64
-"""As many as are kept parsed."""
 
 _BLOCK: Final = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----(.*?)-----END \1-----", re.DOTALL)
 _HASH: Final = re.compile(r"[0-9a-f]{64}")
-_CERTIFICATE_LABELS: Final = frozenset({b"CERTIFICATE", b"X509 CERTIFICATE", b"TRUSTED CERTIFICATE"})
+_CERTIFICATE_LABELS: Final = frozenset({b"CERTIFICATE", b"X509 CERTIFICATE"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +37,7 @@ class Trust:
     hashes: frozenset[str] = field(repr=False)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=4)
 def authorities(anchors: tuple[bytes, ...], crls: tuple[bytes, ...]) -> Authorities:
     """Anchors by subject, parsed once for all attestations. Raises InvalidArgument."""
     parsed = [certificates.authority(anchor) for anchor in anchors]
@@ -125,7 +124,10 @@ def _parts(content: bytes, file: Path) -> Iterator[tuple[int | None, bytes, bool
             raise ConfigurationError("neither a certificate nor a revocation list, in PEM or DER", file=str(file))
         yield None, content, _is_list(content)
         return
-    for block in _BLOCK.finditer(content):
+    blocks = list(_BLOCK.finditer(content))
+    if len(blocks) != content.count(b"-----BEGIN "):
+        raise ConfigurationError("a PEM block does not end, or ends as another one", file=str(file))
+    for block in blocks:
         label, line = block[1], content.count(b"\n", 0, block.start()) + 1
         if label not in _CERTIFICATE_LABELS and label != b"X509 CRL":
             raise ConfigurationError(
@@ -152,7 +154,7 @@ def _require_usable(der: bytes, *, is_list: bool, only_authorities: bool) -> Non
         return
     certificate = certificates.authority(der)
     is_ca, _ = basic_constraints(certificate)
-    if only_authorities and not is_ca and not (certificate.version == 1 and certificate.self_issued):
+    if only_authorities and not is_ca and not is_old_root(certificate):
         raise Refused(
             f"the certificate {certificate.label} is no CA's; to trust one endorsement key put its hash into the file "
             "of endorsement_hash_path"

@@ -19,7 +19,7 @@ from operations.errors import ConfigurationError, Refused
 from tests.simulators import tpm_pki as pki
 from tests.simulators.pki import ec_key, spki
 from tests.simulators.tpm_manufacturer import Manufacturer
-from tests.simulators.tpm_pki import DAY, NOW, Authority
+from tests.simulators.tpm_pki import DAY, NOW, Authority, changes
 
 MAKER = pki.root("TPM CA")
 EK = MAKER.issue(spki(ec_key()), serial=0x77)
@@ -142,13 +142,10 @@ GOOD = attributes()
 BOUNDED = settings(max_examples=400, deadline=None)
 
 
-@BOUNDED
-@given(at=st.integers(0, 2000), bit=st.integers(0, 7))
-def test_any_changed_bit_is_refused(at: int, bit: int) -> None:
-    data = bytearray(GOOD)
-    data[at % len(data)] ^= 1 << bit
-    with pytest.raises(Refused):
-        verify(bytes(data))
+def test_any_changed_bit_is_refused() -> None:
+    for changed in changes(GOOD):
+        with pytest.raises(Refused):
+            verify(changed)
 
 
 @BOUNDED

@@ -22,7 +22,7 @@ from attestors.tpm.verification.clock import Clock
 from keystores.tpm import public_area, statements
 from operations.errors import InvalidArgument, Refused
 from tests.simulators.pki import ec_key
-from tests.simulators.tpm_pki import sized
+from tests.simulators.tpm_pki import changes, sized
 
 NONCE: Final = bytes(range(32))
 PCRS: Final = (0, 7, 16)
@@ -261,35 +261,28 @@ GOOD: Final = SIGNER.proof()
 CERTIFIED: Final = replace(SIGNER, kind=0x8017).certification(SVID_KEY)
 
 
-@BOUNDED
-@given(what=st.sampled_from(["quote", "signature"]), at=st.integers(0, 999), bit=st.integers(0, 7))
-def test_any_changed_bit_of_a_quote_is_refused(what: str, at: int, bit: int) -> None:
-    data = bytearray(getattr(GOOD, what))
-    data[at % len(data)] ^= 1 << bit
-    with pytest.raises((InvalidArgument, Refused)):
-        quote.verify(KEY, msgspec.structs.replace(GOOD, **{what: bytes(data)}), ASKED)
+@pytest.mark.parametrize("what", ["quote", "signature"])
+def test_any_changed_bit_of_a_quote_is_refused(what: str) -> None:
+    for changed in changes(getattr(GOOD, what)):
+        with pytest.raises((InvalidArgument, Refused)):
+            quote.verify(KEY, msgspec.structs.replace(GOOD, **{what: changed}), ASKED)
 
 
-@BOUNDED
-@given(what=st.sampled_from(["statement", "signature", "public"]), at=st.integers(0, 999), bit=st.integers(0, 7))
-def test_any_changed_bit_of_a_certification_is_refused(what: str, at: int, bit: int) -> None:
-    data = bytearray(getattr(CERTIFIED, what))
-    data[at % len(data)] ^= 1 << bit
-    with pytest.raises((InvalidArgument, Refused)):
-        certify.verify(KEY, msgspec.structs.replace(CERTIFIED, **{what: bytes(data)}), NONCE)
+@pytest.mark.parametrize("what", ["statement", "signature", "public"])
+def test_any_changed_bit_of_a_certification_is_refused(what: str) -> None:
+    for changed in changes(getattr(CERTIFIED, what)):
+        with pytest.raises((InvalidArgument, Refused)):
+            certify.verify(KEY, msgspec.structs.replace(CERTIFIED, **{what: changed}), NONCE)
 
 
-@BOUNDED
-@given(at=st.integers(0, 999), bit=st.integers(0, 7))
-def test_any_changed_bit_of_the_attestation_key_makes_it_another(at: int, bit: int) -> None:
+def test_any_changed_bit_of_the_attestation_key_makes_it_another() -> None:
     """Its Name is what the credential is for."""
-    data = bytearray(SIGNER.public)
-    data[at % len(data)] ^= 1 << bit
-    try:
-        key = quote.attestation_key(bytes(data))
-    except (InvalidArgument, Refused):
-        return
-    assert key.name != KEY.name
+    for changed in changes(SIGNER.public):
+        try:
+            key = quote.attestation_key(changed)
+        except (InvalidArgument, Refused):
+            continue
+        assert key.name != KEY.name
 
 
 @BOUNDED

@@ -11,7 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from msgspec.structs import replace
 
-from attestors.tpm import configuration, evidence, records, sources
+from attestors.tpm import configuration, records, sources
 from attestors.tpm.messages import PART_LIMIT, Activate, Ask, Part, Proof
 from operations.errors import ConfigurationError, InvalidArgument, Refused, TemporarilyUnavailable
 from plugins.nodeattestor import RECORD_LIMIT, AttestedNode
@@ -287,57 +287,6 @@ async def test_a_clock_that_went_back(attesting: Attesting, node: TpmNode) -> No
     await attesting.attest(node)
 
 
-async def test_evidence_is_kept(attesting: Attesting, node: TpmNode, tmp_path: Path) -> None:
-    folder = tmp_path / "evidence"
-    folder.mkdir()
-    await attesting.start(golden(node, files_of(node)), evidence_path=str(folder))
-    await attesting.attest(node)
-    node.boot.run("/usr/bin/true")
-    await attesting.attest(node)
-    assert len(node.asked_for) == 1, "only what is new"
-    latest = evidence.read(str(folder / f"{node.hash}.json"))
-    assert (latest.event_log, latest.ima) == (node.boot.event_log, node.boot.ima)
-    assert latest.agent_id == node.id
-    good = len(node.boot.ima)
-    node.boot.run("/opt/bad")
-    with pytest.raises(Refused):
-        await attesting.attest(node)
-    refused = evidence.read(str(folder / f"{node.hash}.refused.json"))
-    assert refused.ima == node.boot.ima
-    assert evidence.read(str(folder / f"{node.hash}.json")).ima == node.boot.ima[:good]
-
-
-async def test_evidence_that_is_lost_is_asked_for_anew(attesting: Attesting, node: TpmNode, tmp_path: Path) -> None:
-    folder = tmp_path / "evidence"
-    folder.mkdir()
-    await attesting.start(ima=True, evidence_path=str(folder))
-    await attesting.attest(node)
-    (folder / f"{node.hash}.json").write_text("{")
-    await attesting.attest(node)
-    assert len(node.asked_for) == 2
-    assert evidence.read(str(folder / f"{node.hash}.json")).ima == node.boot.ima
-
-
-async def test_evidence_is_bounded(attesting: Attesting, node: TpmNode, tmp_path: Path) -> None:
-    folder = tmp_path / "evidence"
-    folder.mkdir()
-    (folder / "old.json").write_text("{}")
-    await attesting.start(evidence_path=str(folder), max_evidence_files=1)
-    await attesting.attest(node)
-    assert [each.name for each in folder.iterdir()] == [f"{node.hash}.json"]
-
-
-async def test_evidence_that_cannot_be_written_refuses_nobody(
-    attesting: Attesting, node: TpmNode, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    folder = tmp_path / "evidence"
-    folder.mkdir()
-    await attesting.start(evidence_path=str(folder))
-    folder.rmdir()
-    await attesting.attest(node)
-    assert "The node's evidence is not kept" in caplog.text
-
-
 async def test_an_attestation_has_an_end(attesting: Attesting, node: TpmNode) -> None:
     attestor = await attesting.start(timeout=timedelta(seconds=0.2))
 
@@ -384,6 +333,19 @@ async def test_memory_for_logs_is_shared(attesting: Attesting, node: TpmNode) ->
     assert {(await first).spiffe_id, (await second).spiffe_id} == {node.id, other.id}
 
 
+async def test_many_nodes_at_once(tmp_path: Path) -> None:
+    """With room for a few of their logs, all come in, and a node that attests twice at once does so in turn."""
+    nodes = [TpmNode().started() for _ in range(24)]
+    attesting = Attesting(tmp_path)
+    attesting.know(*nodes)
+    room = 2 * max(len(node.boot.event_log) for node in nodes)
+    await attesting.start(ima=True, max_event_log_size=room, max_ima_size=room, max_logs_size=room)
+    attestor = attesting.attestor
+    assert attestor is not None
+    found = await asyncio.gather(*(attestor.attest(node.payload, node.respond) for node in (*nodes, *nodes)))
+    assert {each.spiffe_id for each in found} == {node.id for node in nodes}
+
+
 async def test_nobody_is_known(tmp_path: Path, node: TpmNode, caplog: pytest.LogCaptureFixture) -> None:
     attesting = Attesting(tmp_path)
     await attesting.start()
@@ -423,7 +385,7 @@ async def test_files_that_are_not_there(attesting: Attesting, tmp_path: Path) ->
         made = replace(configuration.Configuration(), **{key: missing})
         with pytest.raises(ConfigurationError, match="missing"):
             made.check_files()
-    for key in ("endorsement_hash_path", "endorsement_ca_path", "policy_path"):
+    for key in ("endorsement_hash_path", "endorsement_ca_path", "policy_path", "evidence_path"):
         fresh = Attesting(tmp_path)
         with pytest.raises(ConfigurationError, match="missing"):
             await fresh.start(**{key: missing})

@@ -56,13 +56,14 @@ def test_files_of_trust(tmp_path: Path) -> None:
         (pem(ROOT.issue(spki(EK))), r"ca\.pem:1: .*is no CA's; to trust one endorsement key put its hash"),
         ("\n" + pem(b"\x30\x00", "PRIVATE KEY"), r"ca\.pem:2: PRIVATE KEY is neither"),
         ("-----BEGIN CERTIFICATE-----\n!!\n-----END CERTIFICATE-----\n", r"ca\.pem:1: the PEM block is no base64"),
+        (pem(ROOT.certificate) + "-----BEGIN CERTIFICATE-----\nMII", "a PEM block does not end"),
         (
             pem(b"\x30\x00", "X509 CRL"),
             r"ca\.pem:1: cannot be read as a revocation list: the.* is not made of",
         ),
         (pem(ROOT.revocation_list(), "X509 CRL"), "no CA certificate is there"),
     ],
-    ids=["empty", "text", "broken", "leaf", "key", "base64", "broken list", "lists only"],
+    ids=["empty", "text", "broken", "leaf", "key", "base64", "cut short", "broken list", "lists only"],
 )
 def test_files_that_cannot_be_trusted(tmp_path: Path, content: bytes | str, reason: str) -> None:
     with pytest.raises(ConfigurationError, match=reason):

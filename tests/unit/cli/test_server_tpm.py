@@ -123,6 +123,34 @@ def test_evidence_that_does_not_replay_is_refused_and_the_others_are_judged(
     assert f"Error: {paths[0]}: event log" in capsys.readouterr().err
 
 
+def test_a_folder_is_a_fleet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fleet = tmp_path / "evidence"
+    fleet.mkdir()
+    policy = tmp_path / "boot.hcl"
+    assert run("learn", "-evidence", fleet) == 1
+    assert capsys.readouterr().err == f"Error: {fleet}: no evidence in this folder: its files are called ….json\n"
+    files(fleet, **{f"node-{number:02}": taken(ek=str(number)) for number in range(12)})
+    (fleet / "README").write_text("not evidence")
+    assert run("learn", "-evidence", fleet, "-policy", policy) == 0
+    assert run("check", "-evidence", fleet, "-policy", policy) == 0
+    assert capsys.readouterr().out.count("\n  passed   golden\n") == 12
+    policy.write_text('policy "golden" { events { secure_boot = false } }')
+    assert run("check", "-evidence", fleet, "-policy", policy) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"Error: 12 of 12 machines would be refused: {fleet}/node-00.json, ")
+    assert error.endswith("/node-09.json and 2 more\n")
+
+
+def test_nothing_is_learned_of_what_a_server_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fleet = tmp_path / "evidence"
+    fleet.mkdir()
+    files(fleet, **{"00": taken(), "00.refused": taken(Boot(secure_boot=False))})
+    policy = tmp_path / "boot.hcl"
+    assert run("learn", "-evidence", fleet, "-policy", policy) == 0
+    assert run("check", "-evidence", fleet, "-policy", policy) == 1
+    assert capsys.readouterr().err.endswith(f"1 of 2 machines would be refused: {fleet}/00.refused.json\n")
+
+
 def test_a_node_that_no_policy_is_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     paths = files(tmp_path, one=taken())
     policy = tmp_path / "boot.hcl"

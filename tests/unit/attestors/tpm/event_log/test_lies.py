@@ -23,6 +23,7 @@ from tests.simulators.event_log import (
     IPL,
     S_CRTM_VERSION,
     SEPARATOR,
+    SHIM,
     VARIABLE_AUTHORITY,
     VARIABLE_BOOT,
     VARIABLE_DRIVER_CONFIG,
@@ -202,6 +203,32 @@ def test_a_command_line_that_no_kernel_takes_whole_is_not_proven() -> None:
     line = "/vmlinuz " + "x" * (32 << 10)
     found = told(log().grub_command_line(line))
     assert (found.command_lines, len(found.unproven)) == ((), 1)
+
+
+def test_a_command_line_in_the_shape_of_windows_settings() -> None:
+    """A size that spells a letter and a space takes more than 2 MiB, of which the kernel reads the first 4 KiB."""
+    line = "aax init=/bin/sh".encode("utf-16-le")
+    data = line.ljust(8 + int.from_bytes(line[4:8], "little"), b" ")
+    assert len(data) == 8 + int.from_bytes(data[4:8], "little")
+    found = told(log().extend(12, EVENT_TAG, data))
+    assert (found.command_lines, len(found.unproven)) == ((), 1)
+
+
+def test_a_script_is_no_option_of_the_kernel() -> None:
+    """Its bytes in pairs are letters of a far script, which a command after the boot spells out."""
+    script = b"linux /evil init=/bin/sh"
+    builder = log().grub_file("/grub.cfg", script)
+    builder.grub_command(f"echo x {script.decode('utf-16-le')}").grub_command_line(script.decode("utf-16-le"))
+    assert [file.digest for file in told(builder).files] == [hashlib.sha256(script).digest()]
+
+
+def test_shims_generation_is_told_once() -> None:
+    old, new = (variable_data("SbatLevel", b"sbat,1,%d\n" % year, SHIM) for year in (2021, 2025))
+    start = config(config(log(), ON), PK).separators(7)
+    assert "SbatLevel" in told(start.extend(7, VARIABLE_AUTHORITY, old)).variables
+    assert "SbatLevel" not in told(start.extend(7, VARIABLE_AUTHORITY, new)).variables
+    hidden = config(config(log(), ON), PK).separators(7).extend(7, VARIABLE_AUTHORITY, b"", old)
+    assert "SbatLevel" not in told(hidden.extend(7, VARIABLE_AUTHORITY, new)).variables
 
 
 @pytest.mark.parametrize("pcr", [8, 12])

@@ -116,9 +116,17 @@ def test_registers_that_differ_are_left_out_and_that_is_said(tmp_path: Path) -> 
     assert set(policies.policies[0].pcr) == {0, 2, 4, 7, 8, 9, 12, 13, 14}
     assert "# PCR 3 left out: the values differ between the machines." in text
     assert "# PCR 1 is left out: it has the machine's settings and serial numbers." in text
-    assert "# No events: the evidence is without an event log." in text
+    assert "# No events: not every machine has an event log that proves any." in text
     assert not policies.wants_event_log
     assert not policies.wants_ima
+
+
+def test_nothing_in_common_makes_no_policy() -> None:
+    nothing = replaying.replay(
+        msgspec.structs.replace(taken(), event_log=b"", ima=b"", pcrs={10: bytes(32)}, tpm_firmware=0)
+    )
+    with pytest.raises(InvalidArgument, match="nothing can be learned"):
+        learning.learn("golden", [nothing])
 
 
 def test_older_firmware_of_the_tpm_is_not_let_in(tmp_path: Path) -> None:

@@ -104,6 +104,26 @@ def test_json_is_as_good(tmp_path: Path) -> None:
     assert policies.policies[0].pcr == {0: {bytes.fromhex(A)}}
 
 
+JSON_FORMS = {
+    "an object": '{"policy": {"golden": RULES}}',
+    "a list of objects": '{"policy": [{"golden": RULES}]}',
+    "an object in a list": '{"policy": {"golden": [RULES]}}',
+}
+
+
+@pytest.mark.parametrize("case", JSON_FORMS)
+def test_json_in_each_form_that_hcl_gives_it(case: str, tmp_path: Path) -> None:
+    policies = load(tmp_path, JSON_FORMS[case].replace("RULES", '{"events": {"secure_boot": true}}'))
+    assert policies.names == ("golden",)
+    with pytest.raises(ConfigurationError, match=r"boot\.hcl:1: .*no PCR"):
+        load(tmp_path, JSON_FORMS[case].replace("RULES", '{"pcr": {"x": "00"}}'))
+
+
+def test_a_policy_twice_in_json(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match='policy "a" is in line 1 already'):
+        load(tmp_path, '{"policy": [{"a": {"ima": {"exclude": ["a"]}}}, {"a": {}}]}')
+
+
 def test_rules_about_values_alone_want_no_logs(tmp_path: Path) -> None:
     policies = load(tmp_path, f'policy "golden" {{ pcr = {{ "0" = "{A}", "17" = "{B}" }} }}')
     assert policies.pcrs == {0, 17}
@@ -141,7 +161,7 @@ FAULTS = {
         'policy "a" { events {\ncommand_line = ["\\\\Qa"] } }',
         "boot.hcl:2: pattern .* cannot be used",
     ),
-    "a long pattern": (f'policy "a" {{ ima {{\nexclude = ["{"a" * 4097}"] }} }}', "boot.hcl:2: a pattern of 4097"),
+    "a long pattern": (f'policy "a" {{ ima {{\nexclude = ["{"a" * 16385}"] }} }}', "boot.hcl:2: a pattern of 16385"),
     "a back reference": ('policy "a" { ima {\nexclude = ["(a)\\\\1"] } }', "boot.hcl:2: pattern .* cannot be used"),
     "a bad version": ('policy "a" { tpm_firmware {\nminimum = "7.85" } }', "boot.hcl:2: .*no TPM firmware version"),
     "a selector of another kind": (

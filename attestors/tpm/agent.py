@@ -32,6 +32,7 @@ from attestors.tpm.messages import (
 )
 from attestors.tpm.pcrs import BANKS, COUNT
 from keystores.tpm import configuration as settings
+from keystores.tpm import public_area
 from keystores.tpm.authorizations import Authorization
 from keystores.tpm.manager import TpmKey, TpmKeyManager
 from keystores.tpm.messages import Attest, Attested, Blob, Endorse, Endorsed, Place
@@ -148,7 +149,13 @@ class TpmAttestor:
         found = Choice.of(setting, endorsed)
         if self._path is not None and found != kept:
             await asyncio.to_thread(choice.write, self._path, found)
-            self._log.info("Made an attestation key", endorsement_key=endorsed.template, path=str(self._path))
+            self._log.info(
+                "Made an attestation key",
+                endorsement_key=endorsed.template,
+                endorsement_hash=hashlib.sha256(public_area.parse(endorsed.public).der).hexdigest(),
+                certificates=len(endorsed.certificates),
+                path=str(self._path),
+            )
         return endorsed
 
     async def attested(self, asked: Activate, endorsed: Endorsed, worker: Worker, subject: Blob | None) -> Attested:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from agent import csr
@@ -17,7 +18,7 @@ from identity import x509svid
 from identity.bundles import Bundle
 from operations import logs, metrics
 from plugins.keymanager import Key, KeyManager
-from plugins.nodeattestor import AgentNodeAttestor, KeyAttesting
+from plugins.nodeattestor import AgentNodeAttestor, Ending, KeyAttesting
 from plugins.nodeattestor import Attestation as Proof
 from transport import tls
 from transport.client import Bidi, Channel
@@ -59,8 +60,8 @@ async def attest(
                 _GET_BUNDLE, bundle_rpc_pb2.GetBundleRequest(), bundle_pb2.Bundle, timeout=TIMEOUT
             )
             bundle = own_bundle(message, address.trust_domain)
-            proof = await _begun(attestor, keys, key)
-            result = await _converse(channel, attestor.name, proof, request)
+            async with _begun(attestor, keys, key) as proof:
+                result = await _converse(channel, attestor.name, proof, request)
     except TimeoutError as error:
         raise RpcError(Code.DEADLINE_EXCEEDED, "attestation took too long") from error
     finally:
@@ -88,10 +89,18 @@ def _channel(address: ServerAddress, authorities: Sequence[bytes] | None) -> Cha
     )
 
 
-async def _begun(attestor: AgentNodeAttestor, keys: KeyManager, key: Key) -> Proof:
+@asynccontextmanager
+async def _begun(attestor: AgentNodeAttestor, keys: KeyManager, key: Key) -> AsyncGenerator[Proof]:
+    """A proof, which holds what it needs as long as the block lasts."""
     if isinstance(attestor, KeyAttesting):
-        return await attestor.begin_with(keys, key)
-    return await attestor.begin()
+        proof = await attestor.begin_with(keys, key)
+    else:
+        proof = await attestor.begin()
+    try:
+        yield proof
+    finally:
+        if isinstance(proof, Ending):
+            await proof.close()
 
 
 async def _converse(

@@ -19,7 +19,11 @@ BUILTINS: Builtins = {
         "tpm": Builtin("keystores.tpm.configuration:Configuration", "keystores.tpm.manager:load_agent"),
     },
     "NodeAttestor": {
+        "http_challenge": Builtin(
+            "attestors.http_challenge.agent:Configuration", "attestors.http_challenge.agent:load"
+        ),
         "join_token": Builtin("attestors.join_token.agent:Configuration", "attestors.join_token.agent:load"),
+        "sshpop": Builtin("attestors.sshpop.agent:Configuration", "attestors.sshpop.agent:load"),
         "tpm": Builtin("attestors.tpm.agent:Configuration", "attestors.tpm.agent:load"),
         "tpm_devid": Builtin("attestors.tpm_devid.agent:Configuration", "attestors.tpm_devid.agent:load"),
         "x509pop": Builtin("attestors.x509pop.agent:Configuration", "attestors.x509pop.agent:load"),

@@ -80,6 +80,15 @@ class Attestation(Protocol):
     async def respond(self, challenge: bytes) -> bytes: ...
 
 
+@runtime_checkable
+class Ending(Protocol):
+    """An attestation that holds something: a port, a stream."""
+
+    async def close(self) -> None:
+        """Called once, after the server's verdict or when there will be none."""
+        ...
+
+
 class AgentNodeAttestor(Protocol):
     @property
     def name(self) -> str: ...

@@ -16,12 +16,12 @@ from plugins.credentialcomposer import CredentialComposer
 from plugins.external import loading
 from plugins.external.loading import ExternalPlugins, Facades
 from plugins.keymanager import KeyManager
-from plugins.nodeattestor import NodeRecords, ServerNodeAttestor
+from plugins.nodeattestor import ServerNodeAttestor
 from plugins.upstreamauthority import UpstreamAuthority
 from server.authorization import Roots
 from server.config import ServerConfig
 from server.datastore.store import DataStore
-from server.nodes import WithIdAsSelector
+from server.nodes import StoredNodeRecords, WithIdAsSelector
 
 BUILTINS: Builtins = {
     "CredentialComposer": {"uniqueid": Builtin("governance.uniqueid:Configuration", "governance.uniqueid:load")},
@@ -33,7 +33,11 @@ BUILTINS: Builtins = {
         "tpm": Builtin("keystores.tpm.configuration:Configuration", "keystores.tpm.manager:load_server"),
     },
     "NodeAttestor": {
+        "http_challenge": Builtin(
+            "attestors.http_challenge.server:Configuration", "attestors.http_challenge.server:load"
+        ),
         "join_token": Builtin("attestors.join_token.server:Configuration", "attestors.join_token.server:load"),
+        "sshpop": Builtin("attestors.sshpop.server:Configuration", "attestors.sshpop.server:load"),
         "tpm": Builtin("attestors.tpm.configuration:Configuration", "attestors.tpm.server:load"),
         "tpm_devid": Builtin("attestors.tpm_devid.server:Configuration", "attestors.tpm_devid.server:load"),
         "x509pop": Builtin("attestors.x509pop.server:Configuration", "attestors.x509pop.server:load"),
@@ -71,7 +75,7 @@ class ServerContext(PluginContext):
 
     join_tokens: JoinTokens
     roots: Roots
-    node_records: NodeRecords
+    node_records: StoredNodeRecords
 
     async def authorities(self) -> Sequence[bytes]:
         """The X.509 authorities of the server's own trust domain, DER. Raises SpireError."""
@@ -110,7 +114,7 @@ async def open_stores(config: ServerConfig, external: ExternalPlugins) -> Stores
 
 
 async def load_node_attestors(
-    config: ServerConfig, join_tokens: JoinTokens, roots: Roots, records: NodeRecords, external: ExternalPlugins
+    config: ServerConfig, join_tokens: JoinTokens, roots: Roots, records: StoredNodeRecords, external: ExternalPlugins
 ) -> Mapping[str, ServerNodeAttestor]:
     """The node attestors by name. Join tokens need no block, as in SPIRE: an operator made each of them."""
     log = logs.get("node_attestor")

@@ -139,6 +139,10 @@ class StoredNodeRecords:
     async def evict(self, spiffe_id: str) -> None:
         await self._nodes.evict(spiffe_id)
 
+    async def known(self, spiffe_id: str) -> bool:
+        """Whether there is an agent of this ID."""
+        return await self._nodes.get(spiffe_id) is not None
+
 
 def _bounded(record: bytes) -> bytes:
     if len(record) > RECORD_LIMIT:

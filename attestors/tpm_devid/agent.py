@@ -20,6 +20,7 @@ from attestors.tpm_devid.messages import AttestationRequest, ChallengeRequest, C
 from attestors.tpm_devid.refusals import Refusals
 from identity import der
 from operations.errors import ConfigurationError, InvalidArgument, PermanentlyUnusable
+from operations.files import read_secret
 from plugins.nodeattestor import AgentNodeAttestor, Attestation
 
 if TYPE_CHECKING:
@@ -28,11 +29,13 @@ if TYPE_CHECKING:
 NAME = "tpm_devid"
 
 _LARGEST_FILE = 1 << 20
+_PASSWORDS = ("devid_password", "owner_hierarchy_password", "endorsement_hierarchy_password")
 
 
 class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The DevID's certificate (PEM, intermediates behind it), and the blobs of its key, without their sizes.
 
+    Passwords are here, as SPIRE has them, or each in a file of its own (mode 0600), which SPIRE does not know.
     `tpm_device_path` is a device or a Unix socket; unset, the one TPM of the machine.
     """
 
@@ -42,6 +45,9 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     devid_password: str = ""
     owner_hierarchy_password: str = ""
     endorsement_hierarchy_password: str = ""
+    devid_password_file: str = ""
+    owner_hierarchy_password_file: str = ""
+    endorsement_hierarchy_password_file: str = ""
     tpm_device_path: str = ""
 
     def __post_init__(self) -> None:
@@ -49,15 +55,19 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         for key in ("devid_cert_path", "devid_priv_path", "devid_pub_path"):
             if not getattr(self, key):
                 raise InvalidArgument(f"invalid configuration: {key} is required")
+        for key in _PASSWORDS:
+            if getattr(self, key) and getattr(self, f"{key}_file"):
+                raise InvalidArgument(f"invalid configuration: set one of {key} and {key}_file")
 
     def access(self, path: str) -> Access:
-        """Blocks on the disk."""
-        return Access(
-            tcti=devices.connection(path),
-            devid_auth=self.devid_password.encode(),
-            owner_auth=self.owner_hierarchy_password.encode(),
-            endorsement_auth=self.endorsement_hierarchy_password.encode(),
-        )
+        """Blocks on the disk. Raises ConfigurationError for files of passwords that cannot be used."""
+        devid, owner, endorsement = (self._password(key) for key in _PASSWORDS)
+        return Access(tcti=devices.connection(path), devid_auth=devid, owner_auth=owner, endorsement_auth=endorsement)
+
+    def _password(self, key: str) -> bytes:
+        path: str = getattr(self, f"{key}_file")
+        value: str = read_secret(path, key) if path else getattr(self, key)
+        return value.encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +159,11 @@ def read_files(configuration: Configuration) -> DevId:
     except InvalidArgument as error:
         raise _unusable(f"cannot load public key: {configuration.devid_pub_path}: {error}") from error
     chain = tuple(certificate.public_bytes(Encoding.DER) for certificate in found)
+    if hash_name != "sha256":
+        raise _unusable(
+            f"the key of {configuration.devid_pub_path} signs with {hash_name}: servers take SHA-256 of a DevID, so "
+            "make another key"
+        )
     if der.certificate_key(chain[0]) != area.der:
         raise _unusable(f"{path} is a certificate of another key than {configuration.devid_pub_path}")
     return DevId(chain, public, blobs.unsized(private), hash_name)
@@ -170,7 +185,10 @@ async def load(configuration: Configuration, context: PluginContext) -> AgentNod
     """Raises ConfigurationError for files that cannot be used: better now than at the first attestation."""
     path = configuration.tpm_device_path or await asyncio.to_thread(devices.detect)
     try:
+        await asyncio.to_thread(configuration.access, path)
         await asyncio.to_thread(read_files, configuration)
+    except ConfigurationError:
+        raise
     except InvalidArgument as error:
         raise ConfigurationError(str(error)) from error
     return TpmDevIdAttestor(configuration, path, Refusals(context.data_dir))

@@ -162,7 +162,9 @@ def _write(folder: Path, files: dict[str, bytes]) -> None:
 
 def _next_steps(wanted: Wanted, *, guarded: bool, made: bool) -> str:
     folder = wanted.folder.absolute()
-    password = '\n        devid_password  = "..."   # the one of the key' if guarded else ""
+    password = (
+        '\n        devid_password_file = "..."   # or devid_password, which Go SPIRE knows alone' if guarded else ""
+    )
     head = "The DevID's key is made" if made else "The DevID's key is there, and nothing was changed"
     return f"""{head}; {folder}/{REQUEST} asks for its certificate.
 

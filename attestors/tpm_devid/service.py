@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import signal
 import sys
+from typing import Final
 
 from attestors.tpm_devid import jobs, tpm
 from attestors.tpm_devid.jobs import Answer, Begin, Failed
 from keystores.tpm.failures import Fault
 
+LONGEST: Final = 120
+"""Seconds after which the kernel ends the process, when nobody else has."""
+
 
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.alarm(LONGEST)
     request = jobs.request(sys.stdin.buffer.read(jobs.LIMIT))
     sys.stdout.buffer.write(jobs.encode(_answer(request)))
     sys.stdout.buffer.flush()

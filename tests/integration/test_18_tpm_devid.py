@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from tests.simulators import ceremony, devids
-from tests.simulators.devids import DevId, provision
+from tests.simulators import ceremony, devids, tpm_resource_manager
+from tests.simulators.devids import DevId, DevIdCa, provision
 from tests.simulators.spire import AGENT, Agent, Program, Server, command
 from tests.simulators.swtpm import started
 from tests.simulators.tpm_manufacturer import Manufacturer, SoldTpm
@@ -67,6 +67,32 @@ def test_the_runbook(tmp_path: Path, tpm: SoldTpm, manufacturer: Manufacturer, p
     server.create_entry("spiffe://example.org/spire/server", alias, selectors=["tpm_devid:subject:cn:node-1"])
     server.create_entry(alias, "spiffe://example.org/workload")
     assert "spiffe://example.org/workload" in agent.fetch()
+    assert devids.is_clean(tpm)
+
+
+def test_an_agent_with_all_its_keys_in_the_tpm(
+    tmp_path: Path, tpm: SoldTpm, manufacturer: Manufacturer, programs: list[Program]
+) -> None:
+    """Its own key by KeyManager "tpm", behind a resource manager, as /dev/tpmrm0 is one."""
+    ca = DevIdCa(tmp_path / "ca")
+    devid = ca.certify(provision(tpm, tmp_path / "d"))
+    paths = f'devid_ca_path = "{ca.root_path}"\n endorsement_ca_path = "{manufacturer.intermediate_path}"'
+    server = Server(tmp_path / "server", node_attestor=f'NodeAttestor "tpm_devid" {{ plugin_data {{ {paths} }} }}')
+    programs.append(server.run)
+    server.start()
+    with tpm_resource_manager.before(tpm) as kernel:
+        keys = f'tcti = "{kernel.client("keys")}"\n keys_path = "{tmp_path}/keys"'
+        path = kernel.client("devid").removeprefix("swtpm:path=")
+        agent = Agent(
+            tmp_path / "agent",
+            server,
+            node_attestor=devid.block(tpm, tpm_device_path=path),
+            key_manager=f'KeyManager "tpm" {{ plugin_data {{ {keys} }} }}',
+        )
+        programs.append(agent.run)
+        agent.start()
+        assert "tpm_devid" in server.ask("agent", "list").stdout
+        assert agent.run.end() == 0
     assert devids.is_clean(tpm)
 
 

@@ -6,14 +6,27 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import pytest
 from cryptography import x509
 
+from agent.attest import attest
+from agent.server_client import ServerAddress
+from attestors.tpm_devid import messages
+from attestors.tpm_devid.messages import AttestationRequest, ChallengeRequest
 from attestors.tpm_devid.verification import fingerprint
+from identity.bundles import from_pem
+from identity.spiffeid import TrustDomain
+from keystores import memory
+from operations import logs
+from plugins.context import PluginContext
+from plugins.nodeattestor import Attestation
 from tests.interop.conftest import Pair
 from tests.simulators import devids, spire
 from tests.simulators.devids import DevId, DevIdCa, provision
+from tests.simulators.soft_devid import DEVID_ROOT, MANUFACTURER, SoftDevId
 from tests.simulators.tpm_manufacturer import Manufacturer, SoldTpm
+from transport.status import RpcError
 
 KEY_TYPES = ("ec-p256", "rsa-2048")
 
@@ -82,6 +95,45 @@ def site(house: House, pair: Pair, tmp_path: Path) -> Iterator[Site]:
     for program in reversed(made.programs):
         if program.process is not None:
             program.end()
+
+
+class SoftAgent:
+    """An agent half whose TPM is Python."""
+
+    name = "tpm_devid"
+
+    def __init__(self, node: SoftDevId, request: AttestationRequest) -> None:
+        self._node = node
+        self.payload = messages.encode(request)
+
+    async def begin(self) -> Attestation:
+        return self
+
+    async def respond(self, challenge: bytes) -> bytes:
+        asked = messages.decode(ChallengeRequest, challenge, messages.ANSWER_LIMIT)
+        return messages.encode(self._node.respond(asked))
+
+
+async def attest_softly(server: spire.Server, node: SoftDevId, request: AttestationRequest) -> str:
+    """The agent's ID."""
+    keys = await memory.load(memory.Configuration(), PluginContext("example.org", None, logs.get()))
+    address = ServerAddress("127.0.0.1", server.port, TrustDomain("example.org"))
+    found = await attest(address, SoftAgent(node, request), keys, None, from_pem(server.bundle().encode()))
+    return str(found.svid.spiffe_id)
+
+
+async def test_a_tpm_of_python_says_what_a_real_one_does(site: Site, tmp_path: Path) -> None:
+    """Every server believes it: what unit tests alter is the real thing. Ours refuses what is mixed up."""
+    devid_ca, endorsement_ca = tmp_path / "d.pem", tmp_path / "e.pem"
+    devid_ca.write_bytes(DEVID_ROOT.pem)
+    endorsement_ca.write_bytes(MANUFACTURER.pem)
+    server = site.server(devid_ca=devid_ca, endorsement_ca=endorsement_ca)
+    node, other = SoftDevId(), SoftDevId()
+    assert fingerprint(node.chain[0].certificate) in await attest_softly(server, node, node.request())
+    if site.pair.server == spire.SERVER:
+        mixed = msgspec.structs.replace(node.request(), devid_cert=other.request().devid_cert)
+        with pytest.raises(RpcError, match="the DevID certificate is of another key than the one that the AK"):
+            await attest_softly(server, other, mixed)
 
 
 @pytest.mark.parametrize("kind", KEY_TYPES)

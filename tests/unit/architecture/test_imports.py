@@ -40,6 +40,7 @@ UNWANTED = {
     "agent.cli.logger": NEVER | TOKEN | HTTP | COMMANDS - {"pathlib", "urllib.parse"},
     "agent.cli.debug": NEVER | TOKEN | HTTP | COMMANDS - {"pathlib", "urllib.parse"},
     "agent.cli.tpm": NEVER | TOKEN | HTTP | COMMANDS | {"asyncio"},
+    "agent.cli.devid": NEVER | TOKEN | HTTP | COMMANDS,
     "agent.cli.healthcheck": NEVER | TOKEN | HTTP | COMMANDS - {"pathlib", "urllib.parse"},
     "agent.cli.x509": NEVER | TOKEN | HTTP | COMMANDS - {"pathlib", "urllib.parse"},
     "plugins.served.by_hand": NEVER | TOKEN | HTTP | COMMANDS - {"pathlib", "urllib.parse"} | {"asyncio"},
@@ -54,6 +55,9 @@ UNWANTED = {
     "keystores.tpm.service": NEVER | HTTP | {"sqlalchemy", "OpenSSL", "jwt", "asyncio", "plugins"},
     "attestors.tpm.agent": NEVER | HTTP | TOKEN | {"sqlalchemy", "OpenSSL", "jwt", "attestors.tpm.server"},
     "attestors.oidc.configuration": NEVER | TOKEN | HTTP | {"sqlalchemy", "OpenSSL", "jwt", "cryptography"},
+    "attestors.tpm_devid.agent": NEVER | TOKEN | HTTP | {"sqlalchemy", "jwt"},
+    "attestors.tpm_devid.server": NEVER | TOKEN | HTTP | {"sqlalchemy", "jwt"},
+    "attestors.tpm_devid.service": NEVER | HTTP | {"sqlalchemy", "OpenSSL", "jwt", "asyncio"},
     "authorities.pkcs11": NEVER | TOKEN | HTTP | {"sqlalchemy", "jwt", "tpm2_pytss"},
     "authorities.tpm": NEVER | TOKEN | HTTP | {"sqlalchemy", "jwt", "tpm2_pytss"},
 }

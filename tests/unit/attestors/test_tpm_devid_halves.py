@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ from operations.errors import (
 )
 from plugins.catalog import PluginContext
 from plugins.nodeattestor import Attestation, AttestedNode
+from tests.simulators import spire, tpm_resource_manager
 from tests.simulators.devids import DevId, DevIdCa, is_clean, provision
 from tests.simulators.swtpm import Swtpm, started
 from tests.simulators.tpm_manufacturer import Manufacturer, SoldTpm
@@ -112,6 +113,15 @@ async def test_a_socket_for_commands_alone_is_enough(house: House) -> None:
         away.rename(control)
 
 
+async def test_behind_a_resource_manager(house: House) -> None:
+    """As at /dev/tpmrm0, which shows each program what is its own."""
+    with tpm_resource_manager.before(house.tpm) as kernel:
+        path = kernel.client("agent").removeprefix("swtpm:path=")
+        await attest(house, await agent_half(house.devids["rsa-2048"], house.tpm, tpm_device_path=path))
+        assert kernel.held("agent") == 0
+    assert is_clean(house.tpm)
+
+
 async def test_the_platform_hierarchy_may_be_off(house: House) -> None:
     """As firmware leaves it that is done with it. SPIRE's agent needs it on."""
     house.tpm.tool("hierarchycontrol", "-C", "p", "phEnable", "clear")
@@ -131,7 +141,7 @@ async def test_blobs_with_their_sizes_as_tpm2_tools_write_them(house: House, tmp
 
 
 @contextmanager
-def passwords(tpm: SoldTpm) -> Iterator[None]:
+def passwords(tpm: SoldTpm) -> Generator[None]:
     for hierarchy in ("o", "e"):
         tpm.tool("changeauth", "-c", hierarchy, f"{hierarchy}-secret")
     try:
@@ -155,6 +165,11 @@ async def test_passwords_of_hierarchies_and_of_the_key(house: House, tmp_path: P
             "endorsement_hierarchy_password": "e-secret",
         }
         await attest(house, await agent_half(devid, house.tpm, **good))
+        in_files = {"devid_password": "", "owner_hierarchy_password": ""} | {
+            "devid_password_file": str(key),
+            "owner_hierarchy_password_file": str(owner),
+        }
+        await attest(house, await agent_half(devid, house.tpm, **(good | in_files)))
         for name, words in (
             ("owner_hierarchy_password", "unable to start a new TPM session: cannot load DevID key on TPM: "),
             ("endorsement_hierarchy_password", "unable to start a new TPM session: cannot create endorsement key: "),
@@ -250,6 +265,15 @@ async def test_a_tpm_that_is_away(house: House, tmp_path: Path) -> None:
             await proving.begin()
 
 
+async def test_an_agent_that_is_told_to_end_meanwhile(house: House) -> None:
+    task = asyncio.create_task((await agent_half(house.devids["rsa-2048"], house.tpm)).begin())
+    await asyncio.to_thread(spire.eventually, lambda: not is_clean(house.tpm) or task.done(), "work in the TPM")
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await asyncio.to_thread(spire.eventually, lambda: is_clean(house.tpm), "a clean TPM")
+
+
 async def test_a_tpm_that_hangs(house: House, tmp_path: Path) -> None:
     path = tmp_path / "s"
     with socket.socket(socket.AF_UNIX) as listener:
@@ -296,6 +320,24 @@ async def test_files_that_cannot_be_used(house: House, changes: dict[str, str], 
     assert words in str(caught.value)
 
 
+async def test_a_key_bound_to_another_hash(house: House, tmp_path: Path) -> None:
+    """The server's check of the nonce is by SHA-256, as SPIRE's is."""
+    devid = house.devids["ec-p256"]
+    path = tmp_path / "pub"
+    ecdsa, sha384 = bytes.fromhex("0018000b"), bytes.fromhex("0018000c")
+    path.write_bytes(devid.public.read_bytes().replace(ecdsa, sha384))
+    with pytest.raises(ConfigurationError, match="signs with sha384: servers take SHA-256"):
+        await agent_half(devid, house.tpm, devid_pub_path=str(path))
+
+
+async def test_a_password_file_that_cannot_be_used(house: House, tmp_path: Path) -> None:
+    path = tmp_path / "password"
+    path.write_text("secret")
+    path.chmod(0o644)
+    with pytest.raises(ConfigurationError, match="the devid_password is open to others"):
+        await agent_half(house.devids["ec-p256"], house.tpm, devid_password_file=str(path))
+
+
 async def test_a_certificate_of_another_key(house: House) -> None:
     changes = {"devid_cert_path": str(house.devids["rsa-2048"].certificate)}
     with pytest.raises(ConfigurationError, match="is a certificate of another key than"):
@@ -306,6 +348,9 @@ async def test_a_certificate_of_another_key(house: House) -> None:
 def test_settings_that_are_required(missing: str) -> None:
     settings = {name: "x" for name in ("devid_cert_path", "devid_priv_path", "devid_pub_path") if name != missing}
     with pytest.raises(InvalidArgument, match=f"invalid configuration: {missing} is required"):
+        agent.Configuration(**settings)
+    settings = {missing: "x", "devid_password": "x", "devid_password_file": "x"} | settings
+    with pytest.raises(InvalidArgument, match="set one of devid_password and devid_password_file"):
         agent.Configuration(**settings)
     with pytest.raises(InvalidArgument, match="endorsement_ca_path is required"):
         server.Configuration(devid_ca_path="x")

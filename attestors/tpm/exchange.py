@@ -7,7 +7,9 @@ from operations.errors import InvalidArgument
 from plugins.nodeattestor import Challenge
 
 _FRAME = 64
-"""Bytes of a Part beside its data."""
+"""Bytes of a Part beside its data, at most."""
+LARGEST_ASK = PART_LIMIT - _FRAME
+"""Bytes of a log, so that a response has no more than PART_LIMIT."""
 
 
 class Exchange:
@@ -26,7 +28,7 @@ class Exchange:
         """The bytes of a log from `start` up to `end`, in parts; fewer where the agent has no more."""
         found = bytearray()
         while (missing := end - start - len(found)) > 0:
-            asked = Ask(log=log, offset=start + len(found), size=min(PART_LIMIT, missing))
+            asked = Ask(log=log, offset=start + len(found), size=min(LARGEST_ASK, missing))
             answer = await self._challenge(encode(asked))
             data = decode(Part, answer, asked.size + _FRAME).data
             if len(data) > asked.size:

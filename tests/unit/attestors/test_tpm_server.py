@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from msgspec.structs import replace
 
 from attestors.tpm import configuration, records, sources
+from attestors.tpm.exchange import LARGEST_ASK
 from attestors.tpm.messages import PART_LIMIT, Activate, Ask, Part, Proof
 from operations.errors import ConfigurationError, InvalidArgument, Refused, TemporarilyUnavailable
 from plugins.nodeattestor import RECORD_LIMIT, AttestedNode
@@ -105,7 +106,7 @@ async def test_logs_come_in_parts(attesting: Attesting, node: TpmNode) -> None:
     assert len(node.boot.ima) > PART_LIMIT
     await attesting.attest(node)
     parts = [each for each in node.asked_for if each[0] == "ima"]
-    assert parts == [("ima", 0, PART_LIMIT), ("ima", PART_LIMIT, len(node.boot.ima) - PART_LIMIT)]
+    assert parts == [("ima", 0, LARGEST_ASK), ("ima", LARGEST_ASK, len(node.boot.ima) - LARGEST_ASK)]
 
 
 async def test_a_list_that_grows_meanwhile(attesting: Attesting, node: TpmNode) -> None:

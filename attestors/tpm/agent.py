@@ -32,6 +32,7 @@ from attestors.tpm.messages import (
 )
 from attestors.tpm.pcrs import BANKS, COUNT
 from keystores.tpm import configuration as settings
+from keystores.tpm import public_area
 from keystores.tpm.authorizations import Authorization
 from keystores.tpm.manager import TpmKey, TpmKeyManager
 from keystores.tpm.messages import Attest, Attested, Blob, Endorse, Endorsed, Place
@@ -104,7 +105,7 @@ class TpmAttestor:
 
     async def begin(self) -> Attestation:
         """Raises the errors of keystores.errors for what the TPM refuses or lacks; all say what to do."""
-        return await self._begun(self._worker(), None)
+        return await self._begun(self.own_worker(), None)
 
     async def begin_with(self, keys: KeyManager, key: Key) -> Attestation:
         """As `begin`. The key is certified where it is in the same TPM."""
@@ -116,7 +117,8 @@ class TpmAttestor:
         if self._own is not None:
             await self._own.close()
 
-    def _worker(self) -> Worker:
+    def own_worker(self) -> Worker:
+        """For a TPM that the key manager does not have."""
         if self._own is None:
             self._own = Worker(self._place, self._patience)
         return self._own
@@ -143,11 +145,17 @@ class TpmAttestor:
             auth=self._auth,
             key=None if kept is None else kept.key,
         )
-        endorsed = await (worker or self._worker()).call(request, Endorsed, creation=True)
+        endorsed = await (worker or self.own_worker()).call(request, Endorsed, creation=True)
         found = Choice.of(setting, endorsed)
         if self._path is not None and found != kept:
             await asyncio.to_thread(choice.write, self._path, found)
-            self._log.info("Made an attestation key", endorsement_key=endorsed.template, path=str(self._path))
+            self._log.info(
+                "Made an attestation key",
+                endorsement_key=endorsed.template,
+                endorsement_hash=hashlib.sha256(public_area.parse(endorsed.public).der).hexdigest(),
+                certificates=len(endorsed.certificates),
+                path=str(self._path),
+            )
         return endorsed
 
     async def attested(self, asked: Activate, endorsed: Endorsed, worker: Worker, subject: Blob | None) -> Attested:
@@ -168,7 +176,7 @@ class TpmAttestor:
 
     async def evidence(self, asked: Activate, endorsed: Endorsed) -> tuple[Attested, Measurements]:
         """A quote without a server that asks for it, and the logs after it."""
-        attested = await self.attested(asked, endorsed, self._worker(), None)
+        attested = await self.attested(asked, endorsed, self.own_worker(), None)
         return attested, await self.measured()
 
     async def measured(self) -> Measurements:

@@ -178,8 +178,9 @@ class Device:
         handle = self._restored(name)
         if handle is None:
             handle = make()
-            self._contexts[name] = self.esapi.context_save(handle)
         try:
+            if name not in self._contexts:
+                self._contexts[name] = self.esapi.context_save(handle)
             yield handle
         finally:
             with suppress(TSS2_Exception):

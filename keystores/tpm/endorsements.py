@@ -232,7 +232,7 @@ def _adjusted(device: Device, template: Template) -> TPM2B_PUBLIC:
             raise Fault("PermanentlyUnusable", line, reason=str(error)) from error
         del rest  # padding
         return TPM2B_PUBLIC(area)
-    if nonce in present and nonce is not None:
+    if nonce is not None and nonce in present:
         value = nv.read(device, nonce)
         if template.algorithm == "rsa":
             public.publicArea.unique = TPMU_PUBLIC_ID(rsa=value[:256].ljust(256, b"\0"))

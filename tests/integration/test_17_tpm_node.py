@@ -12,7 +12,7 @@ import pytest
 
 from tests.simulators import tpm_resource_manager
 from tests.simulators.booted import Boot, Booted
-from tests.simulators.spire import Agent, Program, Server, eventually
+from tests.simulators.spire import AGENT, SERVER, Agent, Program, Server, command, eventually
 from tests.simulators.tpm_manufacturer import Manufacturer
 
 WORKLOAD = "spiffe://example.org/workload"
@@ -180,6 +180,27 @@ def test_another_kernel_is_refused_at_the_next_attestation(site: Site, evict: bo
         else:
             assert again.healthy()
             assert WORKLOAD in again.fetch()
+
+
+def test_a_program_that_the_golden_machine_never_ran_is_refused_while_the_agent_runs(site: Site) -> None:
+    """From the machine's own evidence to a policy, and from there to the first file that is not in it."""
+    learned, taken = site.folder / "learned.hcl", site.folder / "evidence.json"
+    with tpm_resource_manager.before(site.machine.tpm) as kernel:
+        logs = ("-eventLogPath", str(site.machine.event_log), "-imaPath", str(site.machine.ima))
+        done = command(AGENT, "tpm", "evidence", "-tcti", kernel.client("operator"), "-out", str(taken), *logs)
+        assert done.returncode == 0, done.stderr
+        assert taken.stat().st_mode & 0o777 == 0o600
+        done = command(SERVER, "tpm", "policy", "learn", "-evidence", str(taken), "-policy", str(learned))
+        assert done.returncode == 0, done.stderr
+        server = site.server(f'{site.certified}\n policy_path = "{learned}"')
+        agent = site.agent(server, kernel.client("agent"), 'reattest_interval = "2s"', in_tpm=True)
+        agent.start()
+        assert known(server)[-64:] in done.stdout + learned.read_text() + taken.read_text()
+        eventually(said(agent.run, "Successfully reattested node"), "a renewal that the policy allows")
+        assert "tpm:ima:golden" in shown(server)
+        site.machine.measure("/usr/bin/stranger", b"never seen")
+        eventually(said(agent.run, "/usr/bin/stranger"), "a refusal that names the file")
+        assert agent.healthy()
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import os
 import signal
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -158,7 +158,7 @@ async def test_a_persistent_key_is_used_and_another_program_s_key_in_its_place_i
 
 
 @contextmanager
-def with_nv(maker: Manufacturer, folder: Path, **contents: bytes) -> Iterator[SoldTpm]:
+def with_nv(maker: Manufacturer, folder: Path, **contents: bytes) -> Generator[SoldTpm]:
     with maker.started(folder, persistent=False) as tpm:
         for index, content in contents.items():
             tpm.write_nv(int(index.removeprefix("x"), 16), content)
@@ -285,7 +285,7 @@ async def test_a_reset_or_a_killed_worker_in_between_costs_nothing(tpm: Swtpm, t
     tpm.reset()
     await proven(conversation)
     conversation = await attestor.begin()
-    worker = attestor._worker()
+    worker = attestor.own_worker()
     assert worker.pid is not None
     os.kill(worker.pid, signal.SIGKILL)
     await proven(conversation)

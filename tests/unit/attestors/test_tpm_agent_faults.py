@@ -52,6 +52,7 @@ COMMANDS: Final = {
     "StartAuthSession": 0x176,
     "PolicySecret": 0x151,
     "CreatePrimary": 0x131,
+    "ContextSave": 0x162,
     "ContextLoad": 0x161,
     "Load": 0x157,
     "ActivateCredential": 0x147,

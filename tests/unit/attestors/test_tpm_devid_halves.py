@@ -32,7 +32,7 @@ from plugins.nodeattestor import Attestation, AttestedNode
 from tests.simulators import spire, tpm_resource_manager
 from tests.simulators.devids import DevId, DevIdCa, is_clean, provision
 from tests.simulators.swtpm import Swtpm, started
-from tests.simulators.tpm_manufacturer import Manufacturer, SoldTpm
+from tests.simulators.tpm_manufacturer import NV_RSA, Manufacturer, SoldTpm
 
 
 @dataclass
@@ -396,3 +396,18 @@ def test_connections() -> None:
 def test_frames_that_are_none() -> None:
     with pytest.raises(msgspec.MsgspecError):
         jobs.answer(b"x")
+
+
+async def test_a_certificate_that_its_manufacturer_padded(house: House, tmp_path: Path) -> None:
+    """Some fill the index up; behind the certificate is nothing that a server could read."""
+    with house.manufacturer.started(tmp_path / "t") as tpm:
+        certificate = tpm.certificates["rsa"]
+        tpm.tool("nvundefine", "-C", "p", f"{NV_RSA:#x}")
+        tpm.write_nv(NV_RSA, certificate + b"\xff" * 100)
+        devid = house.ca.certify(provision(tpm, tmp_path / "d"))
+        await attest(house, await agent_half(devid, tpm))
+        tpm.tool("nvundefine", "-C", "p", f"{NV_RSA:#x}")
+        tpm.write_nv(NV_RSA, certificate[:-1])
+        with pytest.raises(PermanentlyUnusable, match=r"unable to get endorsement certificate: .*cut short"):
+            await (await agent_half(devid, tpm)).begin()
+        assert is_clean(tpm)

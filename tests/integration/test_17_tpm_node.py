@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import random
 import re
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -150,6 +153,28 @@ def test_the_node_attests_anew_at_an_interval(site: Site) -> None:
     agent.start()
     eventually(said(agent.run, "Successfully reattested node", 2), "two attestations besides the first")
     assert agent.healthy()
+
+
+@pytest.mark.timeout(600)
+def test_kills_amid_attestations_lose_nothing(site: Site) -> None:
+    """The server may have taken a new SVID for granted that the agent never wrote down."""
+    server = site.server(f"{site.policy()}\n require_tpm_key = true")
+    with tpm_resource_manager.before(site.machine.tpm) as kernel:
+        agent = site.agent(server, kernel.client("agent"), 'reattest_interval = "1s"', in_tpm=True)
+        agent.start()
+        server.create_entry(known(server), WORKLOAD)
+        assert WORKLOAD in agent.fetch()
+        seed = random.randrange(2**32)
+        print("seed", seed)
+        chance = random.Random(seed)
+        for _ in range(6):
+            threading.Event().wait(chance.random() * 3)
+            agent.run.end(signal.SIGKILL)
+            agent.start()
+            assert WORKLOAD in agent.fetch()
+        reattested = agent.run.output().count("Successfully reattested node")
+        eventually(said(agent.run, "Successfully reattested node", reattested + 2), "attestations that go on")
+    assert len(server.ask_json("agent", "list")["agents"]) == 1
 
 
 @pytest.mark.parametrize("evict", [False, True])

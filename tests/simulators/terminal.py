@@ -21,9 +21,10 @@ class Terminal:
         self._screen, theirs = pty.openpty()
         self._theirs = theirs
         self.shown = ""
-        # setsid(1) makes it the controlling terminal, as a login does.
+        # setsid(1) makes it the controlling terminal, as a login does. Whoever runs the tests in the background has
+        # SIGINT ignored, and a program would inherit that.
         self.process = subprocess.Popen(
-            ["setsid", "--ctty", "--wait", *command],
+            ["setsid", "--ctty", "--wait", "env", "--default-signal=INT", *command],
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,

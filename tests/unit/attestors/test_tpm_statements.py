@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -19,6 +18,7 @@ from attestors.tpm.verification.clock import Clock, require_later, same_boot
 from attestors.tpm.verification.quote import AttestationKey
 from keystores.tpm import public_area, statements
 from operations.errors import InvalidArgument, Refused
+from tests.simulators.shared_data import shared_data
 from tests.simulators.swtpm import SIGNING
 from tests.simulators.tpm_manufacturer import Manufacturer, SoldTpm
 from tests.simulators.tpm_pki import sized
@@ -158,12 +158,13 @@ def test_a_tpm_certifies_a_key(tpm: SoldTpm, kind: str) -> None:
     assert found == wanted.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
+MACHINE = shared_data("windows_gcp_shielded_vm.json")
+
+
+@pytest.mark.skipif(not MACHINE, reason="needs shared/data above the repository")
 def test_a_quote_of_a_machine_in_a_cloud() -> None:
     """An attestation of a Windows VM, by google/go-attestation: RSA, and SHA-1 throughout."""
-    path = Path("/work/shared/data/windows_gcp_shielded_vm.json")
-    if not path.exists():
-        return
-    machine = json.loads(path.read_text())
+    machine = json.loads(MACHINE[0].read_text())
     area = base64.b64decode(machine["AK"]["Public"])
     with pytest.raises(Refused, match="signs by rsassa with sha1"):
         quote.attestation_key(sized(area))

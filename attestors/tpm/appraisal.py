@@ -6,7 +6,6 @@ replays to the quoted registers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -120,7 +119,9 @@ class Appraiser:
             ima=replayed.prefix if replayed is not None else Prefix(),
             standing=judgement.ima if judgement is not None else (),
         )
-        return Appraisal((*faults, *_reasons(judgement)), judgement, boot, event_log, ima)
+        return Appraisal(
+            (*faults, *(judgement.reasons if judgement is not None else ())), judgement, boot, event_log, ima
+        )
 
     async def _event_log(self, case: Case) -> tuple[bytes, BootFacts]:
         proof, known, kept = case.proof, case.known, case.kept
@@ -194,13 +195,6 @@ class _Unusable(Refused):
 
 def _digest(policies: Policies | None) -> bytes:
     return policies.digest if policies is not None else b""
-
-
-def _reasons(judgement: Judgement | None) -> Sequence[str]:
-    if judgement is None or judgement.passed:
-        return ()
-    found = tuple(reason for reasons in judgement.failures.values() for reason in reasons)
-    return found or ("no policy is for this node: add its endorsement key to one",)
 
 
 def _facts(data: bytes, announced: bytes, pcrs: PcrValues) -> BootFacts:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from attestors import anchors
 from attestors.tpm_devid import messages, verification
 from attestors.tpm_devid.messages import AttestationRequest, ChallengeResponse
 from attestors.tpm_devid.verification import Trust, Verdict
-from identity import der
-from identity.bundles import from_pem
 from identity.selectors import Selector
 from identity.spiffeid import TrustDomain
 from operations.errors import ConfigurationError, InvalidArgument
@@ -24,8 +22,6 @@ if TYPE_CHECKING:
     from plugins.catalog import PluginContext
 
 NAME = "tpm_devid"
-
-_LARGEST_BUNDLE = 4 << 20
 
 
 class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -55,15 +51,11 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 def _read(path: str, what: str) -> tuple[bytes, ...]:
     complaint = f"unable to load {what} trust bundle"
     try:
-        with Path(path).open("rb") as file:
-            certificates = from_pem(file.read(_LARGEST_BUNDLE))
-        for certificate in certificates:
-            der.certificate(certificate)
+        return tuple(dict.fromkeys(anchors.read(path)))
     except OSError as error:
         raise ConfigurationError(f"{complaint}: open {path}: {error.strerror}") from error
     except InvalidArgument as error:
         raise ConfigurationError(f"{complaint}: {quote(path)}: {error}") from error
-    return tuple(dict.fromkeys(certificates))
 
 
 class TpmDevIdAttestor:

@@ -6,17 +6,15 @@ import asyncio
 import ipaddress
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Protocol
 
 import msgspec
 from cryptography import x509
 
+from attestors import anchors as anchors_in
 from attestors.agent_path import Fields, Template, Texts, agent_id, chosen
 from attestors.x509pop import messages, proof, verifier
 from attestors.x509pop.fields import NAMES, certificate_fields
-from identity import der
-from identity.bundles import from_pem
 from identity.selectors import Selector
 from identity.spiffeid import TrustDomain
 from operations.errors import (
@@ -35,7 +33,6 @@ from plugins.nodeattestor import CLIENT_ADDRESS, AttestedNode, Challenge
 NAME = "x509pop"
 
 _MODES = ("external_pki", "spiffe")
-_LARGEST_BUNDLE = 4 << 20
 _BY_FINGERPRINT = "/{{ .PluginName }}/{{ .Fingerprint }}"
 _BY_SVID = "/{{ .PluginName }}/{{ .SVIDPathTrimmed }}"
 _FIELDS = frozenset(
@@ -205,12 +202,8 @@ async def load(configuration: Configuration, context: Context) -> X509PopAttesto
 
 def _read_bundle(path: str) -> list[bytes]:
     try:
-        with Path(path).open("rb") as file:
-            certificates = from_pem(file.read(_LARGEST_BUNDLE))
-        for certificate in certificates:
-            der.certificate(certificate)
+        return anchors_in.read(path)
     except OSError as error:
         raise ConfigurationError(f"unable to load trust bundle {quote(path)}: {error.strerror}") from error
     except InvalidArgument as error:
         raise ConfigurationError(f"unable to load trust bundle {quote(path)}: {error}") from error
-    return certificates

@@ -14,6 +14,7 @@ from pathlib import Path
 from tests.simulators.spire import eventually
 
 _NO_SESSIONS = 0x8001
+_ACCEPTS = "00010000"  # __SO_ACCEPTCON in /proc/net/unix
 STORAGE = "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|noda|restricted|decrypt"
 """The attributes of an SRK, as tpm2-tools write them."""
 SIGNING = "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|noda|sign"
@@ -50,6 +51,10 @@ class Swtpm:
         eventually(self._listens, "swtpm's socket")
 
     def _listens(self) -> bool:
+        """On both sockets. A look at the kernel's list for the server's: it takes one connection at a time."""
+        listening = (line.split() for line in Path("/proc/net/unix").read_text(errors="replace").splitlines()[1:])
+        if not any(fields[-1] == str(self.path) and fields[3] == _ACCEPTS for fields in listening):
+            return False
         with socket.socket(socket.AF_UNIX) as probe:
             return probe.connect_ex(f"{self.path}.ctrl") == 0
 

@@ -40,6 +40,16 @@ class JwtAuthority:
 
 
 @dataclass(frozen=True, slots=True)
+class WitAuthority:
+    """A key that signs WIT-SVIDs: its id, DER SubjectPublicKeyInfo, and end in unix seconds (0: unknown)."""
+
+    key_id: str
+    public_key: bytes
+    expires_at: int = 0
+    tainted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Bundle:
     """A trust domain's authorities. `refresh_hint` is in seconds; 0 means none was given, as for the number."""
 
@@ -48,6 +58,7 @@ class Bundle:
     jwt_authorities: tuple[JwtAuthority, ...] = ()
     refresh_hint: int = 0
     sequence_number: int = 0
+    wit_authorities: tuple[WitAuthority, ...] = ()
 
     def validate(self) -> None:
         """Raise InvalidArgument unless every certificate and key can be parsed and every key has an id."""
@@ -58,6 +69,10 @@ class Bundle:
         for jwt_authority in self.jwt_authorities:
             der.public_key(jwt_authority.public_key)
             if not jwt_authority.key_id:
+                raise InvalidArgument("missing key ID")
+        for wit_authority in self.wit_authorities:
+            der.public_key(wit_authority.public_key)
+            if not wit_authority.key_id:
                 raise InvalidArgument("missing key ID")
 
     def to_proto(self) -> bundle_pb2.Bundle:
@@ -78,6 +93,15 @@ class Bundle:
             ],
             refresh_hint=self.refresh_hint,
             sequence_number=self.sequence_number,
+            wit_authorities=[
+                bundle_pb2.WITKey(
+                    public_key=authority.public_key,
+                    key_id=authority.key_id,
+                    expires_at=authority.expires_at,
+                    tainted=authority.tainted,
+                )
+                for authority in self.wit_authorities
+            ],
         )
 
     @classmethod
@@ -92,6 +116,10 @@ class Bundle:
             ),
             refresh_hint=message.refresh_hint,
             sequence_number=message.sequence_number,
+            wit_authorities=tuple(
+                WitAuthority(each.key_id, each.public_key, each.expires_at, each.tainted)
+                for each in message.wit_authorities
+            ),
         )
 
     def to_jwks(self, *, x509: bool = True, jwt: bool = True, standard: bool = False) -> str:

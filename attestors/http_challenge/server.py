@@ -16,8 +16,8 @@ import msgspec
 from attestors.agent_path import regexes
 from attestors.http_challenge import messages
 from attestors.http_challenge.messages import AttestationData, Challenge
-from attestors.sigstore.http import HttpClient
-from attestors.sigstore.urls import Url
+from transport.web.client import HttpClient
+from transport.web.urls import Url
 from attestors.turns import Turns
 from identity.selectors import Selector
 from identity.spiffeid import SpiffeId, TrustDomain

@@ -9,8 +9,8 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from attestors.sigstore.http import HttpClient
-from attestors.sigstore.urls import Url
+from transport.web.client import HttpClient
+from transport.web.urls import Url
 from operations import documents
 from operations.errors import ConfigurationError, Refused, SpireError, TemporarilyUnavailable
 from operations.quoting import quote

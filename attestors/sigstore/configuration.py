@@ -43,7 +43,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         for issuer, subjects in self.allowed_identities.items():
             _check_identity(issuer, subjects)
         if self.rekor_url:
-            from attestors.sigstore.urls import Url  # with the setting only
+            from transport.web.urls import Url  # with the setting only
 
             try:
                 Url.parse(self.rekor_url)

@@ -6,7 +6,7 @@ import ipaddress
 import re
 from dataclasses import dataclass
 
-from attestors.sigstore.urls import address, is_loopback
+from transport.web.urls import address, is_loopback
 from operations.errors import InvalidArgument
 from operations.quoting import quote
 

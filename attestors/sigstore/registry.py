@@ -15,9 +15,9 @@ from urllib.parse import urlencode
 import msgspec
 
 from attestors.sigstore.credentials import Credential, Keychain
-from attestors.sigstore.http import HttpClient, Response
+from transport.web.client import HttpClient, Response
 from attestors.sigstore.references import Repository
-from attestors.sigstore.urls import Url, is_internal, is_loopback
+from transport.web.urls import Url, is_internal, is_loopback
 from operations.documents import Malformed, decode
 from operations.errors import InvalidArgument, NotFound, Refused, SpireError, TemporarilyUnavailable
 

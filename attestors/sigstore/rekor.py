@@ -11,10 +11,10 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from attestors.sigstore import entries
 from attestors.sigstore.entries import InclusionProof, LogEntry
-from attestors.sigstore.http import HttpClient
+from transport.web.client import HttpClient
 from attestors.sigstore.judgement import ATTESTATIONS, SIGNATURES, Logged, Signature
 from attestors.sigstore.trust import TrustRoot
-from attestors.sigstore.urls import Url
+from transport.web.urls import Url
 from operations.documents import Malformed, decode
 from operations.errors import Refused, TemporarilyUnavailable
 

@@ -15,7 +15,7 @@ from attestors.sigstore.attached import Attached
 from attestors.sigstore.configuration import Configuration
 from attestors.sigstore.credentials import Keychain
 from attestors.sigstore.current_trust import CurrentTrust
-from attestors.sigstore.http import HttpClient
+from transport.web.client import HttpClient
 from attestors.sigstore.identities import Identities
 from attestors.sigstore.references import Reference
 from attestors.sigstore.registry import Registry

@@ -18,6 +18,7 @@ from operations.sections import HealthChecks, Telemetry
 from plugins.blocks import PluginBlock, read_section
 from plugins.keymanager import KeyType
 from server.config import caches
+from server.config.federation import Federation
 from server.config.file import CaSubject, ServerFile, ServerSection
 from server.config.ttl import ttl_warning
 
@@ -107,6 +108,7 @@ class ServerConfig:
     require_pq_kem: bool
     proxies: tuple[Network, ...]
     node_staleness: float
+    federation: Federation
     telemetry: Telemetry
     health_checks: HealthChecks
     plugins: tuple[PluginBlock, ...]
@@ -179,6 +181,7 @@ def _checked(file: ServerFile, server: ServerSection, checks: Checks, path: str)
         require_pq_kem=server.experimental.require_pq_kem,
         proxies=_networks(checks, server.proxy_protocol_trusted_cidrs),
         node_staleness=_staleness(checks, server.max_attested_node_info_staleness),
+        federation=Federation(),
         telemetry=file.telemetry,
         health_checks=file.health_checks,
         plugins=read_section(file.plugins, checks),

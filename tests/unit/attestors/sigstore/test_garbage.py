@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from attestors.sigstore import judgement, payloads
 from attestors.sigstore.layers import layers_of
 from attestors.sigstore.references import Reference
-from attestors.sigstore.urls import Url
+from transport.web.urls import Url
 from operations.errors import InvalidArgument, Refused
 from tests.simulators.sigstore import BUNDLE, CERTIFICATE, CHAIN, SIGNATURE, Sigstore
 

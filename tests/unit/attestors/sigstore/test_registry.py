@@ -16,10 +16,10 @@ from cryptography.x509.oid import NameOID
 
 from attestors.sigstore.configuration import RegistryCredential
 from attestors.sigstore.credentials import Keychain
-from attestors.sigstore.http import HttpClient
+from transport.web.client import HttpClient
 from attestors.sigstore.references import Reference
 from attestors.sigstore.registry import Registry
-from attestors.sigstore.urls import Url
+from transport.web.urls import Url
 from operations.errors import NotFound, Refused, TemporarilyUnavailable
 from operations.logs import get
 from tests.simulators import registry as simulated

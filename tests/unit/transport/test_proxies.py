@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from attestors.sigstore.proxies import Proxy, proxy_for
-from attestors.sigstore.urls import Url
+from transport.web.proxies import Proxy, proxy_for
+from transport.web.urls import Url
 from operations.errors import ConfigurationError
 
 PROXY = {"HTTPS_PROXY": "http://user:p%40ss@proxy.example:3128", "HTTP_PROXY": "plain.example:8080"}

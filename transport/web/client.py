@@ -1,7 +1,7 @@
-"""HTTP to registries and logs, over TLS or not: through proxies, with names resolved by threads of our own.
+"""HTTP to places that somebody else names, over TLS or not: through proxies, with names resolved by threads of our own.
 
-Registries are named by images, and so by whoever starts a container: a deadline is the caller's to set
-(`asyncio.timeout`), and ends everything here at once.
+A registry is named by an image, and so by whoever starts a container; a bundle endpoint by another trust domain. A
+deadline is the caller's to set (`asyncio.timeout`), and ends everything here at once.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from attestors.sigstore.proxies import Proxy, proxy_for
-from attestors.sigstore.urls import Url, address
+from transport.web.proxies import Proxy, proxy_for
+from transport.web.urls import Url, address
 from operations.errors import InvalidArgument, Refused, TemporarilyUnavailable
 from transport.http_client import NoAnswer, Query, Streams, TooLarge, exchange, one_query
 
@@ -22,7 +22,6 @@ _CHUNK = 64 * 1024
 _RESOLVERS = 8
 _MOST_ADDRESSES = 4
 _CONNECT_SECONDS = 5.0
-_AGENT = "spire-agent"
 
 Headers = Mapping[str, str]
 _NO_HEADERS: Headers = {}
@@ -50,8 +49,8 @@ class HttpClient:
         self._environment = environment
         self._trusting = trusting or _trusting_the_host
         self._tls: ssl.SSLContext | None = None
-        # Whoever names a registry also names who answers for the name, or does not: threads of our own bound it.
-        self._resolvers = ThreadPoolExecutor(_RESOLVERS, thread_name_prefix="sigstore-names")
+        # Whoever names a place also names who answers for the name, or does not: threads of our own bound it.
+        self._resolvers = ThreadPoolExecutor(_RESOLVERS, thread_name_prefix="names")
 
     def close(self) -> None:
         self._resolvers.shutdown(wait=False, cancel_futures=True)
@@ -131,7 +130,7 @@ class HttpClient:
 
 
 def _query(method: str, url: Url, proxy: Proxy | None, headers: Headers, body: bytes) -> Query:
-    sent = {"User-Agent": _AGENT, **headers}
+    sent = {"User-Agent": "spire", **headers}
     target = url.target
     if proxy is not None and url.scheme == "http":
         target = str(url)

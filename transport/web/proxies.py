@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
-from attestors.sigstore.urls import Url, address, is_loopback
+from transport.web.urls import Url, address, is_loopback
 from operations.errors import ConfigurationError
 
 

@@ -16,8 +16,6 @@ import msgspec
 from attestors.agent_path import regexes
 from attestors.http_challenge import messages
 from attestors.http_challenge.messages import AttestationData, Challenge
-from transport.web.client import HttpClient
-from transport.web.urls import Url
 from attestors.turns import Turns
 from identity.selectors import Selector
 from identity.spiffeid import SpiffeId, TrustDomain
@@ -26,6 +24,8 @@ from operations.logs import Logger
 from operations.quoting import quote
 from plugins import nodeattestor
 from plugins.nodeattestor import CLIENT_ADDRESS, AttestedNode
+from transport.web.client import HttpClient
+from transport.web.urls import Url
 
 NAME = messages.NAME
 

@@ -9,12 +9,12 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from transport.web.client import HttpClient
-from transport.web.urls import Url
 from operations import documents
 from operations.errors import ConfigurationError, Refused, SpireError, TemporarilyUnavailable
 from operations.quoting import quote
 from transport.limits import KIB
+from transport.web.client import HttpClient
+from transport.web.urls import Url
 
 DISCOVERY: Final = "/.well-known/openid-configuration"
 TIMEOUT: Final = 5.0

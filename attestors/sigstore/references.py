@@ -6,9 +6,9 @@ import ipaddress
 import re
 from dataclasses import dataclass
 
-from transport.web.urls import address, is_loopback
 from operations.errors import InvalidArgument
 from operations.quoting import quote
+from transport.web.urls import address, is_loopback
 
 DOCKER_HUB = "index.docker.io"
 

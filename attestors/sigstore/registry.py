@@ -15,11 +15,11 @@ from urllib.parse import urlencode
 import msgspec
 
 from attestors.sigstore.credentials import Credential, Keychain
-from transport.web.client import HttpClient, Response
 from attestors.sigstore.references import Repository
-from transport.web.urls import Url, is_internal, is_loopback
 from operations.documents import Malformed, decode
 from operations.errors import InvalidArgument, NotFound, Refused, SpireError, TemporarilyUnavailable
+from transport.web.client import HttpClient, Response
+from transport.web.urls import Url, is_internal, is_loopback
 
 MANIFEST_BYTES: Final = 16 << 20
 

@@ -11,12 +11,12 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from attestors.sigstore import entries
 from attestors.sigstore.entries import InclusionProof, LogEntry
-from transport.web.client import HttpClient
 from attestors.sigstore.judgement import ATTESTATIONS, SIGNATURES, Logged, Signature
 from attestors.sigstore.trust import TrustRoot
-from transport.web.urls import Url
 from operations.documents import Malformed, decode
 from operations.errors import Refused, TemporarilyUnavailable
+from transport.web.client import HttpClient
+from transport.web.urls import Url
 
 PUBLIC_REKOR: Final = "https://rekor.sigstore.dev"
 

@@ -15,7 +15,6 @@ from attestors.sigstore.attached import Attached
 from attestors.sigstore.configuration import Configuration
 from attestors.sigstore.credentials import Keychain
 from attestors.sigstore.current_trust import CurrentTrust
-from transport.web.client import HttpClient
 from attestors.sigstore.identities import Identities
 from attestors.sigstore.references import Reference
 from attestors.sigstore.registry import Registry
@@ -24,6 +23,7 @@ from attestors.sigstore.remembered import Remembered
 from attestors.sigstore.selectors import selectors_of
 from operations.errors import Refused, TemporarilyUnavailable
 from operations.logs import Logger, get
+from transport.web.client import HttpClient
 
 IMAGE_SECONDS: Final = 30.0
 """For all of one image, once it is its turn: registry, log, and the checks."""

@@ -13,10 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from transport.web.proxies import Proxy, proxy_for
-from transport.web.urls import Url, address
 from operations.errors import InvalidArgument, Refused, TemporarilyUnavailable
 from transport.http_client import NoAnswer, Query, Streams, TooLarge, exchange, one_query
+from transport.web.proxies import Proxy, proxy_for
+from transport.web.urls import Url, address
 
 _CHUNK = 64 * 1024
 _RESOLVERS = 8

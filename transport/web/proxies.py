@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
-from transport.web.urls import Url, address, is_loopback
 from operations.errors import ConfigurationError
+from transport.web.urls import Url, address, is_loopback
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from operations.errors import ConfigurationError
 from transport.web.proxies import Proxy, proxy_for
 from transport.web.urls import Url
-from operations.errors import ConfigurationError
 
 PROXY = {"HTTPS_PROXY": "http://user:p%40ss@proxy.example:3128", "HTTP_PROXY": "plain.example:8080"}
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from attestors.sigstore import judgement, payloads
 from attestors.sigstore.layers import layers_of
 from attestors.sigstore.references import Reference
-from transport.web.urls import Url
 from operations.errors import InvalidArgument, Refused
 from tests.simulators.sigstore import BUNDLE, CERTIFICATE, CHAIN, SIGNATURE, Sigstore
+from transport.web.urls import Url
 
 SIGSTORE = Sigstore()
 SIGNED = SIGSTORE.signature("sha256:" + "ab" * 32)

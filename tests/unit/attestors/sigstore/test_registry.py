@@ -16,15 +16,15 @@ from cryptography.x509.oid import NameOID
 
 from attestors.sigstore.configuration import RegistryCredential
 from attestors.sigstore.credentials import Keychain
-from transport.web.client import HttpClient
 from attestors.sigstore.references import Reference
 from attestors.sigstore.registry import Registry
-from transport.web.urls import Url
 from operations.errors import NotFound, Refused, TemporarilyUnavailable
 from operations.logs import get
 from tests.simulators import registry as simulated
 from tests.simulators.registry import Answer, Asked, BearerLogin, WebServer
 from tests.simulators.sigstore import new_key
+from transport.web.client import HttpClient
+from transport.web.urls import Url
 
 USER = ("somebody", "hunter2")
 CREDENTIAL = RegistryCredential(username=USER[0], password=USER[1])

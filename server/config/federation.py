@@ -158,10 +158,14 @@ def _acme(body: Body, path: str, checks: Checks) -> Acme | None:
         return None
     for name in ("domain_name", "email"):
         _require(getattr(section, name), body, path, name, checks)
-    url = section.directory_url
-    if url:
-        checks.note(*_url_faults(url, f"{path}.directory_url", body.find("directory_url")))
-    return Acme(url, section.domain_name, section.email, section.tos_accepted)
+    if section.domain_name:
+        from transport.acme.settings import AcmeSettings
+
+        try:
+            AcmeSettings(section.directory_url, section.domain_name, section.email, section.tos_accepted)
+        except ConfigurationError as error:
+            checks.note(body.position.error(f"{path}: {error.reason.removeprefix('acme: ')}"))
+    return Acme(section.directory_url, section.domain_name, section.email, section.tos_accepted)
 
 
 def _serving_files(body: Body, path: str, checks: Checks) -> ServingFiles | None:

@@ -45,7 +45,7 @@ class Documents:
         try:
             bundle = await self._bundle()
         except SpireError as error:
-            self._log.error("Unable to retrieve local bundle", error=error)  # noqa: TRY400 one line
+            self._log.error("Unable to retrieve local bundle", error=error)
             return Response(500, b"500 unable to retrieve local bundle\n")
         if bundle is None:
             self._log.error("Unable to retrieve local bundle", error="trust domain bundle not found")
@@ -53,7 +53,7 @@ class Documents:
         try:
             return self._document(bundle)
         except InvalidArgument as error:
-            self._log.error("Unable to marshal local bundle", error=error)  # noqa: TRY400 one line
+            self._log.error("Unable to marshal local bundle", error=error)
             return Response(500, b"500 unable to marshal local bundle\n")
 
     def _document(self, bundle: Bundle) -> Response:

@@ -76,8 +76,10 @@ def test_an_endpoint_and_its_defaults(tmp_path: Path) -> None:
             Acme("", "x.example.org", "", tos_accepted=False),
         ),
         (
-            'profile "https_web" { acme { directory_url = "https://ca/dir" domain_name = "x.example.org" '
-            'email = "ops@example.org" tos_accepted = true } }',
+            (
+                'profile "https_web" { acme { directory_url = "https://ca/dir" domain_name = "x.example.org" '
+                'email = "ops@example.org" tos_accepted = true } }'
+            ),
             Acme("https://ca/dir", "x.example.org", "ops@example.org", tos_accepted=True),
         ),
         (
@@ -94,7 +96,10 @@ def test_others(tmp_path: Path) -> None:
     found = loaded(
         tmp_path,
         """
-        federates_with "web.org" { bundle_endpoint_url = "https://web.org:8443/b" bundle_endpoint_profile "https_web" {} }
+        federates_with "web.org" {
+          bundle_endpoint_url = "https://web.org:8443/b"
+          bundle_endpoint_profile "https_web" { }
+        }
         federates_with "spiffe://spiffe.org" {
           bundle_endpoint_url = "HTTPS://spiffe.org"
           bundle_endpoint_profile "https_spiffe" { endpoint_spiffe_id = "spiffe://spiffe.org/spire/server" }
@@ -178,8 +183,10 @@ ONE = 'takes one profile, "https_spiffe" or "https_web": it has'
             ),
         ),
         (
-            'bundle_endpoint { port = 1 profile "https_web" { serving_cert_file { cert_file_path = "a" '
-            'key_file_path = "b" } } }',
+            (
+                'bundle_endpoint { port = 1 profile "https_web" { serving_cert_file { cert_file_path = "a" '
+                'key_file_path = "b" } } }'
+            ),
             (
                 f'{ENDPOINT}.profile "https_web".serving_cert_file.file_sync_interval must be configured, '
                 'for example "1h"'
@@ -210,8 +217,10 @@ ONE = 'takes one profile, "https_spiffe" or "https_web": it has'
             f'{OTHER}.bundle_endpoint_url must use HTTPS: it is "http://o"',
         ),
         (
-            'federates_with "other.org" { bundle_endpoint_url = "https://a:b@o" '
-            'bundle_endpoint_profile "https_web" { } }',
+            (
+                'federates_with "other.org" { bundle_endpoint_url = "https://a:b@o" '
+                'bundle_endpoint_profile "https_web" { } }'
+            ),
             f"{OTHER}.bundle_endpoint_url: a URL with a user's name is not taken",
         ),
         (
@@ -222,13 +231,17 @@ ONE = 'takes one profile, "https_spiffe" or "https_web": it has'
             ),
         ),
         (
-            'federates_with "other.org" { bundle_endpoint_url = "https://o" '
-            'bundle_endpoint_profile "https_spiffe" { } }',
+            (
+                'federates_with "other.org" { bundle_endpoint_url = "https://o" '
+                'bundle_endpoint_profile "https_spiffe" { } }'
+            ),
             f"{OTHER}.endpoint_spiffe_id is missing",
         ),
         (
-            'federates_with "other.org" { bundle_endpoint_url = "https://o" '
-            'bundle_endpoint_profile "https_spiffe" { endpoint_spiffe_id = "x" } }',
+            (
+                'federates_with "other.org" { bundle_endpoint_url = "https://o" '
+                'bundle_endpoint_profile "https_spiffe" { endpoint_spiffe_id = "x" } }'
+            ),
             f'{OTHER}.endpoint_spiffe_id "x" is no SPIFFE ID: scheme is missing or invalid',
         ),
         (

@@ -44,9 +44,11 @@ def live(tmp_path: Path, ca: WebAuthority) -> Files:
     made = ca.issue("first", "localhost")
     folder = tmp_path / "live"
     folder.mkdir()
-    return Files(
-        Path(shutil.copy(made.certificate, folder / "cert.pem")), Path(shutil.copy(made.key, folder / "key.pem"))
-    )
+    files = Files(folder / "cert.pem", folder / "key.pem")
+    shutil.copy(made.certificate, files.certificate)
+    shutil.copy(made.key, files.key)
+    files.key.chmod(0o600)
+    return files
 
 
 def of(files: Files) -> FilesCertificate:
@@ -69,7 +71,7 @@ class Shown:
 
     async def becomes(self, name: str) -> None:
         async with asyncio.timeout(60):
-            while await self.name() != name:
+            while await self.name() != name:  # noqa: ASYNC110 - asked over the network
                 await asyncio.sleep(0.05)
 
 
@@ -92,7 +94,7 @@ async def shown(files: Files) -> AsyncGenerator[Shown]:
 
 async def told(caplog: pytest.LogCaptureFixture, text: str, times: int = 1) -> None:
     async with asyncio.timeout(60):
-        while sum(text in record.getMessage() for record in caplog.records) < times:
+        while sum(text in record.getMessage() for record in caplog.records) < times:  # noqa: ASYNC110 - a list
             await asyncio.sleep(0.05)
 
 

@@ -22,7 +22,7 @@ def runbook_block(profile: str, **changes: str) -> str:
     """The runbook's own block for a profile, with places that a test can have."""
     [block] = [each for each in re.findall(r"```hcl\n(.*?)```", RUNBOOK, re.DOTALL) if f'profile "{profile}"' in each]
     for old, new in changes.items():
-        changed = re.sub(rf"({old}\s*=\s*)\S+", lambda match, new=new: f"{match[1]}{new}", block)
+        changed = re.sub(rf"({old}\s*=\s*)\S+", rf"\g<1>{new}", block)
         assert changed != block, old
         block = changed
     return block
@@ -84,7 +84,7 @@ def test_https_web_shows_the_certificate_of_the_files(make_server: MakeServer, p
         file_sync_interval='"100ms"',
     )
     server = make_server(settings=block)
-    invalid = server.ask("validate", "-config", str(server.config), check=False, socket=False)
+    invalid = command(server.program, "validate", "-config", str(server.config), environment=server.environment)
     missing = f"federation.bundle_endpoint: cannot read {key}: no such file or directory"
     assert (invalid.returncode, missing in invalid.stderr) == (1, True), invalid.stderr
     shutil.copy(made.key, key)

@@ -201,5 +201,5 @@ async def test_nobody_is_waited_for_or_listened_to_without_end() -> None:
 async def test_a_taken_address_is_named_by_its_settings() -> None:
     async with serving(Source()) as port:
         endpoint = Endpoint(replace(SETTINGS, port=port), Shown(), Source(), logs.get("bundle_endpoint"))
-        with pytest.raises(TemporarilyUnavailable, match="change address and port of federation.bundle_endpoint"):
+        with pytest.raises(TemporarilyUnavailable, match=r"change address and port of federation\.bundle_endpoint"):
             await endpoint.listen()

@@ -20,7 +20,8 @@ TYPE = "%{http_code} %{content_type}"
 
 def runbook_block(profile: str, **changes: str) -> str:
     """The runbook's own block for a profile, with places that a test can have."""
-    [block] = [each for each in re.findall(r"```hcl\n(.*?)```", RUNBOOK, re.DOTALL) if f'profile "{profile}"' in each]
+    blocks: list[str] = re.findall(r"```hcl\n(.*?)```", RUNBOOK, re.DOTALL)
+    [block] = [each for each in blocks if f'profile "{profile}"' in each]
     for old, new in changes.items():
         changed = re.sub(rf"({old}\s*=\s*)\S+", rf"\g<1>{new}", block)
         assert changed != block, old

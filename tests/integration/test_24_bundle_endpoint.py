@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,8 +36,11 @@ def curl(*arguments: str) -> str:
     return done.stdout
 
 
-def as_shown(server: Server) -> object:
-    return json.loads(server.ask("bundle", "show", "-format", "spiffe").stdout)
+def as_shown(server: Server) -> dict[str, Any]:
+    """The document of `bundle show`, without a refresh hint, which it has of the datastore."""
+    document: dict[str, Any] = json.loads(server.ask("bundle", "show", "-format", "spiffe").stdout)
+    document.pop("spiffe_refresh_hint", None)
+    return document
 
 
 @pytest.fixture
@@ -50,10 +54,7 @@ def test_https_spiffe_shows_the_servers_own_svid(make_server: MakeServer, port: 
     url = f"https://127.0.0.1:{port}/"
     document = json.loads(curl("--insecure", url))
     assert document.pop("spiffe_refresh_hint") == 300
-    shown = as_shown(server)
-    assert isinstance(shown, dict)
-    shown.pop("spiffe_refresh_hint", None)
-    assert document == shown
+    assert document == as_shown(server)
     # Who has the bundle can verify who serves it: by SPIFFE ID, and not by a name of the DNS.
     roots = tmp_path / "roots.pem"
     roots.write_text(server.ask("bundle", "show").stdout)
@@ -93,7 +94,7 @@ def test_https_web_shows_the_certificate_of_the_files(make_server: MakeServer, p
     url = f"https://localhost:{port}/"
     trusting = ("--cacert", str(ca.file))
     document = json.loads(curl(*trusting, "--http2", url))
-    assert document["keys"] == json.loads(server.ask("bundle", "show", "-format", "spiffe").stdout)["keys"]
+    assert document["keys"] == as_shown(server)["keys"]
 
     def serial() -> str:
         return curl(*trusting, "-o", str(tmp_path / "body"), "-w", "%{certs}", url)

@@ -115,16 +115,16 @@ def test_others(tmp_path: Path) -> None:
 
 
 def test_as_json(tmp_path: Path) -> None:
-    other = {
+    other: dict[str, object] = {
         "bundle_endpoint_url": "https://other.org",
         "bundle_endpoint_profile": {"https_spiffe": {"endpoint_spiffe_id": "spiffe://other.org/server"}},
     }
-    federation = {
+    federation: dict[str, object] = {
         "bundle_endpoint": {"address": "127.0.0.1", "port": 8443, "profile": [{"https_spiffe": {}}]},
         "federates_with": {"other.org": other},
     }
     path = tmp_path / "server.json"
-    server = {"trust_domain": "example.org", "data_dir": "/data", "federation": federation}
+    server: dict[str, object] = {"trust_domain": "example.org", "data_dir": "/data", "federation": federation}
     path.write_text(json.dumps({"server": server, "plugins": {}}))
     found = load(str(path)).federation
     assert found.bundle_endpoint == BundleEndpoint("127.0.0.1", 8443, timedelta(minutes=5), HttpsSpiffe())

@@ -196,8 +196,8 @@ async def test_what_cannot_be_used(
     async with shown(live) as seen:
         spoil(live)
         await told(caplog, STAYS)
-            [record] = [record for record in caplog.records if STAYS in record.getMessage()]
-            assert reason in str(vars(record))
+        [record] = [record for record in caplog.records if STAYS in record.getMessage()]
+        assert reason in str(vars(record))
         assert await seen.name() == "first"
     with pytest.raises(ConfigurationError, match="pem") as error:
         await of(live).start()

@@ -8,9 +8,10 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from identity.spiffeid import SpiffeId
-from keystores.inspection import Inspection
+from keystores.inspection import Inspection, Use
 from operations import logs, program, sdnotify, startup, telemetry
 from operations.errors import ConfigurationError, PermanentlyUnusable
 from operations.version import VERSION
@@ -48,6 +49,9 @@ from server.rpc.trustdomain import TrustDomainService
 from server.trust import TrustBundles
 from transport.limits import SERVER_LIMITS
 from transport.server import Server
+
+if TYPE_CHECKING:
+    from server.federation.endpoint import Endpoint
 
 SOCKET_MODE = 0o770
 SOCKET_FOLDER_MODE = 0o750
@@ -114,12 +118,14 @@ class _House:
         remote: Sequence[Service],
         local: Sequence[Service],
         gate: Gate,
+        endpoint: Endpoint | None,
     ) -> None:
         self._config = config
         self._authority = authority
         self._svid = svid
         self.view = view
         self._housekeeping = housekeeping
+        self._endpoint = endpoint
         self._remote = Server(router(remote, gate), limits=replace(SERVER_LIMITS, connection_age=CONNECTION_AGE))
         self._local = Server(router((*remote, *local), gate))
 
@@ -158,6 +164,8 @@ class _House:
             # Asked of the datastore itself: bundles are remembered while it is away.
             return "bundle is missing" if await store.get_bundle(trust_domain) is None else None
 
+        endpoint = _endpoint(config, svid, bundles, stores)
+
         return cls(
             config,
             authority,
@@ -176,9 +184,10 @@ class _House:
                 HealthService(Health(probe, logs.get("health"))),
                 LoggerService(),
                 DebugService(trust_domain, store, lambda: svid.identity().chain),
-                KeysService(_inspection(config, stores, authority)),
+                KeysService(_inspection(config, stores, authority, endpoint)),
             ),
             gate=gate,
+            endpoint=endpoint,
         )
 
     async def listen(self) -> None:
@@ -193,14 +202,20 @@ class _House:
         log.info("Starting Server APIs", network="tcp", address=f"{config.bind_address}:{port}")
         await self._local.listen_unix(config.socket_path, mode=SOCKET_MODE, strangers=True)
         log.info("Starting Server APIs", network="unix", address=config.socket_path)
+        if self._endpoint is not None:
+            await self._endpoint.listen()
 
     def tasks(self) -> Sequence[Coroutine[None, None, None]]:
-        return (self._authority.run(), self._svid.run(), *(each.run() for each in self._housekeeping))
+        endpoints = () if self._endpoint is None else (self._endpoint.run(),)
+        return (self._authority.run(), self._svid.run(), *(each.run() for each in self._housekeeping), *endpoints)
 
     async def drain(self) -> None:
         log = logs.get("endpoints")
         log.info("Stopping Server APIs")
-        await asyncio.gather(self._remote.drain(GRACE), self._local.drain(GRACE))
+        draining = [self._remote.drain(GRACE), self._local.drain(GRACE)]
+        if self._endpoint is not None:
+            draining.append(self._endpoint.drain(GRACE))
+        await asyncio.gather(*draining)
         await self._authority.close()
         log.info("Server APIs have stopped")
 
@@ -214,10 +229,26 @@ def _housekeeping(
     return found
 
 
-def _inspection(config: ServerConfig, stores: Stores, authority: CertificateAuthority) -> Inspection:
+def _endpoint(config: ServerConfig, svid: ServerSvid, bundles: TrustBundles, stores: Stores) -> Endpoint | None:
+    """The bundle endpoint, where one is configured."""
+    settings = config.federation.bundle_endpoint
+    if settings is None:
+        return None
+    from server.federation import serving  # most servers have none, and need no HTTP for it
+
+    return serving.endpoint(config, settings, svid, bundles, stores.key_manager)
+
+
+def _inspection(
+    config: ServerConfig, stores: Stores, authority: CertificateAuthority, endpoint: Endpoint | None
+) -> Inspection:
     authorities = authority.authorities
-    name = key_manager_of(config.plugins)
-    return Inspection(stores.key_manager, name, uses_of(authorities), at_rest=authorities.at_rest)
+    of_authorities = uses_of(authorities)
+
+    def uses() -> Sequence[Use]:
+        return of_authorities() if endpoint is None else (*of_authorities(), *endpoint.uses())
+
+    return Inspection(stores.key_manager, key_manager_of(config.plugins), uses, at_rest=authorities.at_rest)
 
 
 def _ca_settings(config: ServerConfig) -> CaSettings:

@@ -51,6 +51,7 @@ from transport.limits import SERVER_LIMITS
 from transport.server import Server
 
 if TYPE_CHECKING:
+    from plugins.acme_account import AcmeAccount
     from server.federation.endpoint import Endpoint
 
 SOCKET_MODE = 0o770
@@ -164,6 +165,7 @@ class _House:
             # Asked of the datastore itself: bundles are remembered while it is away.
             return "bundle is missing" if await store.get_bundle(trust_domain) is None else None
 
+        account = await _acme_account(config, stores)
         return cls(
             config,
             authority,
@@ -182,10 +184,10 @@ class _House:
                 HealthService(Health(probe, logs.get("health"))),
                 LoggerService(),
                 DebugService(trust_domain, store, lambda: svid.identity().chain),
-                KeysService(_inspection(config, stores, authority)),
+                KeysService(_inspection(config, stores, authority, account)),
             ),
             gate=gate,
-            endpoint=_endpoint(config, svid, bundles, stores),
+            endpoint=_endpoint(config, svid, bundles, account),
         )
 
     async def listen(self) -> None:
@@ -227,20 +229,32 @@ def _housekeeping(
     return found
 
 
-def _endpoint(config: ServerConfig, svid: ServerSvid, bundles: TrustBundles, stores: Stores) -> Endpoint | None:
+async def _acme_account(config: ServerConfig, stores: Stores) -> AcmeAccount | None:
+    if config.federation.bundle_endpoint is None:
+        return None
+    from server.federation import serving
+
+    return await serving.acme_account(config, stores.key_manager)
+
+
+def _endpoint(
+    config: ServerConfig, svid: ServerSvid, bundles: TrustBundles, account: AcmeAccount | None
+) -> Endpoint | None:
     """The bundle endpoint, where one is configured."""
     settings = config.federation.bundle_endpoint
     if settings is None:
         return None
     from server.federation import serving  # most servers have none, and need no HTTP for it
 
-    return serving.endpoint(config, settings, svid, bundles, stores.key_manager)
+    return serving.endpoint(config, settings, svid, bundles, account)
 
 
-def _inspection(config: ServerConfig, stores: Stores, authority: CertificateAuthority) -> Inspection:
+def _inspection(
+    config: ServerConfig, stores: Stores, authority: CertificateAuthority, account: AcmeAccount | None
+) -> Inspection:
     authorities = authority.authorities
     name = key_manager_of(config.plugins)
-    return Inspection(stores.key_manager, name, uses_of(authorities), at_rest=authorities.at_rest)
+    return Inspection(stores.key_manager, name, uses_of(authorities, account), at_rest=authorities.at_rest)
 
 
 def _ca_settings(config: ServerConfig) -> CaSettings:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from operations import logs
 from operations.errors import ConfigurationError
@@ -15,22 +15,41 @@ from server.own_svid import ServerSvid
 from server.trust import TrustBundles
 from transport.serving import ServingCertificate
 
+if TYPE_CHECKING:
+    from plugins.acme_account import AcmeAccount
+
 ACME_FOLDER: Final = "bundle-acme"
 """In data_dir, as SPIRE has it."""
 
 ACME_KEY_PREFIX: Final = "bundle-acme-"
 
 
+async def acme_account(config: ServerConfig, keys: KeyManager) -> AcmeAccount | None:
+    """The account whose certificate the endpoint shows, if that is its profile. Raises what the key manager raises."""
+    settings = config.federation.bundle_endpoint
+    if settings is None or not isinstance(settings.profile, Acme):
+        return None
+    from plugins.acme_account import AcmeAccount
+
+    account = AcmeAccount(keys, ACME_KEY_PREFIX)
+    await account.look()
+    return account
+
+
 def endpoint(
-    config: ServerConfig, settings: BundleEndpoint, svid: ServerSvid, bundles: TrustBundles, keys: KeyManager
+    config: ServerConfig,
+    settings: BundleEndpoint,
+    svid: ServerSvid,
+    bundles: TrustBundles,
+    account: AcmeAccount | None,
 ) -> Endpoint:
-    """Raises ConfigurationError."""
-    certificate = _certificate(config, settings.profile, svid, keys)
+    """`account` as of acme_account. Raises ConfigurationError."""
+    certificate = _certificate(config, settings.profile, svid, account)
     return Endpoint(settings, certificate, lambda: bundles.get(config.trust_domain), logs.get("bundle_endpoint"))
 
 
 def _certificate(
-    config: ServerConfig, profile: HttpsSpiffe | ServingFiles | Acme, svid: ServerSvid, keys: KeyManager
+    config: ServerConfig, profile: HttpsSpiffe | ServingFiles | Acme, svid: ServerSvid, account: AcmeAccount | None
 ) -> ServingCertificate:
     require_pq_kem = config.require_pq_kem
     if isinstance(profile, ServingFiles):
@@ -43,8 +62,7 @@ def _certificate(
             logs.get("bundle_endpoint"),
             require_pq_kem=require_pq_kem,
         )
-    if isinstance(profile, Acme):
-        from plugins.acme_account import AcmeAccount
+    if isinstance(profile, Acme) and account is not None:
         from transport.acme.certificate import AcmeCertificate
         from transport.acme.settings import AcmeSettings
 
@@ -55,7 +73,7 @@ def _certificate(
             )
         settings = AcmeSettings(profile.directory_url, profile.domain_name, profile.email, profile.tos_accepted)
         folder = Path(config.data_dir) / ACME_FOLDER
-        return AcmeCertificate(settings, AcmeAccount(keys, ACME_KEY_PREFIX), folder, logs.get("bundle_acme"))
+        return AcmeCertificate(settings, account, folder, logs.get("bundle_acme"))
 
     from server.federation.own_certificate import OwnCertificate
 

@@ -27,10 +27,10 @@ ACME_FOLDER: Final = "bundle-acme"
 ACME_KEY_PREFIX: Final = "bundle-acme-"
 
 
-def endpoint(
+async def endpoint(
     config: ServerConfig, settings: BundleEndpoint, svid: ServerSvid, bundles: TrustBundles, keys: KeyManager
 ) -> Endpoint:
-    """Raises ConfigurationError."""
+    """Raises ConfigurationError, and what the key manager raises."""
     log = logs.get("bundle_endpoint")
 
     async def bundle() -> Bundle | None:
@@ -40,6 +40,7 @@ def endpoint(
         return Endpoint(settings, _of_files(settings.profile, log, require_pq_kem=config.require_pq_kem), bundle, log)
     if isinstance(settings.profile, Acme):
         account = AcmeAccount(keys, ACME_KEY_PREFIX)
+        await account.look()
         return Endpoint(settings, _of_acme(config, settings.profile, account), bundle, log, lambda: _uses(account))
     return Endpoint(settings, OwnCertificate(svid, require_pq_kem=config.require_pq_kem), bundle, log)
 

@@ -117,11 +117,12 @@ class AcmeCertificate:
         try:
             identity = judged(chain, key, self._settings.name, _now())
         except SpireError:
-            await self._forget_order()  # or it would be taken up again
+            # Or it would be taken up again; it still counts as one of the hour's.
+            await self._keep(Pending(began=(await self._pending()).began))
             raise
         await asyncio.to_thread(self._cache.keep_certificate, chain, key)
         self._show(identity)
-        await self._forget_order()
+        await self._keep(Pending())
         self._log.info("Certificate obtained by ACME", expiration=_moment(self._ends_at), path=self._cache.place)
 
     async def _pending(self) -> Pending:
@@ -136,9 +137,6 @@ class AcmeCertificate:
 
     async def _keep(self, pending: Pending) -> None:
         await asyncio.to_thread(self._cache.keep_pending, pending)
-
-    async def _forget_order(self) -> None:
-        await self._keep(Pending(began=(await self._pending()).began))
 
     def _show(self, identity: InProcessIdentity) -> None:
         leaf = x509.load_der_x509_certificate(identity.chain[0])

@@ -52,6 +52,14 @@ def put(connection: Connection, changes: Changes, bundle: Bundle) -> Bundle:
     return bundle
 
 
+def replace_known(connection: Connection, changes: Changes, known: Bundle | None, bundle: Bundle) -> bool:
+    """Store the bundle if what there is is `known`, None for none; whether it was."""
+    if fetch(connection, bundle.trust_domain, for_update=True) != known:
+        return False
+    put(connection, changes, bundle)
+    return True
+
+
 def append(connection: Connection, changes: Changes, bundle: Bundle) -> Bundle:
     """Add the authorities that are not there yet; the sequence number goes up by one if there are any."""
     old = fetch(connection, bundle.trust_domain, for_update=True)

@@ -226,7 +226,7 @@ class Following:
                 followed.failures += 1
                 raise
             finally:
-                followed.set_due(min(followed.due, loop.time() + _wait(followed.hint, followed.failures)))
+                followed.set_due(min(followed.due, loop.time() + waiting_time(followed.hint, followed.failures)))
 
     async def _bring(self, followed: _Followed) -> None:
         """Store the bundle as the endpoint has it, where it differs from the one there is."""
@@ -293,7 +293,7 @@ def _federated(relationship: FederationRelationship) -> Federated:
     )
 
 
-def _wait(hint: int, failures: int) -> float:
+def waiting_time(hint: int, failures: int) -> float:
     """Seconds until the next poll, by the bundle's hint and the failures in a row."""
     usual = max(hint, LEAST_HINT) / ATTEMPTS if hint else WITHOUT_HINT
     wait = min(usual, MOST)

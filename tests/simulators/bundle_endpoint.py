@@ -1,9 +1,12 @@
-"""A bundle endpoint of another trust domain, in the test's own loop: it answers as a test has it, well or badly."""
+"""A bundle endpoint of another trust domain, in threads: it answers as a test has it, well or badly."""
 
 from __future__ import annotations
 
 import asyncio
+import socket
+import socketserver
 import ssl
+import threading
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -20,11 +23,15 @@ from tests.simulators import pki
 from tests.simulators.callers import ForeignDomain
 
 ENDPOINT = "/spire/server"
+PATIENCE = 60.0
 
 
 @dataclass
 class Answer:
-    """`endless` is sent again and again behind the body, `hold` keeps the connection open behind it."""
+    """`endless` is sent again and again behind the body, `hold` keeps the connection open behind it.
+
+    With `after` nothing is sent before that has happened.
+    """
 
     body: bytes = b""
     status: str = "200 OK"
@@ -32,6 +39,7 @@ class Answer:
     length: int | None = None
     endless: bytes = b""
     hold: bool = False
+    after: threading.Event | None = None
 
     def head(self) -> bytes:
         length = len(self.body) if self.length is None else self.length
@@ -50,7 +58,7 @@ class Endpoint:
     asked: list[str] = field(default_factory=list[str])
     open: int = 0
     most: int = 0
-    closing: asyncio.Event = field(default_factory=asyncio.Event)
+    closing: threading.Event = field(default_factory=threading.Event)
 
     @property
     def url(self) -> str:
@@ -59,40 +67,61 @@ class Endpoint:
     def give(self, bundle: Bundle, path: str = "/bundle") -> None:
         self.answers[path] = Answer(bundle.to_jwks().encode())
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.open += 1
-        self.most = max(self.most, self.open)
-        try:
-            request = await reader.readuntil(b"\r\n\r\n")
-            path = request.split()[1].decode()
-            self.asked.append(path)
-            answer = self.answers.get(path, Answer(b"no such page", "404 Not Found"))
-            writer.write(answer.head() + answer.body)
-            await writer.drain()
-            while answer.endless and not writer.is_closing():
-                writer.write(answer.endless)
-                await writer.drain()
-                await asyncio.sleep(0)
-            if answer.hold:
-                await self.closing.wait()
-        except (OSError, asyncio.IncompleteReadError):
-            pass
-        finally:
-            self.open -= 1
-            writer.close()
+    def serve(self, connection: ssl.SSLSocket) -> None:
+        connection.do_handshake()
+        request = b""
+        while b"\r\n\r\n" not in request:
+            part = connection.recv(4096)
+            if not part:
+                return
+            request += part
+        path = request.split()[1].decode()
+        self.asked.append(path)
+        answer = self.answers.get(path, Answer(b"no such page", "404 Not Found"))
+        if answer.after is not None:
+            answer.after.wait(PATIENCE)
+        connection.sendall(answer.head() + answer.body)
+        while answer.endless:
+            connection.sendall(answer.endless)
+        if answer.hold:
+            self.closing.wait(PATIENCE)
 
 
 @asynccontextmanager
 async def serving(context: ssl.SSLContext) -> AsyncGenerator[Endpoint]:
-    endpoint = Endpoint()
-    server = await asyncio.start_server(endpoint.serve, "127.0.0.1", 0, ssl=context)
-    endpoint.port = server.sockets[0].getsockname()[1]
-    try:
-        yield endpoint
-    finally:
-        endpoint.closing.set()
-        server.close()
-        await server.wait_closed()
+    endpoint, lock = Endpoint(), threading.Lock()
+
+    class Handler(socketserver.BaseRequestHandler):
+        request: socket.socket
+
+        def handle(self) -> None:
+            with lock:
+                endpoint.open += 1
+                endpoint.most = max(endpoint.most, endpoint.open)
+            try:
+                with context.wrap_socket(self.request, server_side=True, do_handshake_on_connect=False) as connection:
+                    endpoint.serve(connection)
+            except OSError:
+                pass  # the client has gone away
+            finally:
+                with lock:
+                    endpoint.open -= 1
+
+    with _Server(("127.0.0.1", 0), Handler) as server:
+        endpoint.port = int(server.server_address[1])
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            yield endpoint
+        finally:
+            endpoint.closing.set()
+            await asyncio.to_thread(server.shutdown)
+            thread.join()
+
+
+class _Server(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+    request_queue_size = 128
 
 
 def bundle_of(domain: ForeignDomain, sequence: int = 0, hint: int = 0) -> Bundle:

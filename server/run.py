@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from identity.spiffeid import SpiffeId
 from keystores.inspection import Inspection
@@ -49,6 +50,9 @@ from server.rpc.trustdomain import TrustDomainService
 from server.trust import TrustBundles
 from transport.limits import SERVER_LIMITS
 from transport.server import Server
+
+if TYPE_CHECKING:
+    from server.federation.endpoint import Endpoint
 
 SOCKET_MODE = 0o770
 SOCKET_FOLDER_MODE = 0o750
@@ -116,6 +120,7 @@ class _House:
         remote: Sequence[Service],
         local: Sequence[Service],
         gate: Gate,
+        endpoint: Endpoint | None,
     ) -> None:
         self._config = config
         self._authority = authority
@@ -123,6 +128,7 @@ class _House:
         self.view = view
         self._following = following
         self._housekeeping = housekeeping
+        self._endpoint = endpoint
         self._remote = Server(router(remote, gate), limits=replace(SERVER_LIMITS, connection_age=CONNECTION_AGE))
         self._local = Server(router((*remote, *local), gate))
 
@@ -185,6 +191,7 @@ class _House:
                 KeysService(_inspection(config, stores, authority)),
             ),
             gate=gate,
+            endpoint=_endpoint(config, svid, bundles, stores),
         )
 
     async def listen(self) -> None:
@@ -199,19 +206,21 @@ class _House:
         log.info("Starting Server APIs", network="tcp", address=f"{config.bind_address}:{port}")
         await self._local.listen_unix(config.socket_path, mode=SOCKET_MODE, strangers=True)
         log.info("Starting Server APIs", network="unix", address=config.socket_path)
+        if self._endpoint is not None:
+            await self._endpoint.listen()
 
     def tasks(self) -> Sequence[Coroutine[None, None, None]]:
-        return (
-            self._authority.run(),
-            self._svid.run(),
-            self._following.run(),
-            *(each.run() for each in self._housekeeping),
-        )
+        endpoints = () if self._endpoint is None else (self._endpoint,)
+        running = (self._authority, self._svid, self._following, *self._housekeeping, *endpoints)
+        return [each.run() for each in running]
 
     async def drain(self) -> None:
         log = logs.get("endpoints")
         log.info("Stopping Server APIs")
-        await asyncio.gather(self._remote.drain(GRACE), self._local.drain(GRACE))
+        draining = [self._remote.drain(GRACE), self._local.drain(GRACE)]
+        if self._endpoint is not None:
+            draining.append(self._endpoint.drain(GRACE))
+        await asyncio.gather(*draining)
         await self._authority.close()
         log.info("Server APIs have stopped")
 
@@ -223,6 +232,16 @@ def _housekeeping(
     if config.node_pruning is not None:
         found.append(NodeHousekeeping(nodes, config.node_pruning, logs.get("node_manager")))
     return found
+
+
+def _endpoint(config: ServerConfig, svid: ServerSvid, bundles: TrustBundles, stores: Stores) -> Endpoint | None:
+    """The bundle endpoint, where one is configured."""
+    settings = config.federation.bundle_endpoint
+    if settings is None:
+        return None
+    from server.federation import serving  # most servers have none, and need no HTTP for it
+
+    return serving.endpoint(config, settings, svid, bundles, stores.key_manager)
 
 
 def _inspection(config: ServerConfig, stores: Stores, authority: CertificateAuthority) -> Inspection:

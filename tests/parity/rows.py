@@ -42,7 +42,7 @@ CHECKED_ONLY = {
 }
 """What is read to see whether it can be, or to say that it does nothing."""
 
-ANSWERED_NO: dict[str, str] = {}}
+ANSWERED_NO: dict[str, str] = {}
 """What is there so as to say by name that it is not, and how; so are all methods for WIT-SVIDs."""
 MODELS = ("server/config/file.py", "agent/config/file.py", "operations/sections.py")
 

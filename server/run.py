@@ -164,7 +164,7 @@ class _House:
             # Asked of the datastore itself: bundles are remembered while it is away.
             return "bundle is missing" if await store.get_bundle(trust_domain) is None else None
 
-        endpoint = _endpoint(config, svid, bundles, stores)
+        endpoint = await _endpoint(config, svid, bundles, stores)
 
         return cls(
             config,
@@ -229,14 +229,14 @@ def _housekeeping(
     return found
 
 
-def _endpoint(config: ServerConfig, svid: ServerSvid, bundles: TrustBundles, stores: Stores) -> Endpoint | None:
+async def _endpoint(config: ServerConfig, svid: ServerSvid, bundles: TrustBundles, stores: Stores) -> Endpoint | None:
     """The bundle endpoint, where one is configured."""
     settings = config.federation.bundle_endpoint
     if settings is None:
         return None
     from server.federation import serving  # most servers have none, and need no HTTP for it
 
-    return serving.endpoint(config, settings, svid, bundles, stores.key_manager)
+    return await serving.endpoint(config, settings, svid, bundles, stores.key_manager)
 
 
 def _inspection(

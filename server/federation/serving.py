@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from identity.bundles import Bundle
 from keystores.inspection import Use
 from operations import logs
-from operations.errors import ConfigurationError
+from operations.errors import ConfigurationError, NotFound
 from operations.logs import Logger
 from plugins.acme_account import AcmeAccount
 from plugins.keymanager import KeyManager
@@ -27,10 +28,10 @@ ACME_FOLDER: Final = "bundle-acme"
 ACME_KEY_PREFIX: Final = "bundle-acme-"
 
 
-def endpoint(
+async def endpoint(
     config: ServerConfig, settings: BundleEndpoint, svid: ServerSvid, bundles: TrustBundles, keys: KeyManager
 ) -> Endpoint:
-    """Raises ConfigurationError."""
+    """Raises ConfigurationError, and what the key manager raises."""
     log = logs.get("bundle_endpoint")
 
     async def bundle() -> Bundle | None:
@@ -40,6 +41,8 @@ def endpoint(
         return Endpoint(settings, _of_files(settings.profile, log, require_pq_kem=config.require_pq_kem), bundle, log)
     if isinstance(settings.profile, Acme):
         account = AcmeAccount(keys, ACME_KEY_PREFIX)
+        with suppress(NotFound):  # an earlier run's, which is in use though nothing has to be ordered
+            account.key = await keys.get(account.key_id)
         return Endpoint(settings, _of_acme(config, settings.profile, account), bundle, log, lambda: _uses(account))
     return Endpoint(settings, OwnCertificate(svid, require_pq_kem=config.require_pq_kem), bundle, log)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from generated.spire.keys.v1 import keys_pb2 as api
 from identity import der
@@ -18,9 +18,6 @@ from server.rpc.failures import failure
 from transport.errors import status_of
 from transport.peer import Peer
 from transport.router import Context, Handler
-
-if TYPE_CHECKING:
-    from plugins.acme_account import AcmeAccount
 
 
 class KeysService:
@@ -71,8 +68,8 @@ def _calling(context: Context, **named: str) -> Generator[Call]:
         raise failure(call.log.bind(**fields), status_of(error).code, str(error)) from error
 
 
-def uses_of(authorities: Authorities, account: AcmeAccount | None = None) -> Callable[[], Sequence[Use]]:
-    """What the server's authorities use keys for, by what the bundle has of them; and the key of an ACME account."""
+def uses_of(authorities: Authorities) -> Callable[[], Sequence[Use]]:
+    """What the server's authorities use keys for, by what the bundle has of them."""
 
     def uses() -> Sequence[Use]:
         found = [
@@ -97,8 +94,6 @@ def uses_of(authorities: Authorities, account: AcmeAccount | None = None) -> Cal
             )
             for jwt, status in authorities.jwt.slots.with_status()
         ]
-        if account is not None and account.key is not None:
-            found.append(Use("ACME account", "active", "", account.key_id, account.key.public_key))
         return found
 
     return uses

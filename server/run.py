@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from identity.spiffeid import SpiffeId
-from keystores.inspection import Inspection
+from keystores.inspection import Inspection, Use
 from operations import logs, program, sdnotify, startup, telemetry
 from operations.errors import ConfigurationError, PermanentlyUnusable
 from operations.version import VERSION
@@ -169,6 +169,8 @@ class _House:
             # Asked of the datastore itself: bundles are remembered while it is away.
             return "bundle is missing" if await store.get_bundle(trust_domain) is None else None
 
+        endpoint = await _endpoint(config, svid, bundles, stores)
+
         return cls(
             config,
             authority,
@@ -188,10 +190,10 @@ class _House:
                 HealthService(Health(probe, logs.get("health"))),
                 LoggerService(),
                 DebugService(trust_domain, store, lambda: svid.identity().chain),
-                KeysService(_inspection(config, stores, authority)),
+                KeysService(_inspection(config, stores, authority, endpoint)),
             ),
             gate=gate,
-            endpoint=_endpoint(config, svid, bundles, stores),
+            endpoint=endpoint,
         )
 
     async def listen(self) -> None:
@@ -234,20 +236,26 @@ def _housekeeping(
     return found
 
 
-def _endpoint(config: ServerConfig, svid: ServerSvid, bundles: TrustBundles, stores: Stores) -> Endpoint | None:
+async def _endpoint(config: ServerConfig, svid: ServerSvid, bundles: TrustBundles, stores: Stores) -> Endpoint | None:
     """The bundle endpoint, where one is configured."""
     settings = config.federation.bundle_endpoint
     if settings is None:
         return None
     from server.federation import serving  # most servers have none, and need no HTTP for it
 
-    return serving.endpoint(config, settings, svid, bundles, stores.key_manager)
+    return await serving.endpoint(config, settings, svid, bundles, stores.key_manager)
 
 
-def _inspection(config: ServerConfig, stores: Stores, authority: CertificateAuthority) -> Inspection:
+def _inspection(
+    config: ServerConfig, stores: Stores, authority: CertificateAuthority, endpoint: Endpoint | None
+) -> Inspection:
     authorities = authority.authorities
-    name = key_manager_of(config.plugins)
-    return Inspection(stores.key_manager, name, uses_of(authorities), at_rest=authorities.at_rest)
+    of_authorities = uses_of(authorities)
+
+    def uses() -> Sequence[Use]:
+        return of_authorities() if endpoint is None else (*of_authorities(), *endpoint.uses())
+
+    return Inspection(stores.key_manager, key_manager_of(config.plugins), uses, at_rest=authorities.at_rest)
 
 
 def _ca_settings(config: ServerConfig) -> CaSettings:

@@ -13,7 +13,7 @@ from identity.spiffeid import SpiffeId, TrustDomain
 from operations import config, duration
 from operations.checks import Checks
 from operations.errors import ConfigurationError, ConfigurationErrors, InvalidArgument
-from operations.hcl import Body, Position
+from operations.hcl import Attribute, Block, Body, Position, name_of
 from operations.quoting import quote
 from server.config import file
 
@@ -115,7 +115,7 @@ def _endpoint(section: file.BundleEndpoint, checks: Checks) -> BundleEndpoint:
     if section.profile is not None:
         profile = _profile(section.profile, checks)
     elif section.acme is not None:
-        profile = _acme(section.acme, f"{_BLOCK}.acme", checks)
+        profile = _acme(section.acme, f"{_BLOCK}.acme", checks, email_needed=True)
     return BundleEndpoint(
         address=(section.address or "0.0.0.0").strip("[]"),  # noqa: S104 SPIRE's default
         port=port,
@@ -152,11 +152,12 @@ def _profile(body: Body, checks: Checks) -> HttpsSpiffe | HttpsWeb | None:
     return None
 
 
-def _acme(body: Body, path: str, checks: Checks) -> Acme | None:
+def _acme(body: Body, path: str, checks: Checks, *, email_needed: bool = False) -> Acme | None:
+    """SPIRE wants a contact in the deprecated block alone."""
     section = _bind(file.Acme, body, path, checks)
     if section is None:
         return None
-    for name in ("domain_name", "email"):
+    for name in ("domain_name", "email") if email_needed else ("domain_name",):
         _require(getattr(section, name), body, path, name, checks)
     if section.domain_name:
         from transport.acme.settings import AcmeSettings
@@ -238,10 +239,20 @@ def _federated(trust_domain: TrustDomain, body: Body, path: str, checks: Checks)
 
 
 def _one_profile(model: type[_T], body: Body, path: str, checks: Checks) -> _T | None:
-    if len(body.items) != 1:
-        checks.note(body.position.error(f'{path} takes one profile, "https_spiffe" or "https_web"'))
+    known = ("https_spiffe", "https_web")
+    if len(body.items) != 1 or name_of(body.items[0]).lower() not in known:
+        found = ", ".join(quote(name_of(item)) for item in body.items) or "nothing"
+        checks.note(body.position.error(f'{path} takes one profile, "https_spiffe" or "https_web": it has {found}'))
         return None
-    return _bind(model, body, path, checks)
+    return _bind(model, Body((_nested(body.items[0]),), body.position, body.source), path, checks)
+
+
+def _nested(item: Attribute | Block) -> Attribute | Block:
+    """`profile "https_web" "acme" {` is short for `profile "https_web" { acme {`."""
+    if isinstance(item, Attribute) or not item.labels:
+        return item
+    inner = _nested(Block(item.labels[0], item.labels[1:], item.body, item.position))
+    return Block(item.type, (), Body((inner,), item.position, item.source), item.position)
 
 
 def _bind(model: type[_T], body: Body, path: str, checks: Checks) -> _T | None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 
 from identity import jwks
 from identity.bundles import Bundle
-from operations import duration
+from keystores.inspection import Use
+from operations import duration, logs
 from operations.errors import InvalidArgument, SpireError
 from operations.http import JSON, Request, Response
 from operations.logs import Logger
@@ -44,7 +45,7 @@ class Documents:
         try:
             bundle = await self._bundle()
         except SpireError as error:
-            self._log.error("Unable to retrieve local bundle", error=error)  # noqa: TRY400 one line
+            self._log.error("Unable to retrieve local bundle", error=error)
             return Response(500, b"500 unable to retrieve local bundle\n")
         if bundle is None:
             self._log.error("Unable to retrieve local bundle", error="trust domain bundle not found")
@@ -52,7 +53,7 @@ class Documents:
         try:
             return self._document(bundle)
         except InvalidArgument as error:
-            self._log.error("Unable to marshal local bundle", error=error)  # noqa: TRY400 one line
+            self._log.error("Unable to marshal local bundle", error=error)
             return Response(500, b"500 unable to marshal local bundle\n")
 
     def _document(self, bundle: Bundle) -> Response:
@@ -66,11 +67,17 @@ class Endpoint:
     """The HTTPS server."""
 
     def __init__(
-        self, settings: BundleEndpoint, certificate: ServingCertificate, bundle: GetBundle, log: Logger
+        self,
+        settings: BundleEndpoint,
+        certificate: ServingCertificate,
+        bundle: GetBundle,
+        log: Logger,
+        uses: Callable[[], Sequence[Use]] = tuple,
     ) -> None:
         self._settings = settings
         self._certificate = certificate
-        self._log = log
+        self.uses = uses
+        """What it uses keys of the key manager for."""
         self._server = HttpServer(Documents(bundle, settings.refresh_hint, log).respond, limits=LIMITS, times=TIMES)
 
     async def listen(self) -> int:
@@ -80,7 +87,7 @@ class Endpoint:
         port = await self._server.listen_tcp(host, self._settings.port, SETTINGS, tls=self._certificate.tls)
         shown = f"[{host}]" if ":" in host else host
         hint = duration.text(self._settings.refresh_hint)
-        self._log.info("Serving bundle endpoint", addr=f"{shown}:{port}", refresh_hint=hint)
+        logs.get("endpoints").info("Serving bundle endpoint", addr=f"{shown}:{port}", refresh_hint=hint)
         return port
 
     async def run(self) -> None:

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import msgspec
 from cryptography import x509
 
 from operations.errors import Corrupt, SpireError
@@ -36,7 +35,7 @@ _DAY = 24 * _HOUR
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """Seconds: `look` between two looks at the clock; before a failed order is tried again, from `retry` to `longest`."""
+    """Seconds: `look` between two looks at the clock, `retry` to `longest` before a failed order is tried again."""
 
     look: float = 5.0
     retry: float = 60.0
@@ -58,7 +57,8 @@ class AcmeCertificate:
         self._shown: InProcessIdentity | None = None
         self._proof: InProcessIdentity | None = None
         self._context = AcmeContext(settings.name, None, None)
-        self._renew_at = self._ends_at = 0.0
+        self.renew_at = self._ends_at = 0.0
+        """Unix seconds; 0 while there is no certificate."""
         self._told_end = False
 
     async def start(self) -> None:
@@ -84,7 +84,7 @@ class AcmeCertificate:
         try:
             while True:
                 # By the wall clock, which jumps while the machine sleeps, or is put right.
-                if time.time() >= self._renew_at and clock() >= try_at:
+                if time.time() >= self.renew_at and clock() >= try_at:
                     failures, wait = await self._try(web, failures)
                     try_at = clock() + wait
                 self._tell_end()
@@ -111,7 +111,7 @@ class AcmeCertificate:
     async def _order(self, web: HttpClient) -> None:
         """Raises SpireError; what was shown stays."""
         client = AcmeClient(web, self._settings.directory, Signer(await self._keys()))
-        ordering = Ordering(client, self._settings, self._keep, self._prove, self._times.patience)
+        ordering = Ordering(client, self._settings, self._keep, self.prove, self._times.patience)
         pending = await self._pending()
         chain, key = await ordering.certificate(pending)
         try:
@@ -138,21 +138,21 @@ class AcmeCertificate:
         await asyncio.to_thread(self._cache.keep_pending, pending)
 
     async def _forget_order(self) -> None:
-        pending = await self._pending()
-        await self._keep(msgspec.structs.replace(pending, url="", key=b""))
+        await self._keep(Pending(began=(await self._pending()).began))
 
     def _show(self, identity: InProcessIdentity) -> None:
         leaf = x509.load_der_x509_certificate(identity.chain[0])
         begin, end = leaf.not_valid_before_utc.timestamp(), leaf.not_valid_after_utc.timestamp()
         before = min(BEFORE_END.total_seconds(), (end - begin) / 3)
         # Those who began together do not ask together.
-        self._renew_at = end - before - random.uniform(0.0, min(_HOUR, before / 30))  # noqa: S311
+        self.renew_at = end - before - random.uniform(0.0, min(_HOUR, before / 30))  # noqa: S311
         self._ends_at = end
         self._told_end = False
         self._shown = identity
         self._context = AcmeContext(self._settings.name, identity, self._proof)
 
-    def _prove(self, authorization: str | None) -> None:
+    def prove(self, authorization: str | None) -> None:
+        """Shows validators the proof of a key authorization, until None ends that."""
         name = self._settings.name
         self._proof = None if authorization is None else challenge.answer(name, authorization)
         self._context = AcmeContext(name, self._shown, self._proof)

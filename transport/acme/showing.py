@@ -10,6 +10,9 @@ from __future__ import annotations
 import socket
 from collections.abc import Sequence
 
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_der_private_key
 from OpenSSL import SSL
 
 from transport.acme import challenge
@@ -27,6 +30,7 @@ class AcmeContext:
         self._name = name
         self._shown = None if shown is None else self._context(shown)
         self._proof = None if proof is None else self._context(proof)
+        self._proven_by = proof
         self._first = self._context(None)
         self._first.set_tlsext_servername_callback(self._named)
 
@@ -52,15 +56,25 @@ class AcmeContext:
         """The protocol, None for whatever there is without one."""
         if challenge.ALPN in offered:
             # A validator offers nothing else (RFC 8737, 3).
-            if self._proof is None or len(offered) != 1 or not self._is_ours(connection):
+            if self._proven_by is None or len(offered) != 1 or not self._is_ours(connection):
                 raise ConnectionError("there is no challenge to answer")  # an alert for the peer
-            connection.set_context(self._proof)
+            if connection.get_context() is not self._proof:
+                _replace(connection, self._proven_by)
             return challenge.ALPN
         return _WEB if _WEB in offered else None
 
     def _is_ours(self, connection: SSL.Connection) -> bool:
         asked = connection.get_servername()
         return asked is not None and normal(asked.decode("latin-1")) == self._name
+
+
+def _replace(connection: SSL.Connection, identity: InProcessIdentity) -> None:
+    """In place, both being P-256: TLS 1.2 has chosen the certificate by now, and a new context would free it."""
+    key = load_der_private_key(identity.private_key, password=None)
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise TypeError("a challenge is answered with an EC key")
+    connection.use_certificate(x509.load_der_x509_certificate(identity.chain[0]))
+    connection.use_privatekey(key)
 
 
 class _AcmeLink(OpenSslLink):
@@ -74,5 +88,6 @@ class _AcmeLink(OpenSslLink):
 
     def handshake(self) -> None:
         super().handshake()
-        if self._proof is not None and self._connection.get_context() is self._proof:
+        alpn = self._connection.get_alpn_proto_negotiated()
+        if alpn == challenge.ALPN or (self._proof is not None and self._connection.get_context() is self._proof):
             raise ConnectionError("it was for an ACME challenge")

@@ -32,6 +32,7 @@ from server.metrics import time_stores
 from server.nodes import AttestedNodes, StoredNodeRecords
 from server.observing import View
 from server.own_svid import ServerSvid
+from server.publishing import Publishing
 from server.rate_limits import server_limits
 from server.rpc.agent import AgentService
 from server.rpc.bundle import BundleService
@@ -94,6 +95,7 @@ async def serve(config: ServerConfig, ready: Callable[[], None] = lambda: None) 
         time_stores(stores.datastore, stores.key_manager)
         house = await _House.build(config, stores, external, host_services)
         cleanup.push_async_callback(house.drain)
+        await house.announce()
         await house.listen()
         observing = await house.view.open(sinks, cleanup)
         ready()
@@ -111,6 +113,7 @@ class _House:
         svid: ServerSvid,
         view: View,
         housekeeping: Sequence[Housekeeping | NodeHousekeeping],
+        publishing: Publishing,
         remote: Sequence[Service],
         local: Sequence[Service],
         gate: Gate,
@@ -120,6 +123,7 @@ class _House:
         self._svid = svid
         self.view = view
         self._housekeeping = housekeeping
+        self._publishing = publishing
         self._remote = Server(router(remote, gate), limits=replace(SERVER_LIMITS, connection_age=CONNECTION_AGE))
         self._local = Server(router((*remote, *local), gate))
 
@@ -164,6 +168,13 @@ class _House:
             svid,
             View(config, parts(store, authority, config.socket_path), svid, bundles),
             _housekeeping(config, store, nodes),
+            Publishing(
+                trust_domain,
+                store,
+                bundles,
+                *await catalog.load_publishing(config, svid.identity, external),
+                logs.get("ca_manager"),
+            ),
             remote=(
                 AgentService(trust_domain, store, nodes, authority, attestors),
                 BundleService(trust_domain, store, bundles, authority.authorities.publish_jwt_key),
@@ -181,6 +192,10 @@ class _House:
             gate=gate,
         )
 
+    async def announce(self) -> None:
+        """Tell notifiers of the bundle before anybody is served by it. Raises SpireError when one refuses."""
+        await self._publishing.loaded()
+
     async def listen(self) -> None:
         """Raises SpireError for an address that cannot be used."""
         log = logs.get("endpoints")
@@ -195,12 +210,14 @@ class _House:
         log.info("Starting Server APIs", network="unix", address=config.socket_path)
 
     def tasks(self) -> Sequence[Coroutine[None, None, None]]:
-        return (self._authority.run(), self._svid.run(), *(each.run() for each in self._housekeeping))
+        housekeeping = (each.run() for each in self._housekeeping)
+        return (self._authority.run(), self._svid.run(), *housekeeping, *self._publishing.tasks())
 
     async def drain(self) -> None:
         log = logs.get("endpoints")
         log.info("Stopping Server APIs")
         await asyncio.gather(self._remote.drain(GRACE), self._local.drain(GRACE))
+        await self._publishing.close()
         await self._authority.close()
         log.info("Server APIs have stopped")
 

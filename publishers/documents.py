@@ -17,7 +17,7 @@ FORMATS = ("spiffe", "jwks", "pem")
 _TYPES = {"spiffe": "application/json", "jwks": "application/jwk-set+json", "pem": "application/x-pem-file"}
 
 
-def check(format: str, refresh_hint: str) -> None:  # noqa: A002 the setting's name
+def check(format: str, refresh_hint: str) -> None:
     """Raises InvalidArgument."""
     if format not in FORMATS:
         said = f"format {quote(format)} is unknown" if format else "format is missing"
@@ -28,7 +28,7 @@ def check(format: str, refresh_hint: str) -> None:  # noqa: A002 the setting's n
             raise InvalidArgument(f"refresh_hint has no place in the format {format}: use spiffe, or remove it")
 
 
-def render(bundle: Bundle, format: str, refresh_hint: str = "") -> bytes:  # noqa: A002 the setting's name
+def render(bundle: Bundle, format: str, refresh_hint: str = "") -> bytes:
     """The document. The same bundle gives the same bytes. Raises InvalidArgument for an authority that is broken."""
     if format == "pem":
         return bundle.to_pem().encode()
@@ -37,12 +37,12 @@ def render(bundle: Bundle, format: str, refresh_hint: str = "") -> bytes:  # noq
     return (bundle.to_jwks(standard=format == "jwks") + "\n").encode()
 
 
-def content_type(format: str) -> str:  # noqa: A002 the setting's name
+def content_type(format: str) -> str:
     return _TYPES[format]
 
 
 def event(kind: str, bundle: Bundle) -> bytes:
-    """What a program over the web is told: `kind` is bundle_loaded or bundle_updated; the bundle is in SPIFFE's form."""
+    """What a program over the web is told, in JSON: `kind` is bundle_loaded or bundle_updated."""
     told: dict[str, Any] = {
         "event": kind,
         "trust_domain": bundle.trust_domain.name,

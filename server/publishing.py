@@ -85,7 +85,8 @@ class Publishing:
         return [each.run() for each in self._followers]
 
     async def close(self) -> None:
-        for each in (*self._publishers, *self._notifiers):
+        plugins: Sequence[BundlePublisher | Notifier] = (*self._publishers, *self._notifiers)
+        for each in plugins:
             await each.close()
 
     async def _load(self, notifier: Notifier, bundle: Bundle) -> SpireError | None:
@@ -129,7 +130,7 @@ class _Follower:
 
     async def run(self) -> None:
         """Until cancelled."""
-        wait = INTERVAL if self._only_changes else 0.0
+        wait = 0.0
         while True:
             if wait:
                 with suppress(TimeoutError):

@@ -42,50 +42,52 @@ def bodies(sent: Sequence[Sent], method: str) -> list[Sent]:
 def test_others_have_each_bundle(tmp_path: Path, programs: list[Program]) -> None:
     authority = WebAuthority(tmp_path)
     trust_domain = TrustDomain("example.org")
-    with BundleSink(authority.issue("sink", "localhost"), clients=authority.file) as sink:
+    with (
+        BundleSink(authority.issue("sink", "localhost"), clients=authority.file) as sink,
         # The hook is not for clients below the trust domain alone: it asks nobody for a certificate.
-        with BundleSink(authority.issue("hook", "localhost")) as hook:
-            text = blocks(tmp_path, sink, authority).replace(f"{sink.url}/spire", f"{hook.url}/spire")
-            server = Server(tmp_path / "server", key_manager=MEMORY + text)
-            programs.append(server.run)
-            server.start()
+        BundleSink(authority.issue("hook", "localhost")) as hook,
+    ):
+        text = blocks(tmp_path, sink, authority).replace(f"{sink.url}/spire", f"{hook.url}/spire")
+        server = Server(tmp_path / "server", key_manager=MEMORY + text)
+        programs.append(server.run)
+        server.start()
 
-            # The notifiers were told before anybody was served.
-            pem, document = tmp_path / "bundle.pem", tmp_path / "bundle.json"
-            roots = from_pem(pem.read_text())
-            assert len(roots) == 1
-            event = json.loads(bodies(hook.sent, "POST")[0].body)
-            assert (event["event"], event["trust_domain"]) == ("bundle_loaded", "example.org")
-            loaded = Bundle.from_jwks(trust_domain, json.dumps(event["bundle"]))
-            assert [each.der for each in loaded.x509_authorities] == roots
+        # The notifiers were told before anybody was served.
+        pem, document = tmp_path / "bundle.pem", tmp_path / "bundle.json"
+        roots = from_pem(pem.read_text())
+        assert len(roots) == 1
+        event = json.loads(bodies(hook.sent, "POST")[0].body)
+        assert (event["event"], event["trust_domain"]) == ("bundle_loaded", "example.org")
+        loaded = Bundle.from_jwks(trust_domain, json.dumps(event["bundle"]))
+        assert [each.der for each in loaded.x509_authorities] == roots
 
-            eventually(document.exists, "the published file")
-            published = Bundle.from_jwks(trust_domain, document.read_text())
-            assert [each.der for each in published.x509_authorities] == roots
-            assert published.jwt_authorities
-            assert published.refresh_hint == 300
-            assert document.stat().st_mode & 0o777 == 0o644
+        eventually(document.exists, "the published file")
+        published = Bundle.from_jwks(trust_domain, document.read_text())
+        assert [each.der for each in published.x509_authorities] == roots
+        assert published.jwt_authorities
+        assert published.refresh_hint == 300
+        assert document.stat().st_mode & 0o777 == 0o644
 
-            # The place knows the server's SVID once it has the bundle.
-            eventually(lambda: "Failed to publish bundle" in server.run.output(), "a refused client")
-            sink.trust(pem)
-            eventually(lambda: bodies(sink.sent, "PUT"), "a bundle by HTTPS", 40)
-            put = sink.sent[-1]
-            assert put.client == ("spiffe://example.org/spire/server",)
-            assert (put.path, put.headers["Authorization"]) == ("/example.org.json", "Bearer sesame")
-            eventually(lambda: "Bundle is published again" in server.run.output(), "the line of its end")
+        # The place knows the server's SVID once it has the bundle.
+        eventually(lambda: "Failed to publish bundle" in server.run.output(), "a refused client")
+        sink.trust(pem)
+        eventually(lambda: bodies(sink.sent, "PUT"), "a bundle by HTTPS", 40)
+        put = sink.sent[-1]
+        assert put.client == ("spiffe://example.org/spire/server",)
+        assert (put.path, put.headers["Authorization"]) == ("/example.org.json", "Bearer sesame")
+        eventually(lambda: "Bundle is published again" in server.run.output(), "the line of its end")
 
-            server.ask("localauthority", "x509", "prepare")
+        server.ask("localauthority", "x509", "prepare")
 
-            def everywhere() -> bool:
-                texts = [document.read_text(), sink.sent[-1].body, json.dumps(json.loads(hook.sent[-1].body)["bundle"])]
-                found = [Bundle.from_jwks(trust_domain, each) for each in texts]
-                return len(from_pem(pem.read_text())) == 2 and all(len(each.x509_authorities) == 2 for each in found)
+        def everywhere() -> bool:
+            texts = [document.read_text(), sink.sent[-1].body, json.dumps(json.loads(hook.sent[-1].body)["bundle"])]
+            found = [Bundle.from_jwks(trust_domain, each) for each in texts]
+            return len(from_pem(pem.read_text())) == 2 and all(len(each.x509_authorities) == 2 for each in found)
 
-            eventually(everywhere, "the new authority in all four places", 40)
-            assert json.loads(hook.sent[-1].body)["event"] == "bundle_updated"
-            assert server.run.output().count("Failed to publish bundle") <= 2
-            assert "sesame" not in server.run.output()
+        eventually(everywhere, "the new authority in all four places", 40)
+        assert json.loads(hook.sent[-1].body)["event"] == "bundle_updated"
+        assert server.run.output().count("Failed to publish bundle") <= 2
+        assert "sesame" not in server.run.output()
 
 
 def test_a_notifier_that_fails_keeps_the_server_from_starting(tmp_path: Path, programs: list[Program]) -> None:

@@ -11,15 +11,18 @@ from typing import Self, cast
 
 from tests.simulators.web_pki import Files
 
+PATIENCE = 30.0
+
 
 @dataclass(frozen=True)
 class Sent:
+    """`client` are the URIs and names in the client's certificate."""
+
     method: str
     path: str
     headers: dict[str, str]
     body: bytes
     client: tuple[str, ...]
-    """The URIs and names in the client's certificate."""
 
 
 @dataclass
@@ -31,79 +34,26 @@ class BundleSink:
 
     files: Files
     clients: Path | None = None
-    ask_clients: bool = False
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict[str, str])
     endless: bool = False
     silent: bool = False
     sent: list[Sent] = field(default_factory=list[Sent])
+    over: threading.Event = field(default_factory=threading.Event)
 
     def __enter__(self) -> Self:
-        sink = self
-        self._over = threading.Event()
-
-        class Handler(BaseHTTPRequestHandler):
-            timeout = 30
-
-            def _take(self) -> None:
-                body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
-                shown = cast("ssl.SSLSocket", self.connection).getpeercert() or {}
-                names = cast("tuple[tuple[str, str], ...]", shown.get("subjectAltName", ()))
-                headers = dict(self.headers.items())
-                sink.sent.append(Sent(self.command, self.path, headers, body, tuple(value for _, value in names)))
-                if sink.silent:
-                    sink._over.wait(30)
-                    return
-                self.send_response(sink.status)
-                for name, value in sink.headers.items():
-                    self.send_header(name, value)
-                if sink.endless:
-                    self.end_headers()
-                    self._pour()
-                    return
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def _pour(self) -> None:
-                try:
-                    while not sink._over.is_set():
-                        self.wfile.write(bytes(65536))
-                except OSError:
-                    self.close_connection = True
-
-            do_PUT = do_POST = _take
-
-            def log_message(self, format: str, *args: object) -> None:
-                pass
-
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.context.load_cert_chain(self.files.certificate, self.files.key)
         if self.clients is not None:
             self.trust(self.clients)
-        if self.clients is not None or self.ask_clients:
             self.context.verify_mode = ssl.CERT_REQUIRED
-        context = self.context
-
-        class Server(ThreadingHTTPServer):
-            daemon_threads = True
-
-            def finish_request(self, request: object, client_address: object) -> None:
-                """The handshake belongs to a connection's own thread."""
-                plain = cast("ssl.SSLSocket", request)
-                plain.settimeout(30)
-                with context.wrap_socket(plain, server_side=True) as secured:
-                    Handler(secured, client_address, self)
-
-            def handle_error(self, request: object, client_address: object) -> None:
-                """A client that goes away is what tests are about."""
-
-        self._server = Server(("127.0.0.1", 0), Handler)
+        self._server = _Server(self)
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
+        self.over.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -115,3 +65,51 @@ class BundleSink:
     @property
     def url(self) -> str:
         return f"https://localhost:{self._server.server_port}"
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, sink: BundleSink) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.sink = sink
+
+    def finish_request(self, request: object, client_address: object) -> None:
+        """The handshake belongs to a connection's own thread."""
+        plain = cast("ssl.SSLSocket", request)
+        plain.settimeout(PATIENCE)
+        with self.sink.context.wrap_socket(plain, server_side=True) as secured:
+            _Handler(secured, client_address, self)
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that goes away is what tests are about."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    def do_PUT(self) -> None:
+        self._take()
+
+    def do_POST(self) -> None:
+        self._take()
+
+    def _take(self) -> None:
+        sink = cast("_Server", self.server).sink
+        body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        shown = cast("ssl.SSLSocket", self.connection).getpeercert() or {}
+        names = cast("tuple[tuple[str, str], ...]", shown.get("subjectAltName", ()))
+        headers = dict(self.headers.items())
+        sink.sent.append(Sent(self.command, self.path, headers, body, tuple(value for _, value in names)))
+        if sink.silent:
+            sink.over.wait(PATIENCE)
+            return
+        self.send_response(sink.status)
+        for name, value in sink.headers.items():
+            self.send_header(name, value)
+        if not sink.endless:
+            self.send_header("Content-Length", "0")
+        self.end_headers()
+        while sink.endless and not sink.over.is_set():
+            self.wfile.write(bytes(65536))
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nobody reads it."""

@@ -80,7 +80,11 @@ def test_others_have_each_bundle(tmp_path: Path, programs: list[Program]) -> Non
         server.ask("localauthority", "x509", "prepare")
 
         def everywhere() -> bool:
-            texts = [document.read_text(), sink.sent[-1].body, json.dumps(json.loads(hook.sent[-1].body)["bundle"])]
+            texts: list[str | bytes] = [
+                document.read_text(),
+                sink.sent[-1].body,
+                json.dumps(json.loads(hook.sent[-1].body)["bundle"]),
+            ]
             found = [Bundle.from_jwks(trust_domain, each) for each in texts]
             return len(from_pem(pem.read_text())) == 2 and all(len(each.x509_authorities) == 2 for each in found)
 

@@ -32,7 +32,8 @@ def bundle() -> Bundle:
 
 
 def publisher(path: Path, **settings: Any) -> BundleFile:
-    return BundleFile(PublisherConfiguration(path=str(path), **{"format": "spiffe", **settings}), logs.get("test"))
+    given: dict[str, Any] = {"format": "spiffe", **settings}
+    return BundleFile(PublisherConfiguration(path=str(path), **given), logs.get("test"))
 
 
 async def test_each_format(tmp_path: Path, bundle: Bundle) -> None:

@@ -22,7 +22,7 @@ from tests.simulators.web_pki import Files, WebAuthority
 from transport.tls import InProcessIdentity
 
 BUNDLE = Bundle(TRUST_DOMAIN, sequence_number=7)
-Publish = Callable[..., WebPublisher]
+_GOOD: dict[str, Any] = {"url": "https://h/", "format": "pem"}
 
 
 @pytest.fixture
@@ -42,7 +42,12 @@ def nobody() -> InProcessIdentity:
 def publisher(
     sink: BundleSink, authority: WebAuthority, identity: Callable[[], InProcessIdentity] = nobody, **settings: Any
 ) -> WebPublisher:
-    given = {"url": f"{sink.url}/b?sig=secret", "format": "spiffe", "ca_cert_path": str(authority.file), **settings}
+    given: dict[str, Any] = {
+        "url": f"{sink.url}/b?sig=secret",
+        "format": "spiffe",
+        "ca_cert_path": str(authority.file),
+        **settings,
+    }
     return WebPublisher(PublisherConfiguration(**given), identity, logs.get("test"))
 
 
@@ -125,7 +130,7 @@ async def test_a_client_certificate_from_files_or_of_the_server(authority: WebAu
     with BundleSink(place, clients=authority.file) as sink:
         with pytest.raises(TemporarilyUnavailable):
             await publisher(sink, authority).publish(BUNDLE)
-        pair = {"client_cert_path": str(client.certificate), "client_key_path": str(client.key)}
+        pair: dict[str, Any] = {"client_cert_path": str(client.certificate), "client_key_path": str(client.key)}
         await publisher(sink, authority, **pair).publish(BUNDLE)
         own = in_memory(client)
         await publisher(sink, authority, lambda: own, use_spire_svid=True).publish(BUNDLE)
@@ -197,11 +202,12 @@ async def test_a_notifier_posts_events(authority: WebAuthority, place: Files) ->
 )
 def test_settings_that_cannot_be(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(InvalidArgument, match=words) as error:
-        PublisherConfiguration(**{"url": "https://h/", "format": "pem", **settings})
+        PublisherConfiguration(**_GOOD | settings)
     assert "password" not in str(error.value)
 
 
 def test_files_that_cannot_be_used(tmp_path: Path, authority: WebAuthority) -> None:
+    settings: dict[str, Any]
     client = authority.issue("client", client=True)
     other = authority.issue("other", client=True)
     (tmp_path / "open").write_text("token")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,7 +80,7 @@ async def store(tmp_path: Path) -> AsyncIterator[DataStore]:
 
 
 @asynccontextmanager
-async def running(store: DataStore, publishers: list[Place], notifiers: list[Place]) -> AsyncIterator[Publishing]:
+async def running(store: DataStore, publishers: list[Place], notifiers: list[Place]) -> AsyncGenerator[Publishing]:
     made = Publishing(TRUST_DOMAIN, store, TrustBundles(store), publishers, notifiers, logs.get("ca_manager"))
     async with AsyncExitStack() as cleanup:
         cleanup.push_async_callback(made.close)

@@ -207,16 +207,16 @@ def test_settings_that_cannot_be(settings: dict[str, Any], words: str) -> None:
 
 
 def test_files_that_cannot_be_used(tmp_path: Path, authority: WebAuthority) -> None:
-    settings: dict[str, Any]
     client = authority.issue("client", client=True)
     other = authority.issue("other", client=True)
     (tmp_path / "open").write_text("token")
     (tmp_path / "open").chmod(0o644)
-    for settings, words in (
+    faults: list[tuple[dict[str, Any], str]] = [
         ({"ca_cert_path": "/none"}, "ca_cert_path /none: No such file"),
         ({"client_cert_path": "/none", "client_key_path": "/none"}, "client_key_path /none: No such file"),
         ({"client_cert_path": str(client.certificate), "client_key_path": str(other.key)}, "(?i)key values mismatch"),
         ({"bearer_token_file": str(tmp_path / "open")}, "open to others"),
-    ):
+    ]
+    for settings, words in faults:
         with pytest.raises(ConfigurationError, match=words):
             NotifierConfiguration(url="https://h/", **settings).check_files()

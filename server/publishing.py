@@ -13,6 +13,7 @@ from contextlib import suppress
 
 from identity.bundles import Bundle
 from identity.spiffeid import TrustDomain
+from operations import logs
 from operations.errors import PermanentlyUnusable, SpireError, TemporarilyUnavailable
 from operations.logs import Logger
 from plugins.bundlepublisher import BundlePublisher
@@ -20,6 +21,7 @@ from plugins.notifier import Notifier
 from server.datastore.records import Changes
 from server.datastore.store import DataStore
 from server.trust import TrustBundles
+from transport.status import RpcError
 
 INTERVAL = 30.0
 """Seconds after which publishers are asked again without a change, as in SPIRE."""
@@ -49,15 +51,15 @@ class Publishing:
         bundles: TrustBundles,
         publishers: Sequence[BundlePublisher],
         notifiers: Sequence[Notifier],
-        log: Logger,
     ) -> None:
         self._trust_domain = trust_domain
         self._bundles = bundles
         self._publishers = publishers
         self._notifiers = notifiers
-        self._log = log
+        self._log = logs.get("ca_manager")  # notifiers are its business in SPIRE, too
+        log = logs.get("bundle_publishing")
         self._followers: list[_Follower] = [
-            _Follower(self._read, each.publish, _Lines(log, _PUBLISHER, {"bundle_publisher": each.name}))
+            _Follower(self._read, each.publish, _Lines(log, _PUBLISHER, {"BundlePublisher": each.name}))
             for each in publishers
         ]
         if publishers or notifiers:
@@ -173,7 +175,7 @@ class _Lines:
         self._log = log
         self._words = words
         self._fields = fields
-        self._kind: type[SpireError] | None = None
+        self._kind: object = None
         self._told_at = 0.0
         self._failures = 0
 
@@ -181,10 +183,11 @@ class _Lines:
         """How many failures there were by now, one after the other."""
         self._failures += 1
         now = time.monotonic()
-        if type(error) is not self._kind or now - self._told_at >= REMINDER:
+        kind = (type(error), error.code if isinstance(error, RpcError) else None)
+        if kind != self._kind or now - self._told_at >= REMINDER:
             tell = self._log.error if self._words.serious else self._log.warning
             tell(self._words.failed, error=error, failures=self._failures, **self._fields)
-            self._kind, self._told_at = type(error), now
+            self._kind, self._told_at = kind, now
         return self._failures
 
     def works(self) -> None:

@@ -168,13 +168,7 @@ class _House:
             svid,
             View(config, parts(store, authority, config.socket_path), svid, bundles),
             _housekeeping(config, store, nodes),
-            Publishing(
-                trust_domain,
-                store,
-                bundles,
-                *await catalog.load_publishing(config, svid.identity, external),
-                logs.get("ca_manager"),
-            ),
+            Publishing(trust_domain, store, bundles, *await catalog.load_publishing(config, svid.identity, external)),
             remote=(
                 AgentService(trust_domain, store, nodes, authority, attestors),
                 BundleService(trust_domain, store, bundles, authority.authorities.publish_jwt_key),

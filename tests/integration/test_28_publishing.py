@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from identity.bundles import Bundle, from_pem
 from identity.spiffeid import TrustDomain
 from tests.simulators.bundle_sink import BundleSink, Sent
-from tests.simulators.spire import MEMORY, Program, Server, eventually
+from tests.simulators.spire import MEMORY, SERVER, Program, Server, command, eventually
 from tests.simulators.web_pki import WebAuthority
 
-RUNBOOK = Path(__file__).parents[2] / "docs" / "runbooks" / "publishing-bundles.md"
+ROOT = Path(__file__).parents[2]
+RUNBOOK = ROOT / "docs" / "runbooks" / "publishing-bundles.md"
+
+EXTERNAL = f"""
+BundlePublisher "py" {{
+  plugin_cmd = "{sys.executable}"
+  plugin_args = ["-m", "tests.simulators.plugin"]
+}}
+Notifier "py" {{
+  plugin_cmd = "{sys.executable}"
+  plugin_args = ["-m", "tests.simulators.plugin"]
+}}
+"""
 
 
 def blocks(tmp_path: Path, sink: BundleSink, authority: WebAuthority) -> str:
@@ -48,7 +61,9 @@ def test_others_have_each_bundle(tmp_path: Path, programs: list[Program]) -> Non
         BundleSink(authority.issue("hook", "localhost")) as hook,
     ):
         text = blocks(tmp_path, sink, authority).replace(f"{sink.url}/spire", f"{hook.url}/spire")
-        server = Server(tmp_path / "server", key_manager=MEMORY + text)
+        server = Server(
+            tmp_path / "server", key_manager=MEMORY + text + EXTERNAL, environment={"PYTHONPATH": str(ROOT)}
+        )
         programs.append(server.run)
         server.start()
 
@@ -90,8 +105,33 @@ def test_others_have_each_bundle(tmp_path: Path, programs: list[Program]) -> Non
 
         eventually(everywhere, "the new authority in all four places", 40)
         assert json.loads(hook.sent[-1].body)["event"] == "bundle_updated"
+        output = server.run.output
+        for line in ("loaded example.org [1, ", "published example.org [2, ", "updated example.org [2, "):
+            eventually(lambda: line in output(), f"an external plugin that is told: {line}")  # noqa: B023
         assert server.run.output().count("Failed to publish bundle") <= 2
         assert "sesame" not in server.run.output()
+
+
+def test_validate_tells_what_is_wrong_with_a_place(tmp_path: Path) -> None:
+    plugin = """Notifier "disk" {
+  plugin_data {
+    path = "/nonexistent/bundle.pem"
+  }
+}
+BundlePublisher "https" {
+  plugin_data {
+    url = "http://bundles.example.org/"
+    format = "spiffe"
+  }
+}
+BundlePublisher "aws_s3" { plugin_data { bucket = "b" } }"""
+    server = Server(tmp_path / "server", key_manager=f"{MEMORY}\n{plugin}")
+    done = command(SERVER, "validate", "-config", str(server.config))
+    assert done.returncode == 1
+    said = done.stdout + done.stderr
+    assert 'Notifier "disk": there is no folder /nonexistent: make it, or correct path' in said
+    assert "url must begin with https://" in said
+    assert 'no built-in plugin "aws_s3" for type "BundlePublisher": this version has disk, https' in said
 
 
 def test_a_notifier_that_fails_keeps_the_server_from_starting(tmp_path: Path, programs: list[Program]) -> None:

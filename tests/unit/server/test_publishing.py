@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from identity.bundles import Bundle, X509Authority
-from operations import logs
 from operations.errors import PermanentlyUnusable, Refused, SpireError, TemporarilyUnavailable
 from server import publishing
 from server.datastore.store import DataStore
@@ -81,7 +80,7 @@ async def store(tmp_path: Path) -> AsyncIterator[DataStore]:
 
 @asynccontextmanager
 async def running(store: DataStore, publishers: list[Place], notifiers: list[Place]) -> AsyncGenerator[Publishing]:
-    made = Publishing(TRUST_DOMAIN, store, TrustBundles(store), publishers, notifiers, logs.get("ca_manager"))
+    made = Publishing(TRUST_DOMAIN, store, TrustBundles(store), publishers, notifiers)
     async with AsyncExitStack() as cleanup:
         cleanup.push_async_callback(made.close)
         await made.loaded()
@@ -165,7 +164,7 @@ async def test_one_that_hangs_holds_nobody_up_and_is_given_up(
         await store.set_bundle(numbered(b"third"))
         await until(lambda: quick.last == (b"third",))
     failures = [fields for _, text, fields in lines(caplog) if text == "Failed to publish bundle"]
-    assert [(each["bundle_publisher"], str(each["error"])) for each in failures] == [("slow", "no answer within 0.3 s")]
+    assert [(each["BundlePublisher"], str(each["error"])) for each in failures] == [("slow", "no answer within 0.3 s")]
 
 
 async def test_failures_are_told_when_they_begin_change_and_end(

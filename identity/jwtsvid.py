@@ -83,7 +83,7 @@ def verify(
     spiffe_id = _subject(claims)
     key = _find_key(spiffe_id.trust_domain, key_id, authorities)
     try:
-        _jws.decode_complete(token, key, algorithms=_algorithms_of(key))
+        _jws.decode_complete(token, key, algorithms=algorithms_of(key))
     except PyJWTError as error:
         raise Refused("token signature does not verify with its authority's key") from error
     _check_claims(claims, wanted, now.timestamp())
@@ -143,7 +143,8 @@ def _find_key(
     raise Refused(f'public key "{key_id[:128]}" not found in trust domain "{trust_domain}"')
 
 
-def _algorithms_of(key: der.PublicKey) -> Sequence[str]:
+def algorithms_of(key: der.PublicKey) -> Sequence[str]:
+    """The JWS algorithms (RFC 7518, section 3) that SPIFFE allows for a key; none for a curve it does not know."""
     if isinstance(key, rsa.RSAPublicKey):
         return _RSA_ALGORITHMS
     return _EC_ALGORITHMS.get(key.curve.name, ())

@@ -19,7 +19,7 @@ from operations.quoting import quote
 from server.datastore import entries, schema
 from server.datastore.records import Changes, DeleteMode, Page
 
-BundleField = Literal["x509_authorities", "jwt_authorities", "refresh_hint", "sequence_number"]
+BundleField = Literal["x509_authorities", "jwt_authorities", "refresh_hint", "sequence_number", "wit_authorities"]
 
 ALL_FIELDS: frozenset[BundleField] = frozenset(get_args(BundleField))
 
@@ -58,11 +58,13 @@ def append(connection: Connection, changes: Changes, bundle: Bundle) -> Bundle:
     if old is None:
         return put(connection, changes, bundle)
     ders = {authority.der for authority in old.x509_authorities}
-    key_ids = {authority.key_id for authority in old.jwt_authorities}
+    jwt_ids = {authority.key_id for authority in old.jwt_authorities}
+    wit_ids = {authority.key_id for authority in old.wit_authorities}
     new = replace(
         old,
         x509_authorities=old.x509_authorities + tuple(a for a in bundle.x509_authorities if a.der not in ders),
-        jwt_authorities=old.jwt_authorities + tuple(a for a in bundle.jwt_authorities if a.key_id not in key_ids),
+        jwt_authorities=old.jwt_authorities + tuple(a for a in bundle.jwt_authorities if a.key_id not in jwt_ids),
+        wit_authorities=old.wit_authorities + tuple(a for a in bundle.wit_authorities if a.key_id not in wit_ids),
     )
     return _advance(connection, changes, old, new)
 

@@ -8,7 +8,7 @@ from google.protobuf.message import Message
 
 from generated.spire.hostservice.server.agentstore.v1 import agentstore_pb2
 from generated.spire.hostservice.server.identityprovider.v1 import identityprovider_pb2
-from generated.spire.plugin.types import bundle_pb2, jwtkey_pb2, x509certificate_pb2
+from generated.spire.plugin.types import bundle_pb2, jwtkey_pb2, witkey_pb2, x509certificate_pb2
 from identity.bundles import Bundle
 from operations.errors import NotFound
 from operations.metrics import emitters
@@ -66,4 +66,10 @@ def _bundle(bundle: Bundle) -> bundle_pb2.Bundle:
         ],
         refresh_hint=bundle.refresh_hint,
         sequence_number=bundle.sequence_number,
+        wit_authorities=[
+            witkey_pb2.WITKey(
+                public_key=each.public_key, key_id=each.key_id, expires_at=each.expires_at, tainted=each.tainted
+            )
+            for each in bundle.wit_authorities
+        ],
     )

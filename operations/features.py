@@ -21,3 +21,8 @@ def read(flags: Sequence[str], checks: Checks) -> frozenset[str]:
     reason = f"error loading feature flags: unknown feature flag(s): [{' '.join(unknown)}]"
     checks.require(not unknown, reason, "experimental", "feature_flags")
     return frozenset(flags) & _KNOWN
+
+
+def warnings(flags: frozenset[str]) -> Sequence[str]:
+    """A line for the log for each flag that is set, in SPIRE's words."""
+    return [f'Developer feature flag "{flag}" has been enabled' for flag in sorted(flags)]

@@ -264,6 +264,7 @@ def _warnings(file: ServerFile, config: ServerConfig) -> tuple[str, ...]:
     lines.extend(line for name, ttl in ttls if ttl and (line := ttl_warning(name, ttl, config.ca_ttl)))
     if file.server is not None and file.server.ca_subject == CaSubject():
         lines.append("ca_subject is empty, so the CA is named C=US, O=SPIFFE: fill the block or remove it")
+    lines.extend(features.warnings(config.features))
     if file.server is not None and file.server.profiling_enabled:
         lines.append(NO_PROFILER)
     return tuple(lines)

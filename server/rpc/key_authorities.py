@@ -29,8 +29,9 @@ class _Named(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Messages:
-    """One kind's responses. `disabled` is what all its methods answer where the kind is turned off."""
+    """One kind's responses. `title` is its name in the methods', and `disabled` is what all its methods answer where the kind is turned off."""
 
+    title: str
     state: _Response
     prepared: _Response
     activated: _Response
@@ -40,6 +41,7 @@ class Messages:
 
 
 JWT = Messages(
+    "JWT",
     api.GetJWTAuthorityStateResponse,
     api.PrepareJWTAuthorityResponse,
     api.ActivateJWTAuthorityResponse,
@@ -49,6 +51,7 @@ JWT = Messages(
 )
 # SPIRE 1.16 answers so even where WIT-SVIDs are turned on.
 WIT = Messages(
+    "WIT",
     api.GetWITAuthorityStateResponse,
     api.PrepareWITAuthorityResponse,
     api.ActivateWITAuthorityResponse,
@@ -59,10 +62,10 @@ WIT = Messages(
 
 
 class KeyMethods:
-    def __init__(self, authorities: TokenAuthorities, messages: Messages) -> None:
-        self._authorities = authorities
+    def __init__(self, messages: Messages, authorities: Callable[[], TokenAuthorities]) -> None:
         self._messages = messages
-        self._title = authorities.kind.title
+        self._authorities = authorities
+        self._title = messages.title
 
     def handlers(self) -> dict[str, Handler]:
         return {
@@ -84,7 +87,7 @@ class KeyMethods:
         call = self._call(context)
         self._states(call).require_active()
         with failing(call.log, f"failed to prepare {self._title} authority"):
-            prepared = await self._authorities.prepare()
+            prepared = await self._authorities().prepare()
         call.succeeded()
         return self._messages.prepared(prepared_authority=message(prepared))
 
@@ -92,7 +95,7 @@ class KeyMethods:
         call = self._call(context, request.authority_id)
         self._states(call).require_prepared(request.authority_id)
         with failing(call.log, f"failed to activate {self._title} authority"):
-            activated = await self._authorities.activate(request.authority_id)
+            activated = await self._authorities().activate(request.authority_id)
         call.succeeded()
         return self._messages.activated(activated_authority=message(activated))
 
@@ -100,7 +103,7 @@ class KeyMethods:
         call = self._call(context, request.authority_id)
         old = self._states(call).require_old(request.authority_id)
         with failing(call.log, f"failed to taint {self._title} authority", Code.INTERNAL):
-            await self._authorities.taint(old.authority_id)
+            await self._authorities().taint(old.authority_id)
         call.succeeded()
         call.log.info(f"{self._title} authority tainted successfully")
         return self._messages.tainted(tainted_authority=api.AuthorityState(authority_id=old.authority_id))
@@ -108,19 +111,19 @@ class KeyMethods:
     async def revoke(self, request: _Named, _peer: Peer, context: Context) -> Message:
         call = self._call(context, request.authority_id)
         with failing(call.log, "invalid authority ID", Code.INVALID_ARGUMENT):
-            published = {key.key_id for key in await self._authorities.published()}
+            published = {key.key_id for key in await self._authorities().published()}
             self._states(call).check_key_revocable(request.authority_id, published, self._title)
         with failing(call.log, f"failed to revoke {self._title} authority", Code.INTERNAL):
-            await self._authorities.revoke(request.authority_id)
+            await self._authorities().revoke(request.authority_id)
         call.succeeded()
         call.log.info(f"{self._title} authority revoked successfully")
         return self._messages.revoked(revoked_authority=api.AuthorityState(authority_id=request.authority_id))
 
     def _states(self, call: Call) -> States:
-        return States(call, self._authorities.infos())
+        return States(call, self._authorities().infos())
 
     def _call(self, context: Context, authority_id: str = "") -> Call:
         call = of_authority(context, authority_id)
-        if not self._authorities.enabled:
+        if not self._authorities().enabled:
             raise failure(call.log, Code.UNIMPLEMENTED, self._messages.disabled)
         return call

@@ -32,8 +32,8 @@ class LocalAuthorityService:
             "RevokeX509Authority": self.revoke_x509,
             "TaintX509UpstreamAuthority": self.taint_upstream,
             "RevokeX509UpstreamAuthority": self.revoke_upstream,
-            **KeyMethods(self._authorities.jwt, JWT).handlers(),
-            **KeyMethods(self._authorities.wit, WIT).handlers(),
+            **KeyMethods(JWT, lambda: self._authorities.jwt).handlers(),
+            **KeyMethods(WIT, lambda: self._authorities.wit).handlers(),
         }
 
     async def x509_state(

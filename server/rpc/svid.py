@@ -57,7 +57,8 @@ class SvidService:
             "BatchNewX509SVID": self.batch_new_x509,
             "NewJWTSVID": self.new_jwt,
             "NewDownstreamX509CA": self.new_downstream,
-            **self._wit.handlers(),
+            "MintWITSVID": self.mint_wit,
+            "BatchNewWITSVID": self.batch_new_wit,
         }
 
     async def mint_x509(
@@ -201,6 +202,14 @@ class SvidService:
         return api.NewDownstreamX509CAResponse(
             ca_cert_chain=issued.chain, x509_authorities=[each.der for each in bundle.x509_authorities]
         )
+
+    async def mint_wit(self, request: api.MintWITSVIDRequest, peer: Peer, context: Context) -> api.MintWITSVIDResponse:
+        return await self._wit.mint(request, peer, context)
+
+    async def batch_new_wit(
+        self, request: api.BatchNewWITSVIDRequest, peer: Peer, context: Context
+    ) -> api.BatchNewWITSVIDResponse:
+        return await self._wit.batch_new(request, peer, context)
 
     def _require_jwt(self, call: Call) -> None:
         if self._jwt_disabled:

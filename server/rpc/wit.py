@@ -18,7 +18,7 @@ from server.rpc import ids
 from server.rpc.call import Call
 from server.rpc.failures import code_of, failed, failing, failure
 from transport.peer import Peer
-from transport.router import Context, Handler
+from transport.router import Context
 from transport.status import Code
 
 Result = api.BatchNewWITSVIDResponse.Result
@@ -33,9 +33,6 @@ class WitMethods:
         self._index = index
         self._authority = authority
         self._enabled = enabled
-
-    def handlers(self) -> dict[str, Handler]:
-        return {"MintWITSVID": self.mint, "BatchNewWITSVID": self.batch_new}
 
     async def mint(self, request: api.MintWITSVIDRequest, _peer: Peer, context: Context) -> api.MintWITSVIDResponse:
         call = Call.of(context)

@@ -11,10 +11,10 @@ import pytest
 from identity import der
 from identity.spiffeid import SpiffeId
 from operations.errors import Refused, Unsupported
-from plugins.keymanager import KeyType
+from plugins.keymanager import Key, KeyType
 from server.ca import checks, journal
 from server.ca.certificate_authority import CertificateAuthority, Status
-from tests.simulators.ca_server import HOUR, TD, Server, states
+from tests.simulators.ca_server import HOUR, TD, Keys, Server, states
 from tests.simulators.pki import ec_key, spki
 
 WORKLOAD = SpiffeId(TD, "/w")
@@ -23,6 +23,13 @@ WORKLOAD = SpiffeId(TD, "/w")
 def with_wit(server: Server, *, enabled: bool = True, key_type: KeyType = KeyType.EC_P256) -> Server:
     server.settings = dataclasses.replace(server.settings, wit_svids=enabled, wit_key_type=key_type)
     return server
+
+
+class NoLargeKeys(Keys):
+    async def generate(self, key_id: str, key_type: KeyType) -> Key:
+        if key_type is KeyType.RSA_4096:
+            raise Refused("this TPM makes no rsa-4096")
+        return await super().generate(key_id, key_type)
 
 
 async def token(authority: CertificateAuthority, ttl: int = 0) -> str:
@@ -58,8 +65,8 @@ async def test_key_types(key_type: KeyType) -> None:
 
 
 async def test_a_key_that_cannot_be_made_ends_the_start() -> None:
-    server = with_wit(Server())
-    server.keys.failing = Refused("this TPM makes no rsa-4096")
+    server = with_wit(Server(), key_type=KeyType.RSA_4096)
+    server.keys = NoLargeKeys(server.store.calls)
     with pytest.raises(Refused, match="makes no rsa-4096"):
         await server.start()
 

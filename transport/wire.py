@@ -115,11 +115,17 @@ def format_timeout(seconds: float) -> bytes:
 
 
 def encode_message(text: str) -> bytes:
-    """A status message for grpc-message: what is not printable ASCII, and %, percent-encoded."""
+    """A status message for grpc-message: what is not printable ASCII, and %, percent-encoded.
+
+    So are blanks at its ends, which no field may have (RFC 9113, 8.2.1).
+    """
     raw = text.encode("utf-8", "replace")
-    if all(byte in _PLAIN for byte in raw):
+    if all(byte in _PLAIN for byte in raw) and raw == raw.strip():
         return raw
-    return b"".join(bytes((byte,)) if byte in _PLAIN else b"%%%02X" % byte for byte in raw)
+    encoded = b"".join(bytes((byte,)) if byte in _PLAIN else b"%%%02X" % byte for byte in raw)
+    inner = encoded.strip(b" ")
+    before = encoded.index(inner)
+    return b"%20" * before + inner + b"%20" * (len(encoded) - before - len(inner))
 
 
 def decode_message(text: str) -> str:

@@ -16,7 +16,7 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from identity import der, jwks, jwtsvid, spiffeid
+from identity import der, jwks, jws, spiffeid
 from identity.spiffeid import SpiffeId, TrustDomain
 from operations.errors import InvalidArgument, Refused
 from server.ca import dns, names
@@ -259,7 +259,7 @@ def _bound_jwk(public_key: bytes, algorithm: str, unreadable: str) -> Mapping[st
         key = _strong_key(der.public_key(public_key))
     except InvalidArgument as error:
         raise InvalidArgument(f"{unreadable} public key: {error}") from error
-    if algorithm not in jwtsvid.algorithms_of(key):
+    if algorithm not in jws.algorithms_of(key):
         reason = f"unsupported signing algorithm for {_key_name(key)} key: {algorithm[:32]}"
         raise InvalidArgument(f"invalid signing algorithm or key type: {reason}")
     return {"alg": algorithm, **jwks.jwk(key)}

@@ -29,7 +29,7 @@ class _Named(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Messages:
-    """One kind's responses. `title` is its name in the methods', and `disabled` is what all its methods answer where the kind is turned off."""
+    """One kind's responses, and its name in the methods'. `disabled` is what they answer where it is turned off."""
 
     title: str
     state: _Response

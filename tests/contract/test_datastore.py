@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from identity import tainting
 from identity.bundles import Bundle, JwtAuthority, WitAuthority, X509Authority
 from identity.spiffeid import TrustDomain
 from operations.errors import AlreadyExists, InvalidArgument, NotFound, Refused, TemporarilyUnavailable
@@ -466,14 +467,15 @@ async def test_a_bundle_is_created_once_set_and_edited(store: DataStore) -> None
 
 async def test_wit_authorities_are_kept_beside_the_others(store: DataStore) -> None:
     first, second = (WitAuthority(name, KEY.public_key, expires_at) for name, expires_at in (("a", 10), ("b", 20)))
-    await store.append_bundle(Bundle(TRUST_DOMAIN, (ONE,), (KEY,)))
+    key = JwtAuthority("j", b"key")
+    await store.append_bundle(Bundle(TRUST_DOMAIN, (), (key,)))
     await store.append_bundle(Bundle(TRUST_DOMAIN, wit_authorities=(first,)))
     both = await store.append_bundle(Bundle(TRUST_DOMAIN, wit_authorities=(first, second)))
-    assert both == Bundle(TRUST_DOMAIN, (ONE,), (KEY,), sequence_number=2, wit_authorities=(first, second))
+    assert both == Bundle(TRUST_DOMAIN, (), (key,), sequence_number=2, wit_authorities=(first, second))
     tainted = await store.edit_bundle(TRUST_DOMAIN, lambda old: tainting.taint_wit(old, "a"))
     assert [each.tainted for each in tainted.wit_authorities] == [True, False]
     fields = await store.update_bundle(Bundle(TRUST_DOMAIN, wit_authorities=(second,)), {"wit_authorities"})
-    assert (fields.wit_authorities, fields.jwt_authorities) == ((second,), (KEY,))
+    assert (fields.wit_authorities, fields.jwt_authorities) == ((second,), (key,))
     # Where the feature is turned off again the last one goes too, and the rest can be pruned on.
     await store.prune_bundle(TRUST_DOMAIN, 20)
     assert await store.get_bundle(TRUST_DOMAIN) == dataclasses.replace(fields, wit_authorities=(), sequence_number=4)

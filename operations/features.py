@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -23,6 +23,6 @@ def read(flags: Sequence[str], checks: Checks) -> frozenset[str]:
     return frozenset(flags) & _KNOWN
 
 
-def warnings(flags: frozenset[str]) -> Sequence[str]:
+def warnings(flags: Collection[str]) -> Sequence[str]:
     """A line for the log for each flag that is set, in SPIRE's words."""
-    return [f'Developer feature flag "{flag}" has been enabled' for flag in sorted(flags)]
+    return [f'Developer feature flag "{flag}" has been enabled' for flag in sorted(set(flags))]

@@ -115,17 +115,11 @@ def format_timeout(seconds: float) -> bytes:
 
 
 def encode_message(text: str) -> bytes:
-    """A status message for grpc-message: what is not printable ASCII, and %, percent-encoded.
-
-    So are blanks at its ends, which no field may have (RFC 9113, 8.2.1).
-    """
+    """A status message for grpc-message: what is not printable ASCII, and %, percent-encoded."""
     raw = text.encode("utf-8", "replace")
-    if all(byte in _PLAIN for byte in raw) and raw == raw.strip():
+    if all(byte in _PLAIN for byte in raw):
         return raw
-    encoded = b"".join(bytes((byte,)) if byte in _PLAIN else b"%%%02X" % byte for byte in raw)
-    inner = encoded.strip(b" ")
-    before = encoded.index(inner)
-    return b"%20" * before + inner + b"%20" * (len(encoded) - before - len(inner))
+    return b"".join(bytes((byte,)) if byte in _PLAIN else b"%%%02X" % byte for byte in raw)
 
 
 def decode_message(text: str) -> str:

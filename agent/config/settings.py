@@ -291,7 +291,7 @@ def _hit_timeout(text: str) -> timedelta | None:
 
 
 def _warnings(agent: AgentSection) -> tuple[str, ...]:
-    lines: list[str] = []
+    lines = list(features.warnings(agent.experimental.feature_flags))
     if agent.experimental.use_sync_authorized_entries is not None:
         lines.append("experimental.use_sync_authorized_entries is deprecated and will go: remove the key")
     bundle = _sds(agent.sds).default_bundle_name

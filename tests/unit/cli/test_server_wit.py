@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jwt
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
 from generated.spire.api.server.svid.v1 import svid_pb2
@@ -58,6 +59,7 @@ async def test_the_key_that_is_printed_is_the_one_that_was_asked_for(
     assert (request.id.path, request.ttl, request.signing_algorithm) == ("/m", 61, algorithm)
     of = RSAAlgorithm if key_type.startswith("rsa") else ECAlgorithm
     private = of.from_jwk(jwk)
+    assert isinstance(private, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey)
     assert der.public_key(request.public_key) == private.public_key()
     signed = jwt.encode({"a": "b"}, private, algorithm=algorithm)
     assert jwt.decode(signed, der.public_key(request.public_key), algorithms=[algorithm]) == {"a": "b"}

@@ -42,11 +42,7 @@ CHECKED_ONLY = {
 }
 """What is read to see whether it can be, or to say that it does nothing."""
 
-ANSWERED_NO = {
-    "spire-server federation refresh": "Unimplemented",
-    "spire.api.server.trustdomain.v1.TrustDomain/RefreshBundle": "Unimplemented",
-    "spire.api.server.bundle.v1.Bundle/PublishWITAuthority": "Unimplemented",
-}
+ANSWERED_NO: dict[str, str] = {"spire.api.server.bundle.v1.Bundle/PublishWITAuthority": "Unimplemented"}
 """What is there so as to say by name that it is not, and how."""
 MODELS = ("server/config/file.py", "agent/config/file.py", "operations/sections.py")
 

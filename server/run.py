@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from identity.spiffeid import SpiffeId
 from keystores.inspection import Inspection, Use
-from operations import logs, program, sdnotify, startup, telemetry
+from operations import features, logs, program, sdnotify, startup, telemetry
 from operations.errors import ConfigurationError, PermanentlyUnusable
 from operations.version import VERSION
 from plugins.blocks import key_manager_of
@@ -189,7 +189,14 @@ class _House:
                 EntryService(trust_domain, store, index),
                 TrustDomainService(trust_domain, store, bundles, following),
                 LocalAuthorityService(authority.authorities),
-                SvidService(trust_domain, index, authority, bundles, jwt_disabled=config.disable_jwt_svids),
+                SvidService(
+                    trust_domain,
+                    index,
+                    authority,
+                    bundles,
+                    jwt_disabled=config.disable_jwt_svids,
+                    wit_svids=features.WIT_SVID in config.features,
+                ),
             ),
             local=(
                 HealthService(Health(probe, logs.get("health"))),
@@ -275,12 +282,15 @@ def _ca_settings(config: ServerConfig) -> CaSettings:
         ca_ttl=_seconds(config.ca_ttl),
         ca_key_type=config.ca_key_type,
         jwt_key_type=config.jwt_key_type,
+        wit_key_type=config.wit_key_type,
         subject=Subject(subject.country, subject.organization, subject.common_name),
         x509_svid_ttl=_seconds(config.default_x509_svid_ttl),
         jwt_svid_ttl=_seconds(config.default_jwt_svid_ttl),
         agent_ttl=0 if config.agent_ttl is None else _seconds(config.agent_ttl),
         jwt_issuer=config.jwt_issuer,
+        wit_issuer=config.wit_issuer,
         disable_jwt_svids=config.disable_jwt_svids,
+        wit_svids=features.WIT_SVID in config.features,
     )
 
 

@@ -11,7 +11,7 @@ from math import inf
 import msgspec
 
 from identity.spiffeid import SpiffeId, TrustDomain
-from operations import duration, sections, telemetry
+from operations import duration, features, sections, telemetry
 from operations.checks import Checks
 from operations.quoting import quote
 from operations.sections import HealthChecks, Telemetry
@@ -38,9 +38,6 @@ _NO_TRUST_DOMAIN = TrustDomain("none")
 UNAVAILABLE: sections.Unavailable = {
     **sections.UNAVAILABLE,
     "server.experimental.auth_opa_policy_engine": "remove the block",
-    "server.experimental.wit_key_type": "remove the key",
-    "server.experimental.wit_issuer": "remove the key",
-    "server.experimental.feature_flags": "remove the key",
     "server.experimental.named_pipe_name": "use socket_path",
 }
 """Known settings without effect. What tunes SPIRE's caches and their events, and profiling, may stand in a file
@@ -95,6 +92,9 @@ class ServerConfig:
     ca_subject: CaSubject
     jwt_key_type: KeyType
     jwt_issuer: str
+    wit_key_type: KeyType
+    wit_issuer: str
+    features: frozenset[str]
     default_x509_svid_ttl: timedelta
     default_jwt_svid_ttl: timedelta
     agent_ttl: timedelta | None
@@ -169,6 +169,9 @@ def _checked(file: ServerFile, server: ServerSection, checks: Checks, path: str)
         ca_subject=subject if subject is not None and subject != CaSubject() else DEFAULT_CA_SUBJECT,
         jwt_key_type=_key_type(checks, "jwt_key_type", server.jwt_key_type, ca_key_type),
         jwt_issuer=server.jwt_issuer,
+        wit_key_type=_key_type(checks, "wit_key_type", server.experimental.wit_key_type, ca_key_type, "experimental"),
+        wit_issuer=server.experimental.wit_issuer,
+        features=features.read(server.experimental.feature_flags, checks),
         default_x509_svid_ttl=_ttl(checks, server, "default_x509_svid_ttl", DEFAULT_X509_SVID_TTL),
         default_jwt_svid_ttl=_ttl(checks, server, "default_jwt_svid_ttl", DEFAULT_JWT_SVID_TTL),
         agent_ttl=_ttl(checks, server, "agent_ttl", timedelta()) or None,
@@ -207,11 +210,11 @@ def _node_pruning(checks: Checks, server: ServerSection) -> NodePruning | None:
     return NodePruning(expired_for, batch_size if batch_size > 0 else DEFAULT_PRUNE_BATCH_SIZE, server.prune_tofu_nodes)
 
 
-def _key_type(checks: Checks, key: str, text: str, default: KeyType) -> KeyType:
+def _key_type(checks: Checks, key: str, text: str, default: KeyType, *blocks: str) -> KeyType:
     try:
         return KeyType(text.lower()) if text else default
     except ValueError:
-        checks.fault(f"{key} {quote(text)} is unknown: use ec-p256, ec-p384, rsa-2048 or rsa-4096", key)
+        checks.fault(f"{key} {quote(text)} is unknown: use ec-p256, ec-p384, rsa-2048 or rsa-4096", *blocks, key)
         return default
 
 
@@ -261,6 +264,7 @@ def _warnings(file: ServerFile, config: ServerConfig) -> tuple[str, ...]:
     lines.extend(line for name, ttl in ttls if ttl and (line := ttl_warning(name, ttl, config.ca_ttl)))
     if file.server is not None and file.server.ca_subject == CaSubject():
         lines.append("ca_subject is empty, so the CA is named C=US, O=SPIFFE: fill the block or remove it")
+    lines.extend(features.warnings(config.features))
     if file.server is not None and file.server.profiling_enabled:
         lines.append(NO_PROFILER)
     if file.server is not None:

@@ -20,7 +20,7 @@ from server.datastore import entries, schema
 from server.datastore.records import Changes, DeleteMode, Page
 
 Key = TypeVar("Key", JwtAuthority, WitAuthority)
-BundleField = Literal["x509_authorities", "jwt_authorities", "refresh_hint", "sequence_number"]
+BundleField = Literal["x509_authorities", "jwt_authorities", "refresh_hint", "sequence_number", "wit_authorities"]
 
 ALL_FIELDS: frozenset[BundleField] = frozenset(get_args(BundleField))
 

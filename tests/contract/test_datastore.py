@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from identity.bundles import Bundle, JwtAuthority, X509Authority
+from identity import tainting
+from identity.bundles import Bundle, JwtAuthority, WitAuthority, X509Authority
 from identity.spiffeid import TrustDomain
 from operations.errors import AlreadyExists, InvalidArgument, NotFound, Refused, TemporarilyUnavailable
 from server.datastore.records import (
@@ -483,6 +484,22 @@ async def test_a_bundle_is_created_once_set_and_edited(store: DataStore) -> None
     assert await store.set_bundle(bundle) == bundle
     assert (await store.list_bundles()).items == (bundle,)
     assert await store.count_bundles() == 1
+
+
+async def test_wit_authorities_are_kept_beside_the_others(store: DataStore) -> None:
+    first, second = (WitAuthority(name, KEY.public_key, expires_at) for name, expires_at in (("a", 10), ("b", 20)))
+    key = JwtAuthority("j", b"key")
+    await store.append_bundle(Bundle(TRUST_DOMAIN, (), (key,)))
+    await store.append_bundle(Bundle(TRUST_DOMAIN, wit_authorities=(first,)))
+    both = await store.append_bundle(Bundle(TRUST_DOMAIN, wit_authorities=(first, second)))
+    assert both == Bundle(TRUST_DOMAIN, (), (key,), sequence_number=2, wit_authorities=(first, second))
+    tainted = await store.edit_bundle(TRUST_DOMAIN, lambda old: tainting.taint_wit(old, "a"))
+    assert [each.tainted for each in tainted.wit_authorities] == [True, False]
+    fields = await store.update_bundle(Bundle(TRUST_DOMAIN, wit_authorities=(second,)), {"wit_authorities"})
+    assert (fields.wit_authorities, fields.jwt_authorities) == ((second,), (key,))
+    # Where the feature is turned off again the last one goes too, and the rest can be pruned on.
+    await store.prune_bundle(TRUST_DOMAIN, 20)
+    assert await store.get_bundle(TRUST_DOMAIN) == dataclasses.replace(fields, wit_authorities=(), sequence_number=4)
 
 
 async def test_an_edit_that_raises_changes_nothing(store: DataStore) -> None:

@@ -327,3 +327,34 @@ def test_datastore_faults(text: str, reason: str) -> None:
     with pytest.raises(ConfigurationError) as error:
         datastore(text)
     assert str(error.value) == f"d.conf:1: {reason}"
+
+
+def test_feature_flags(tmp_path: Path) -> None:
+    config = loaded(tmp_path, 'ca_key_type = "ec-p384"\nexperimental { feature_flags = ["i_am_a_test_flag"] }')
+    assert config.features == {"i_am_a_test_flag"}
+    assert (config.wit_key_type, config.wit_issuer) == (KeyType.EC_P384, "")
+    settings = 'feature_flags = ["wit-svid"]  wit_key_type = "rsa-2048"  wit_issuer = "https://x"'
+    config = loaded(tmp_path, f"experimental {{ {settings} }}")
+    assert config.features == {"wit-svid"}
+    assert (config.wit_key_type, config.wit_issuer) == (KeyType.RSA_2048, "https://x")
+    assert config.warnings == ('Developer feature flag "wit-svid" has been enabled',)
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        (
+            'feature_flags = ["x", "wit-svid", "a"]',
+            "error loading feature flags: unknown feature flag(s): [a x]",
+        ),
+        (
+            'wit_key_type = "ed25519"',
+            'wit_key_type "ed25519" is unknown: use ec-p256, ec-p384, rsa-2048 or rsa-4096',
+        ),
+    ],
+)
+def test_what_is_experimental_is_checked_too(tmp_path: Path, settings: str, reason: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        loaded(tmp_path, f"experimental {{\n{settings}\n}}")
+    assert str(caught.value).endswith(reason)
+    assert ":5" in str(caught.value)

@@ -41,6 +41,7 @@ PATIENCE: Final = Patience()
 
 class Verdict(msgspec.Struct, frozen=True):
     error: str = ""
+    line: int = 0
     value: object = None
 
 
@@ -178,10 +179,10 @@ class Engine:
             try:
                 verdict = await self._process.ask(load, self._patience.start)
             except SpireError as error:
-                raise ConfigurationError(f"{self._sources.path}: {error}") from error
+                raise ConfigurationError(str(error), file=self._sources.path) from error
             if verdict.error:
                 self._process.end()
-                raise ConfigurationError(f"{self._sources.path}: {verdict.error}")
+                raise ConfigurationError(verdict.error, file=self._sources.path, line=verdict.line or None)
         return self._process
 
     async def close(self) -> None:

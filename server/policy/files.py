@@ -41,11 +41,11 @@ def _data(path: str) -> str:
     try:
         found = msgspec.json.decode(text)
     except msgspec.DecodeError as error:
-        raise ConfigurationError(f"policy_data_path {path} is no JSON: {error}") from error
+        raise ConfigurationError(f"the policy's data is no JSON: {error}", file=path) from error
     except RecursionError as error:
-        raise ConfigurationError(f"policy_data_path {path} is nested too deeply") from error
+        raise ConfigurationError("the policy's data is nested too deeply", file=path) from error
     if not isinstance(found, dict):
-        raise ConfigurationError(f"policy_data_path {path} has to be a JSON object, as {{ … }}")
+        raise ConfigurationError("the policy's data has to be a JSON object, as {\"apis\": […]}", file=path)
     return text
 
 
@@ -54,12 +54,12 @@ def _text(path: str, limit: int, key: str) -> str:
         with open(path, "rb") as file:
             content = file.read(limit + 1)
     except OSError as error:
-        raise ConfigurationError(f"{key} {path} cannot be read: {error.strerror}") from error
+        raise ConfigurationError(f"{key} cannot be read: {error.strerror}", file=path) from error
     if len(content) > limit:
-        raise ConfigurationError(f"{key} {path} is larger than {limit} bytes")
+        raise ConfigurationError(f"{key} names a file of more than {limit} bytes", file=path)
     if b"\0" in content:
-        raise ConfigurationError(f"{key} {path} is no text: it has a NUL byte")
+        raise ConfigurationError(f"{key} names a file that is no text: it has a NUL byte", file=path)
     try:
         return content.decode()
     except UnicodeDecodeError as error:
-        raise ConfigurationError(f"{key} {path} is no UTF-8: {error.reason} at byte {error.start}") from error
+        raise ConfigurationError(f"{key} names a file that is no UTF-8: {error.reason} at byte {error.start}", file=path) from error

@@ -12,13 +12,18 @@ from typing import cast
 
 INPUT_AND_DATA = frozenset((0, 1))
 _WRITTEN = ("target", "result")
-_READ = ("source", "object", "array", "set", "value", "key", "local", "a", "b")
+_READ = ("source", "object", "array", "set", "local")
+"""What is a local variable by its bare number; elsewhere bare numbers are numbers."""
 
 Object = Mapping[str, object]
 
 
 class PolicyFault(Exception):
-    """What is wrong, with `line N: ` before it where that is known."""
+    """What is wrong, and in which line, from 1; 0 where nobody knows."""
+
+    def __init__(self, reason: str, line: int = 0) -> None:
+        super().__init__(reason)
+        self.line = line
 
 
 def check(plan: Object, known: Callable[[str], bool]) -> None:
@@ -32,7 +37,7 @@ def check(plan: Object, known: Callable[[str], bool]) -> None:
             if isinstance(callee, str):
                 calls[name].add(callee)
                 if callee not in functions and not known(callee):
-                    raise PolicyFault(f"{_line(statement)}there is no function {callee}")
+                    raise PolicyFault(f"there is no function {callee}", _line(statement))
         _check_names(function)
     _check_recursion(calls)
 
@@ -50,19 +55,19 @@ def _check_names(function: Object) -> None:
             # A rule's own value may have no way to become defined; what is scanned is found by its operands elsewhere.
             read = {statement["source"]} if statement["type"] == "ScanStmt" else set[object]()
         else:
-            read = {local for key in _READ for local in _locals(statement.get(key))}
-            read |= {local for each in cast("Sequence[object]", statement.get("args", ())) for local in _locals(each)}
+            read = {statement[key] for key in _READ if key in statement}
+        read |= {local for operand in statement.values() for local in _locals(operand)}
         if any(isinstance(local, int) and local not in defined for local in read):
-            raise PolicyFault(f"{_line(statement)}a name is used that is defined nowhere")
+            raise PolicyFault("a name is used that is defined nowhere", _line(statement))
 
 
 def _locals(operand: object) -> Iterator[object]:
-    """The local variable that an operand names, which is a number where nothing else could be."""
-    if isinstance(operand, Mapping):
-        if operand.get("type") == "local":
-            yield operand["value"]
-    elif isinstance(operand, int) and not isinstance(operand, bool):
-        yield operand
+    """The local variables that an operand names, or a list of them."""
+    if isinstance(operand, list):
+        for each in operand:
+            yield from _locals(each)
+    elif isinstance(operand, Mapping) and operand.get("type") == "local":
+        yield operand["value"]
 
 
 def _check_recursion(calls: Mapping[str, set[str]]) -> None:
@@ -96,9 +101,9 @@ def _statements(found: object) -> Iterator[Object]:
             yield from _statements(each)
 
 
-def _line(statement: Object) -> str:
+def _line(statement: Object) -> int:
     row = statement.get("row")
-    return f"line {row + 1}: " if isinstance(row, int) else ""
+    return row + 1 if isinstance(row, int) else 0
 
 
 def _list(plan: Object, *keys: str) -> Sequence[Object]:

@@ -59,14 +59,14 @@ SAMPLES: Final = (
 """Calls that a policy has to have a result for before a server starts with it."""
 
 
-class Policy:
+class RegoPolicy:
     """A policy that has been compiled and tried."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
     @classmethod
-    async def load(cls, files: PolicyFiles, patience: Patience = PATIENCE) -> Policy:
+    async def load(cls, files: PolicyFiles, patience: Patience = PATIENCE) -> RegoPolicy:
         """Raises ConfigurationError, whose one line has the path and, where the engine tells it, the line."""
         engine = await Engine.start(await asyncio.to_thread(read, files), patience)
         policy = cls(engine)
@@ -78,8 +78,13 @@ class Policy:
             raise
         except SpireError as error:
             await engine.close()
-            raise ConfigurationError(f"{files.rego}: a try with {sample.full_method} failed: {error}") from error
+            raise ConfigurationError(f"a try with {sample.full_method} failed: {error}", file=files.rego) from error
         return policy
+
+    @classmethod
+    async def check(cls, files: PolicyFiles) -> None:
+        """As `load`, for nothing but its errors."""
+        await (await cls.load(files)).close()
 
     @property
     def pid(self) -> int | None:

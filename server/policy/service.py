@@ -39,9 +39,10 @@ class Load(msgspec.Struct, frozen=True):
 
 
 class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`error` is one line; without one `value` is what the policy's `result` is, None when that is undefined."""
+    """`error` is one line, about that `line` of the policy where it is not 0; without one `value` is what the policy's `result` is, None when that is undefined."""
 
     error: str = ""
+    line: int = 0
     value: object = None
 
 
@@ -55,7 +56,7 @@ class Policy:
             self._interpreter.add_data_json(load.data)
             self._bundle = self._interpreter.build(None, [ENTRYPOINT])
         except RegoError as error:
-            raise PolicyFault(_explained(str(error), load.module)) from error
+            raise _explained(str(error), load.module) from error
         if not self._bundle.ok():
             raise PolicyFault("it cannot be compiled")
         plan.check(_plan(self._interpreter, self._bundle), self._interpreter.is_builtin)
@@ -83,15 +84,15 @@ def _plan(interpreter: Interpreter, bundle: Bundle) -> plan.Object:
         return msgspec.json.decode((Path(folder) / "plan.json").read_bytes(), type=dict[str, object])
 
 
-def _explained(text: str, module: str) -> str:
-    """The engine's error as one line: `(error N:spire.rego|offset|length (errormsg M:what) …`."""
+def _explained(text: str, module: str) -> PolicyFault:
+    """The engine's error: `(error N:spire.rego|offset|length (errormsg M:what) …`."""
     _, found, rest = text.partition(f"{MODULE}|")
     _, _, message = text.partition("errormsg ")
     message = message.partition(":")[2].partition(")")[0].strip() or "it cannot be parsed"
     offset = rest.partition("|")[0]
     if not found or not offset.isdigit():
-        return message
-    return f"line {module.encode()[: int(offset)].count(10) + 1}: {message}"
+        return PolicyFault(message)
+    return PolicyFault(message, module.encode()[: int(offset)].count(10) + 1)
 
 
 def main() -> int:
@@ -104,7 +105,7 @@ def main() -> int:
         try:
             policy = Policy(msgspec.json.decode(first, type=Load))
         except PolicyFault as fault:
-            _send(connection, Verdict(error=str(fault)))
+            _send(connection, Verdict(error=str(fault), line=fault.line))
             return 0
         resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))
         _send(connection, Verdict())
@@ -112,7 +113,7 @@ def main() -> int:
             try:
                 verdict = Verdict(value=policy.verdict(document))
             except PolicyFault as fault:
-                verdict = Verdict(error=str(fault))
+                verdict = Verdict(error=str(fault), line=fault.line)
             _send(connection, verdict)
     return 0
 

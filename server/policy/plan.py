@@ -55,7 +55,7 @@ def _check_names(function: Object) -> None:
             # A rule's own value may have no way to become defined; what is scanned is found by its operands elsewhere.
             read = {statement["source"]} if statement["type"] == "ScanStmt" else set[object]()
         else:
-            read = {statement[key] for key in _READ if key in statement}
+            read = {local for key in _READ if isinstance(local := statement.get(key), int)}
         read |= {local for operand in statement.values() for local in _locals(operand)}
         if any(isinstance(local, int) and local not in defined for local in read):
             raise PolicyFault("a name is used that is defined nowhere", _line(statement))

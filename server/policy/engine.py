@@ -99,7 +99,7 @@ class _Process:
             raise TemporarilyUnavailable(f"the policy gave no answer within {patience:g} s") from error
         except (OSError, EOFError, msgspec.MsgspecError) as error:
             self.end()
-            raise TemporarilyUnavailable("the policy's process ended, for want of memory perhaps") from error
+            raise TemporarilyUnavailable("the policy's process ended: it may hold no more than 1 GiB of memory") from error
         except BaseException:
             self.end()  # its answer would be taken for the next one's
             raise

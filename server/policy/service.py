@@ -7,11 +7,14 @@ has an end; it never had its parent's environment.
 
 from __future__ import annotations
 
+import os
 import resource
 import socket
 import struct
 import sys
 import tempfile
+import threading
+import time
 from pathlib import Path
 from typing import Final
 
@@ -25,8 +28,10 @@ from server.policy.plan import PolicyFault
 
 LENGTH: Final = struct.Struct(">I")
 FRAME_LIMIT: Final = 64 << 20
-MEMORY: Final = 1 << 30
-"""Bytes of address space."""
+MEMORY: Final = 1 << 20
+"""KiB that the process may hold. The engine's allocator reserves address space of 256 GiB, so that no rlimit(2) fits."""
+LOOK: Final = 0.02
+"""Seconds between looks at what it holds."""
 ENTRYPOINT: Final = "spire/result"
 MODULE: Final = "spire.rego"
 
@@ -58,7 +63,7 @@ class Policy:
         except RegoError as error:
             raise _explained(str(error), load.module) from error
         if not self._bundle.ok():
-            raise PolicyFault("it cannot be compiled")
+            raise PolicyFault("it is no Rego that can be compiled")
         plan.check(_plan(self._interpreter, self._bundle), self._interpreter.is_builtin)
 
     def verdict(self, document: bytes) -> object:
@@ -97,7 +102,7 @@ def _explained(text: str, module: str) -> PolicyFault:
 
 def main() -> int:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    threading.Thread(target=_watch_memory, daemon=True).start()
     with socket.socket(fileno=0) as connection:
         first = _receive(connection)
         if first is None:
@@ -116,6 +121,13 @@ def main() -> int:
                 verdict = Verdict(error=str(fault), line=fault.line)
             _send(connection, verdict)
     return 0
+
+
+def _watch_memory() -> None:
+    """End the process that holds too much; the engine runs outside of Python's lock."""
+    while resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < MEMORY:
+        time.sleep(LOOK)
+    os._exit(1)
 
 
 def _receive(connection: socket.socket) -> bytes | None:

@@ -110,7 +110,6 @@ async def test_what_cannot_be_compiled(make_policy: MakePolicy, rules: str, line
         ('package spire\nresult := {"allow": true}', "has no allow_if_local that is true or false"),
         (RESULT.replace("false,", '"no",'), "that is true or false"),
         (RESULT + 'allow := true if { input.caller == "" }\nallow := 1 if { input.caller == "" }', "contradict"),
-        (RESULT + "allow if { count([x | some x in numbers.range(1, 100000000)]) > 3 }", "the policy's process ended"),
         (
             RESULT + "n := numbers.range(1, 3000)\nallow if { count([1 | some a in n; some b in n; some c in n; a * b * c == 0.5]) > 3 }",
             "the policy gave no answer within 1 s",
@@ -124,6 +123,12 @@ async def test_a_policy_is_tried_before_it_is_used(make_policy: MakePolicy, rego
     assert error.value.file == policy.rego
     assert error.value.reason.startswith("a try with /spire.api.server.bundle.v1.Bundle/GetBundle failed: ")
     assert reason in error.value.reason
+
+
+async def test_a_policy_that_eats_memory_is_ended(make_policy: MakePolicy) -> None:
+    policy = make_policy(RESULT + "allow if { count([x | some x in numbers.range(1, 100000000)]) > 3 }")
+    with pytest.raises(ConfigurationError, match="the policy's process ended: it may hold no more than 1 GiB"):
+        await RegoPolicy.load(policy, Patience(answer=60))
 
 
 async def test_files_that_are_none(make_policy: MakePolicy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,7 @@ from transport.peer import Peer, Process
 
 CREATE = "/spire.api.server.entry.v1.Entry/BatchCreateEntry"
 REMOTE = Peer("127.0.0.1:1")
+NO_NAME = "a name is used that is not defined there; within `every`, a `not` needs a rule of its own"
 OVER = 'input.full_method == "/over"'
 """What a policy may do when it has passed its tries."""
 
@@ -82,9 +83,11 @@ def test_the_five_booleans() -> None:
     ("rules", "line", "reason"),
     [
         ("allow if {\n  a b\n", 12, "this is unclosed"),
-        ("allow if { not forbiden }", 12, "a name is used that is defined nowhere"),
-        ("\nallow if { not input.a == forbiden }", 13, "a name is used that is defined nowhere"),
-        ("allow if { count([x | x == y]) == 0 }", 12, "a name is used that is defined nowhere"),
+        ("allow if { not forbiden }", 12, NO_NAME),
+        ("\nallow if { not input.a == forbiden }", 13, NO_NAME),
+        ("allow if { count([x | x == y]) == 0 }", 12, NO_NAME),
+        ("allow if { every each in input.req.entries { not each.admin } }", 12, NO_NAME),
+        ("f(x) if x == 1\nallow if { every each in input.req.entries { not f(each) } }", 13, NO_NAME),
         ('allow if { not http.send({"url": "http://localhost"}) }', 12, "there is no function http.send"),
         ("allow if { not net.lookup_ip_addr(input.caller) }", 12, "there is no function net.lookup_ip_addr"),
         ("allow if { not checked(input) }", 12, "there is no function checked"),

@@ -29,8 +29,9 @@ default downstream := false
 local if { input.full_method == "/spire.api.server.agent.v1.Agent/CreateJoinToken"; endswith(input.caller_file_path, data.program) }
 local if {
   input.full_method == "/spire.api.server.entry.v1.Entry/BatchCreateEntry"
-  every each in input.req.entries { not each.admin }
+  not powerful
 }
+powerful if { some each in input.req.entries; each.admin }
 allow if { input.full_method == "/spire.api.server.agent.v1.Agent/AttestAgent"; input.req == null }
 allow if { input.full_method == "/spire.api.server.bundle.v1.Bundle/GetBundle"; not broken }
 allow if { input.full_method == "/spire.api.server.svid.v1.SVID/NewDownstreamX509CA" }
@@ -87,4 +88,4 @@ async def test_a_server_does_not_start_with_a_policy_that_cannot_be_used(tmp_pat
     with pytest.raises(ConfigurationError) as error:
         async with running(tmp_path, settings=settings(tmp_path, RESULT + "allow if { not forbiden }")):
             pass
-    assert str(error.value) == f"{tmp_path}/policy.rego:12: a name is used that is defined nowhere"
+    assert str(error.value) == f"{tmp_path}/policy.rego:12: a name is used that is not defined there; within `every`, a `not` needs a rule of its own"

@@ -19,7 +19,7 @@ from plugins.blocks import key_manager_of
 from plugins.external.loading import ExternalPlugins
 from server import catalog
 from server.authority_store import DatastoreAuthorities
-from server.authorization import Authorizer, PeerIdentities
+from server.authorization import Authorizer, PeerIdentities, Policy
 from server.ca.certificate_authority import CaSettings, CertificateAuthority, Subject
 from server.catalog import Stores
 from server.config import ServerConfig
@@ -95,10 +95,11 @@ async def serve(config: ServerConfig, ready: Callable[[], None] = lambda: None) 
         external = ExternalPlugins(catalog.FACADES, host_services.services)
         cleanup.push_async_callback(external.close)
         external.reconfigure_on_signal()
+        policy = await _open_policy(config, cleanup)
         stores = await catalog.open_stores(config, external)
         cleanup.push_async_callback(stores.close)
         time_stores(stores.datastore, stores.key_manager)
-        house = await _House.build(config, stores, external, host_services)
+        house = await _House.build(config, stores, external, host_services, policy)
         cleanup.push_async_callback(house.drain)
         await house.announce()
         await house.listen()
@@ -138,7 +139,12 @@ class _House:
 
     @classmethod
     async def build(
-        cls, config: ServerConfig, stores: Stores, external: ExternalPlugins, host_services: HostServices
+        cls,
+        config: ServerConfig,
+        stores: Stores,
+        external: ExternalPlugins,
+        host_services: HostServices,
+        policy: Policy | None,
     ) -> _House:
         store = stores.datastore
         trust_domain = config.trust_domain
@@ -163,7 +169,7 @@ class _House:
 
         host_services.begin(Parts(trust_domain, nodes, bundles, svid))
         identities = PeerIdentities(trust_domain, config.admin_ids, bundles.roots)
-        authorizer = Authorizer(identities, store, nodes, config.admin_ids)
+        authorizer = Authorizer(identities, store, nodes, config.admin_ids, policy=policy)
         limits = server_limits(attestation=config.ratelimit_attestation, signing=config.ratelimit_signing)
         gate = Gate(authorizer, limits, logs.get("api"), audit=config.audit_log_enabled)
 
@@ -242,6 +248,18 @@ class _House:
         await self._publishing.close()
         await self._authority.close()
         log.info("Server APIs have stopped")
+
+
+async def _open_policy(config: ServerConfig, cleanup: AsyncExitStack) -> Policy | None:
+    """Raises ConfigurationError for a policy that cannot be used: nothing is served without it."""
+    if config.policy is None:
+        return None
+    from server.policy.rules import RegoPolicy  # few servers have one
+
+    policy = await RegoPolicy.load(config.policy)
+    cleanup.push_async_callback(policy.close)
+    logs.get().info("The authorization policy decides who may call what", rego_path=config.policy.rego)
+    return policy
 
 
 def _housekeeping(

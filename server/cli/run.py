@@ -65,6 +65,10 @@ def _check_plugins(config: ServerConfig) -> None:
     from server import catalog  # imports the datastore, which a server that runs imports later
 
     catalog.check(config, files=True)
+    if config.policy is not None:
+        from server.policy.rules import RegoPolicy
+
+        asyncio.run(RegoPolicy.check(config.policy))
     if any(block.enabled and block.command is not None for block in config.plugins):
         raise_problems(asyncio.run(catalog.validate_external(config)))
 

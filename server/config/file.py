@@ -85,9 +85,18 @@ class RateLimit(Section, frozen=True, kw_only=True):
     signing: bool | None = None
 
 
+class LocalPolicy(Section, frozen=True, kw_only=True):
+    rego_path: str = ""
+    policy_data_path: str = ""
+
+
+class AuthPolicy(Section, frozen=True, kw_only=True):
+    local: LocalPolicy | None = None
+
+
 class Experimental(Section, frozen=True, kw_only=True):
     agent_spiffe_id_as_selector: bool = False
-    auth_opa_policy_engine: Body | None = None
+    auth_opa_policy_engine: AuthPolicy | None = None
     cache_reload_interval: str = ""
     full_cache_reload_interval: str = ""
     events_based_cache: bool = False

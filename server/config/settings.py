@@ -19,8 +19,9 @@ from plugins.blocks import PluginBlock, read_section
 from plugins.keymanager import KeyType
 from server.config import caches, federation
 from server.config.federation import Federation
-from server.config.file import CaSubject, ServerFile, ServerSection
+from server.config.file import AuthPolicy, CaSubject, ServerFile, ServerSection
 from server.config.ttl import ttl_warning
+from server.policy.files import PolicyFiles
 
 DEFAULT_PATH = "conf/server/server.conf"
 DEFAULT_SOCKET_PATH = "/tmp/spire-server/private/api.sock"  # noqa: S108 SPIRE's default
@@ -37,7 +38,6 @@ _NO_TRUST_DOMAIN = TrustDomain("none")
 
 UNAVAILABLE: sections.Unavailable = {
     **sections.UNAVAILABLE,
-    "server.experimental.auth_opa_policy_engine": "remove the block",
     "server.experimental.named_pipe_name": "use socket_path",
 }
 """Known settings without effect. What tunes SPIRE's caches and their events, and profiling, may stand in a file
@@ -107,6 +107,7 @@ class ServerConfig:
     require_pq_kem: bool
     proxies: tuple[Network, ...]
     node_staleness: float
+    policy: PolicyFiles | None
     federation: Federation
     telemetry: Telemetry
     health_checks: HealthChecks
@@ -184,6 +185,7 @@ def _checked(file: ServerFile, server: ServerSection, checks: Checks, path: str)
         require_pq_kem=server.experimental.require_pq_kem,
         proxies=_networks(checks, server.proxy_protocol_trusted_cidrs),
         node_staleness=_staleness(checks, server.max_attested_node_info_staleness),
+        policy=_policy(checks, server.experimental.auth_opa_policy_engine),
         federation=federation.read(server.federation, trust_domain, checks),
         telemetry=file.telemetry,
         health_checks=file.health_checks,
@@ -247,6 +249,20 @@ def _staleness(checks: Checks, text: str | None) -> float:
     key = "max_attested_node_info_staleness"
     words = f"{key} {quote(text)} is no duration such as 10s: "
     return max(0.0, checks.attempt(lambda: duration.parse(text), timedelta(), key, words).total_seconds())
+
+
+def _policy(checks: Checks, block: AuthPolicy | None) -> PolicyFiles | None:
+    """The built-in table decides where there is no block."""
+    if block is None:
+        return None
+    keys = ("experimental", "auth_opa_policy_engine")
+    if block.local is None:
+        checks.fault("auth_opa_policy_engine needs a block local that has a rego_path", *keys)
+        return None
+    if not block.local.rego_path:
+        checks.fault("auth_opa_policy_engine: local needs a rego_path", *keys, "local")
+        return None
+    return PolicyFiles(block.local.rego_path, block.local.policy_data_path)
 
 
 def _merged(section: ServerSection, overrides: Overrides) -> ServerSection:

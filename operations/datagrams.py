@@ -115,7 +115,7 @@ class Datagrams:
     async def _connect(self) -> None:
         """Keeps the socket that it has where a name cannot be looked up this time."""
         try:
-            connected = await _connected(self._address)
+            connected: socket.socket | None = await _connected(self._address)
         except (OSError, TemporarilyUnavailable) as error:
             if self._socket is None:
                 self._tell_gone(error)
@@ -131,22 +131,26 @@ class Datagrams:
             self._lost += len(lines)
             return
         for count, packet in _packets(lines, self._most_bytes):
-            try:
-                if self._socket is not None:
-                    self._socket.send(packet)
-            except OSError as error:
+            if not self._send(packet):
                 self._lost += count
-                self._tell_gone(error)
-                if error.errno not in _PASSING:
-                    self._close()
-                continue
-            if self._socket is None:
-                self._lost += count
-            elif self._gone and asyncio.get_running_loop().time() - self._connected > 2 * FLUSH:
-                # A refusal comes back at the next packet: the first one after a connect proves nothing.
-                self._gone = False
-                self._log.info("Metrics are taken again", lost=self._lost)
-                self._lost = 0
+
+    def _send(self, packet: bytes) -> bool:
+        """Whether it is on its way."""
+        if self._socket is None:
+            return False
+        try:
+            self._socket.send(packet)
+        except OSError as error:
+            self._tell_gone(error)
+            if error.errno not in _PASSING:
+                self._close()
+            return False
+        if self._gone and asyncio.get_running_loop().time() - self._connected > 2 * FLUSH:
+            # A refusal comes back at the next packet: the first one after a connect proves nothing.
+            self._gone = False
+            self._log.info("Metrics are taken again", lost=self._lost)
+            self._lost = 0
+        return True
 
     def _tell_gone(self, error: Exception) -> None:
         if not self._gone:

@@ -101,7 +101,7 @@ def _open_statsd(telemetry: Telemetry, opened: list[Sink]) -> tuple[Datagrams, .
         made.append(sender)
         opened.append(statsd.Statsd(sender.put))
     for each in telemetry.dog_statsd:
-        address = _dog_statsd_address(each.address, os.environ)
+        address = _dog_statsd_address(each.address)
         most = statsd.DOGSTATSD_SOCKET_BYTES if address.path else statsd.DOGSTATSD_BYTES
         sender = Datagrams("DogStatsd", address, most)
         made.append(sender)
@@ -118,7 +118,7 @@ def _statsd_address(text: str) -> Address:
     return Address.parse(text)
 
 
-def _dog_statsd_address(text: str, environment: Mapping[str, str]) -> Address:
+def _dog_statsd_address(text: str, environment: Mapping[str, str] = os.environ) -> Address:
     """Without one, Datadog's variables tell where its agent is. Raises InvalidArgument."""
     from operations.datagrams import Address
 
@@ -143,18 +143,18 @@ def check(telemetry: Telemetry, health: HealthChecks, checks: Checks) -> None:
             except InvalidArgument as error:
                 checks.fault_in("telemetry", str(error), "Prometheus", "tls")
     for each in telemetry.statsd:
-        _check_address("Statsd", lambda text=each.address: _statsd_address(text), checks)
+        _check_address("Statsd", each.address, _statsd_address, checks)
     for each in telemetry.dog_statsd:
-        _check_address("DogStatsd", lambda text=each.address: _dog_statsd_address(text, os.environ), checks)
+        _check_address("DogStatsd", each.address, _dog_statsd_address, checks)
     if health.listener_enabled and health.bind_port:
         text = health.bind_port
         if not (text.isdecimal() and 0 < int(text) < 65536):
             checks.fault_in("health_checks", f"bind_port {quote(text)} is no TCP port: use 1 to 65535", "bind_port")
 
 
-def _check_address(block: str, read: Callable[[], object], checks: Checks) -> None:
+def _check_address(block: str, text: str, read: Callable[[str], object], checks: Checks) -> None:
     try:
-        read()
+        read(text)
     except InvalidArgument as error:
         checks.fault_in("telemetry", f"{block}.address: {error}", block)
 

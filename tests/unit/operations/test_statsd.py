@@ -35,7 +35,7 @@ def lines_of(make: Callable[[Put], Sink], *, host: str = "my.host", **settings: 
         metrics.count("server_ca", "sign", "x509_svid", by=2)
         metrics.gauge("manager", "x509_ca", "rotate", "ttl", value=86399.0859375, trust_domain_id="example.org")
         metrics.gauge("uptime_in_ms", value=1795844164)
-        metrics.called(("svid", "rotate"), 0.0010459845)
+        metrics.called(("svid", "rotate"), 0.0015)
     finally:
         metrics.use(())
     return lines
@@ -48,7 +48,7 @@ def test_lines_are_those_of_go_metrics() -> None:
         b"spire_server.manager.x509_ca.rotate.ttl.example_org.example_org.my.host:86399.085938|g\n",
         b"spire_server.uptime_in_ms.example_org.my.host:1795844164.000000|g\n",
         b"spire_server.svid.rotate.OK.example_org.my.host:1.000000|c\n",
-        b"spire_server.svid.rotate.elapsed_time.OK.example_org.my.host:1.045985|ms\n",
+        b"spire_server.svid.rotate.elapsed_time.OK.example_org.my.host:1.500000|ms\n",
     ]
 
 
@@ -56,11 +56,13 @@ def test_lines_are_those_of_datadog() -> None:
     made = lines_of(lambda put: DogStatsd(put, {}), enable_trust_domain_label=True)
     assert made == [
         b"spire_server.server_ca.sign.x509_svid:2|c|#trust_domain:example_org,host:my.host\n",
-        b"spire_server.manager.x509_ca.rotate.ttl:86399.0859375|g"
-        b"|#trust_domain_id:example_org,trust_domain:example_org,host:my.host\n",
+        (
+            b"spire_server.manager.x509_ca.rotate.ttl:86399.0859375|g|#"
+            b"trust_domain_id:example_org,trust_domain:example_org,host:my.host\n"
+        ),
         b"spire_server.uptime_in_ms:1795844164|g|#trust_domain:example_org,host:my.host\n",
         b"spire_server.svid.rotate:1|c|#status:OK,trust_domain:example_org,host:my.host\n",
-        b"spire_server.svid.rotate.elapsed_time:1.045985|ms|#status:OK,trust_domain:example_org,host:my.host\n",
+        b"spire_server.svid.rotate.elapsed_time:1.500000|ms|#status:OK,trust_domain:example_org,host:my.host\n",
     ]
 
 
@@ -213,11 +215,11 @@ async def test_a_collector_that_is_gone_is_told_of_once_and_used_again(
         await until(2, "do not reach")
 
 
-async def test_a_name_without_an_address_costs_nothing_but_what_was_measured(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_name_without_an_address_costs_nothing_but_what_was_measured() -> None:
     sender = Datagrams("Statsd", Address("nowhere.invalid", 8125), STATSD_BYTES)
     async with running(sender):
         async with asyncio.timeout(60):
-            while "nowhere.invalid has no address" not in caplog.text and "takes too long" not in caplog.text:
+            while not sender._gone:  # noqa: ASYNC110 - what is waited for is the sender's own state
                 await asyncio.sleep(0.05)
         for number in range(datagrams.MOST_LINES + 5):
             sender.put(b"%d:1|c\n" % number)

@@ -112,7 +112,7 @@ def tasks() -> list[tuple[str, Stack]]:
 
 
 def _awaited(coroutine: Any) -> Iterator[Frame]:
-    """From the outermost; coroutines, generators and asynchronous ones name their frame and what they wait for alike."""
+    """From the outermost. Coroutines and generators name alike where they stand and what they wait for."""
     for _ in range(_DEPTH):
         kind = next((kind for kind in ("cr", "ag", "gi") if hasattr(coroutine, f"{kind}_frame")), None)
         if kind is None:

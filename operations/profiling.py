@@ -79,7 +79,7 @@ class Profiler:
         return Response(200, _PAGE.encode(), "text/html; charset=utf-8")
 
     async def _command_line(self, _request: Request) -> Response:
-        return Response(200, Path("/proc/self/cmdline").read_bytes().rstrip(b"\0"))
+        return Response(200, await asyncio.to_thread(_command_line))
 
     async def _measured(self, name: str, measure: _Measure, default: int, request: Request) -> Response:
         try:
@@ -109,12 +109,12 @@ class Profiler:
             self._busy.discard(name)
 
     async def write_files(self) -> None:
-        """One of each of the names, every so many seconds, until cancelled or the disk refuses."""
+        """One of each of the names, every so many seconds, until cancelled; none any more once the disk refuses."""
         settings = self._settings
-        folder = Path(FOLDER).absolute()
+        folder = _folder()
         _log.info("Profiles are written", folder=folder, names=list(settings.names), seconds=settings.frequency)
         try:
-            folder.mkdir(0o750, exist_ok=True)
+            await asyncio.to_thread(folder.mkdir, 0o750, exist_ok=True)
             while True:
                 ready = asyncio.create_task(asyncio.sleep(settings.frequency))
                 try:
@@ -129,6 +129,7 @@ class Profiler:
                         await asyncio.to_thread(_write, folder, f"{moment}_{self._program}_{name}.pb.gz", data)
         except OSError as error:
             _log.warning("Profiles cannot be written", folder=folder, error=error.strerror)
+        await asyncio.Event().wait()  # the program goes on
 
     async def _cpu_meanwhile(self) -> bytes | None:
         try:
@@ -140,6 +141,14 @@ class Profiler:
         if name == "heap":
             return await asyncio.to_thread(profiles.heap, 0, threading.Event())
         return profiles.counted(profiles.threads() if name == "threadcreate" else _everything(), name)
+
+
+def _folder() -> Path:
+    return Path(FOLDER).absolute()
+
+
+def _command_line() -> bytes:
+    return Path("/proc/self/cmdline").read_bytes().rstrip(b"\0")
 
 
 def _everything() -> list[tuple[str, profiles.Stack]]:

@@ -69,7 +69,9 @@ def test_every_supported_setting(tmp_path: Path) -> None:
     assert (config.ratelimit_attestation, config.ratelimit_signing) == (False, True)
     assert [str(network) for network in config.proxies] == ["10.0.0.0/8", "::/0"]
     assert config.node_staleness == 10.0
-    assert config.warnings == ("profiling_enabled has no effect: this version has no profiler to listen for",)
+    assert config.warnings == (
+        "profiling_enabled has no effect without profiling_port, or profiling_freq and profiling_names",
+    )
     assert config.log_source_location
     assert config.audit_log_enabled
     assert config.disable_jwt_svids

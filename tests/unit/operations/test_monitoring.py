@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
+import msgspec.json
+import msgspec.yaml
 import pytest
-import yaml
 
 from generated.spire.api.server.agent.v1 import agent_pb2
 from generated.spire.api.server.entry.v1 import entry_pb2
@@ -79,7 +79,7 @@ def expressions() -> list[str]:
 
 
 def rules() -> list[dict[str, Any]]:
-    loaded: Any = yaml.safe_load((FOLDER / "alerts.yml").read_text())
+    loaded = msgspec.yaml.decode((FOLDER / "alerts.yml").read_bytes(), type=dict[str, Any])
     return [rule for group in loaded["groups"] for rule in group["rules"]]
 
 

@@ -165,7 +165,7 @@ def test_statsd_and_profiles(pair: Pair, collector: socket.socket) -> None:
     received = b""
     while not all(re.search(each, received, re.MULTILINE) for each in wanted):
         received += collector.recv(65536)
-    assert "_House" in probe(pair.ports["profiles"], "debug/pprof/goroutine?debug=1")[1]
+    assert "_tell_uptime" in probe(pair.ports["profiles"], "debug/pprof/goroutine?debug=1")[1]
     assert probe(pair.ports["profiles"], "debug/pprof/profile?seconds=0") == (400, "seconds must be 1 to 300\n")
 
 

@@ -186,7 +186,8 @@ def test_agents_with_their_id_as_a_selector(tmp_path: Path) -> None:
             'plugins { }\ntelemetry { Prometheus { port = 1 tls { use_spire_svid = true cert_file = "x" } } }',
             "7: telemetry: cert_file and key_file cannot be configured when use_spire_svid is enabled",
         ),
-        ('plugins { }\ntelemetry { Statsd = [{ address = "x" }] }', "7: telemetry.Statsd is not available"),
+        ('plugins { }\ntelemetry { Statsd = [{ address = "x" }] }', '7: telemetry: Statsd.address: "x" has no host'),
+        ('plugins { }\ntelemetry { M3 = [{ address = "x:1" }] }', "7: telemetry.M3 is not available"),
     ],
 )
 def test_faults_outside_of_the_section(tmp_path: Path, outside: str, message: str) -> None:

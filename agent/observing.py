@@ -106,6 +106,16 @@ async def observed(config: AgentConfig) -> AsyncGenerator[Observed, None]:
                 require_pq_kem=config.require_pq_kem,
             )
             stack.push_async_callback(served.close)
+        if config.profiling is not None:
+            from operations import profiling
+            from transport.endpoints import serve_profiles
+
+            profiler = profiling.Profiler(config.profiling, "agent")
+            if config.profiling.port:
+                served = await serve_profiles(profiler.handler(), config.profiling.port, profiling.LONGEST)
+                stack.push_async_callback(served.close)
+            if config.profiling.frequency:
+                running.append(profiler.write_files())
         tasks = [asyncio.create_task(each) for each in running]
         for task in tasks:
             task.add_done_callback(_tell_failure)

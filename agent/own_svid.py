@@ -171,6 +171,7 @@ class OwnSvid:
 
     def _moment(self, attested: float, renewal: float) -> float:
         """When to prove anew what this node is: at the renewal, or before, at the attestor's own interval."""
+        metrics.gauge("agent_svid", "expiration", value=self.current.expires)
         attestor = self._start.attestor
         if self.current.reattestable and isinstance(attestor, Reattesting) and attestor.interval:
             return proven_by(renewal, attested, attestor.interval)

@@ -12,10 +12,11 @@ JSON = "application/json"
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """`path` is without the query."""
+    """`path` is without the query, what stands behind the first `?`."""
 
     method: str
     path: str
+    query: str = ""
 
 
 @dataclass(frozen=True, slots=True)

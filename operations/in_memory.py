@@ -142,4 +142,5 @@ def _name(key: Key, labels: Labels) -> str:
 def _moment(seconds: float, *, whole: bool = True) -> str:
     """As Go prints a time in UTC."""
     text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
-    return f"{text} +0000 UTC" if whole else f"{text}.{int(seconds % 1 * 1e9):09d} +0000 UTC"
+    part = "" if whole else f".{int(seconds % 1 * 1e9):09d}".rstrip("0").rstrip(".")
+    return f"{text}{part} +0000 UTC"

@@ -77,9 +77,7 @@ class HealthChecks(Section, frozen=True, kw_only=True):
 
 
 UNAVAILABLE: Unavailable = {
-    "telemetry.dog_statsd": "remove the block",
-    "telemetry.statsd": "remove the block",
-    "telemetry.m3": "remove the block",
+    "telemetry.m3": "use Prometheus, which M3 takes by remote write",
 }
 """Of the shared sections."""
 

@@ -87,6 +87,7 @@ class EntryIndex:
                 self._node_selectors[spiffe_id] = frozenset(selectors)
             else:
                 self._node_selectors.pop(spiffe_id, None)
+        metrics.gauge("entry", "entries_by_entryid_cache", "count", value=len(self._entries))
 
     def get(self, entry_id: str) -> IndexedEntry | None:
         """The entry, whoever may have it."""

@@ -43,4 +43,14 @@ class View:
                 require_pq_kem=config.require_pq_kem,
             )
             cleanup.push_async_callback(served.close)
+        if config.profiling is not None:
+            from operations import profiling
+            from transport.endpoints import serve_profiles
+
+            profiler = profiling.Profiler(config.profiling, "server")
+            if config.profiling.port:
+                served = await serve_profiles(profiler.handler(), config.profiling.port, profiling.LONGEST)
+                cleanup.push_async_callback(served.close)
+            if config.profiling.frequency:
+                running.append(profiler.write_files())
         return running

@@ -22,7 +22,7 @@ from identity.spiffeid import SpiffeId, TrustDomain
 from operations import health, logs, sections
 from operations.errors import ConfigurationError, InvalidArgument, Refused, SpireError
 from operations.http import Handler
-from transport.http import Authorize, HttpServer
+from transport.http import Authorize, HttpServer, Times
 from transport.peer import Peer
 from transport.tls import InProcessIdentity, TlsContext, web_context
 
@@ -80,6 +80,18 @@ async def serve_metrics(
         await server.listen_tcp(host.strip("[]"), config.port, "host and port of Prometheus", tls=tls)
     except SpireError as error:
         _log.warning("Prometheus listener stopped unexpectedly", error=error)
+    return server
+
+
+async def serve_profiles(handler: Handler, port: int, longest: float) -> HttpServer:
+    """Give profiles to whoever is on this machine; each may take `longest` seconds."""
+    server = HttpServer(handler, times=Times(answer=longest + 60))
+    try:
+        await server.listen_tcp("127.0.0.1", port, "profiling_port")
+    except SpireError as error:
+        _log.warning("Unable to serve profiling server", error=error)
+    else:
+        _log.info("Serving profiles", address=f"http://127.0.0.1:{port}/debug/pprof/")
     return server
 
 

@@ -185,8 +185,8 @@ class HttpConnection:
             if self._authorize is not None:
                 await self._authorize(self._peer)
                 self._authorize = None
-            path = request.target.decode("latin-1").partition("?")[0]
-            response = await self._handler(Request(request.method.decode("latin-1"), path))
+            path, _, query = request.target.decode("latin-1").partition("?")
+            response = await self._handler(Request(request.method.decode("latin-1"), path, query))
         except Refused:
             self.abort("it may not ask here")
             return

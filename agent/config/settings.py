@@ -13,9 +13,10 @@ from agent.config.delegation import BrokerSettings, authorized_delegates, broker
 from agent.config.file import AgentFile, AgentSection, RateLimit, Sds
 from agent.config.sockets import apart_from_workloads
 from identity.spiffeid import TrustDomain
-from operations import duration, features, sections, telemetry
+from operations import duration, features, profiling_settings, sections, telemetry
 from operations.checks import Checks
 from operations.errors import InvalidArgument
+from operations.profiling_settings import Profiling
 from operations.quoting import quote
 from operations.sections import HealthChecks, Telemetry
 from plugins.blocks import PluginBlock, read_section
@@ -34,7 +35,7 @@ UNAVAILABLE: sections.Unavailable = {
     "agent.experimental.named_pipe_name": "use socket_path",
     "agent.experimental.admin_named_pipe_name": "remove the key",
 }
-"""Known settings without effect. Profiling may stand in a file without harm."""
+"""Known settings without effect."""
 
 
 class Overrides(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,6 +108,7 @@ class AgentConfig:
     sds: Sds
     jwt_svid_cache_hit_timeout: timedelta | None
     ratelimit: RateLimit
+    profiling: Profiling | None
     telemetry: Telemetry
     health_checks: HealthChecks
     plugins: tuple[PluginBlock, ...]
@@ -227,6 +229,7 @@ def _checked(file: AgentFile, agent: AgentSection, checks: Checks, path: str) ->
             "experimental.jwt_svid_cache_hit_timeout",
         ),
         ratelimit=experimental.ratelimit,
+        profiling=profiling_settings.read(agent, checks),
         telemetry=file.telemetry,
         health_checks=file.health_checks,
         plugins=read_section(file.plugins, checks),
@@ -300,8 +303,7 @@ def _warnings(agent: AgentSection) -> tuple[str, ...]:
         lines.append(f"{names} are both {quote(bundle)}, which stands for the first alone: give them different values")
     if agent.experimental.jwt_svid_cache_hit_timeout:
         lines.append("The use of 'jwt_svid_cache_hit_timeout' is experimental")
-    if agent.profiling_enabled:
-        lines.append("profiling_enabled has no effect: this version has no profiler to listen for")
+    lines.extend(profiling_settings.warnings(agent))
     if agent.authorized_delegates and not agent.admin_socket_path:
         lines.append("authorized_delegates has no effect without admin_socket_path: delegates call there")
     return tuple(lines)

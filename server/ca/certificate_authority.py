@@ -154,7 +154,8 @@ class CertificateAuthority:
             return tbs, signing.digest(tbs, scheme)
 
         prepared = await checks.in_chunks(prepare, list(zip(requests, leaves, strict=True)))
-        signatures = await authority.key.sign_batch([digest for _, digest in prepared], scheme)
+        with metrics.call("server_key_manager", "sign"):
+            signatures = await authority.key.sign_batch([digest for _, digest in prepared], scheme)
         metrics.count("server_ca", "sign", "x509_svid", by=len(signatures))
         algorithm = authority.template.algorithm
         return [

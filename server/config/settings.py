@@ -11,8 +11,9 @@ from math import inf
 import msgspec
 
 from identity.spiffeid import SpiffeId, TrustDomain
-from operations import duration, features, sections, telemetry
+from operations import duration, features, profiling_settings, sections, telemetry
 from operations.checks import Checks
+from operations.profiling_settings import Profiling
 from operations.quoting import quote
 from operations.sections import HealthChecks, Telemetry
 from plugins.blocks import PluginBlock, read_section
@@ -40,10 +41,8 @@ UNAVAILABLE: sections.Unavailable = {
     **sections.UNAVAILABLE,
     "server.experimental.named_pipe_name": "use socket_path",
 }
-"""Known settings without effect. What tunes SPIRE's caches and their events, and profiling, may stand in a file
-without harm: entries are always current here, and no answer depends on a profiler."""
-
-NO_PROFILER = "profiling_enabled has no effect: this version has no profiler to listen for"
+"""Known settings without effect. What tunes SPIRE's caches and their events may stand in a file without harm:
+entries are always current here."""
 
 
 class Overrides(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,6 +108,7 @@ class ServerConfig:
     node_staleness: float
     policy: PolicyFiles | None
     federation: Federation
+    profiling: Profiling | None
     telemetry: Telemetry
     health_checks: HealthChecks
     plugins: tuple[PluginBlock, ...]
@@ -187,6 +187,7 @@ def _checked(file: ServerFile, server: ServerSection, checks: Checks, path: str)
         node_staleness=_staleness(checks, server.max_attested_node_info_staleness),
         policy=_policy(checks, server.experimental.auth_opa_policy_engine),
         federation=federation.read(server.federation, trust_domain, checks),
+        profiling=profiling_settings.read(server, checks),
         telemetry=file.telemetry,
         health_checks=file.health_checks,
         plugins=read_section(file.plugins, checks),
@@ -281,8 +282,7 @@ def _warnings(file: ServerFile, config: ServerConfig) -> tuple[str, ...]:
     if file.server is not None and file.server.ca_subject == CaSubject():
         lines.append("ca_subject is empty, so the CA is named C=US, O=SPIFFE: fill the block or remove it")
     lines.extend(features.warnings(config.features))
-    if file.server is not None and file.server.profiling_enabled:
-        lines.append(NO_PROFILER)
     if file.server is not None:
         lines.extend(federation.warnings(file.server.federation, config.federation))
+        lines.extend(profiling_settings.warnings(file.server))
     return tuple(lines)

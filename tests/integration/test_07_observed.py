@@ -12,6 +12,7 @@ import socket
 import ssl
 import struct
 import urllib.request
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,10 @@ class Pair:
     admin: str
 
 
-def blocks(metrics: int, health: int) -> str:
+def blocks(metrics: int, health: int, statsd: int) -> str:
     return f"""
 telemetry {{
+  Statsd = [ {{ address = "127.0.0.1:{statsd}" }} ]
   Prometheus {{
     host = "127.0.0.1"
     port = {metrics}
@@ -55,14 +57,26 @@ health_checks {{
 
 
 @pytest.fixture
-def pair(tmp_path: Path, programs: list[Program]) -> Pair:
-    ports = {name: free_port() for name in ("server metrics", "server health", "agent metrics", "agent health")}
+def collector() -> Iterator[socket.socket]:
+    """Of StatsD."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as made:
+        made.bind(("127.0.0.1", 0))
+        made.settimeout(PATIENCE)
+        yield made
+
+
+@pytest.fixture
+def pair(tmp_path: Path, programs: list[Program], collector: socket.socket) -> Pair:
+    statsd = collector.getsockname()[1]
+    ports = {
+        name: free_port() for name in ("server metrics", "server health", "agent metrics", "agent health", "profiles")
+    }
     server = Server(
         tmp_path / "server",
         key_manager=MEMORY,
         settings=f'proxy_protocol_trusted_cidrs = ["127.0.0.0/8"]\nlog_file = "{tmp_path}/server.log"\n'
-        "audit_log_enabled = true",
-        blocks=blocks(ports["server metrics"], ports["server health"]),
+        f"audit_log_enabled = true\nprofiling_enabled = true\nprofiling_port = {ports['profiles']}",
+        blocks=blocks(ports["server metrics"], ports["server health"], statsd),
     )
     programs.append(server.run)
     server.start()
@@ -73,7 +87,7 @@ def pair(tmp_path: Path, programs: list[Program]) -> Pair:
         token=server.join_token("spiffe://example.org/host"),
         key_manager=MEMORY,
         settings=f'admin_socket_path = "{admin}"',
-        blocks=blocks(ports["agent metrics"], ports["agent health"]),
+        blocks=blocks(ports["agent metrics"], ports["agent health"], statsd),
     )
     programs.append(agent.run)
     agent.start()
@@ -141,6 +155,18 @@ def test_metrics_over_tls_with_the_programs_own_svids(pair: Pair, tmp_path: Path
         for name in ("server metrics", "agent metrics"):
             with pytest.raises((OSError, http.client.HTTPException)):
                 scrape(pair.ports[name], refused)
+
+
+def test_statsd_and_profiles(pair: Pair, collector: socket.socket) -> None:
+    wanted = [
+        rb"^spire_server\.rpc\.agent\.v1\.agent\.attest_agent\.OK\.[^:]+:1\.000000\|c$",
+        rb"^spire_agent\.manager\.sync\.fetch_entries_updates\.elapsed_time\.OK\.[^:]+:[0-9]+\.[0-9]{6}\|ms$",
+    ]
+    received = b""
+    while not all(re.search(each, received, re.MULTILINE) for each in wanted):
+        received += collector.recv(65536)
+    assert "_tell_uptime" in probe(pair.ports["profiles"], "debug/pprof/goroutine?debug=1")[1]
+    assert probe(pair.ports["profiles"], "debug/pprof/profile?seconds=0") == (400, "seconds must be 1 to 300\n")
 
 
 def is_ready(port: int) -> bool:

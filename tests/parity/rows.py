@@ -37,8 +37,6 @@ ROOT = HERE.parents[1]
 CODE = ("operations", "transport", "plugins", "keystores", "attestors", "authorities", "governance", "server", "agent")
 CHECKED_ONLY = {
     *(f"server experimental.{name}" for name in caches.DURATIONS),
-    "server profiling_enabled",
-    "agent profiling_enabled",
 }
 """What is read to see whether it can be, or to say that it does nothing."""
 

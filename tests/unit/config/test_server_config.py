@@ -69,7 +69,9 @@ def test_every_supported_setting(tmp_path: Path) -> None:
     assert (config.ratelimit_attestation, config.ratelimit_signing) == (False, True)
     assert [str(network) for network in config.proxies] == ["10.0.0.0/8", "::/0"]
     assert config.node_staleness == 10.0
-    assert config.warnings == ("profiling_enabled has no effect: this version has no profiler to listen for",)
+    assert config.warnings == (
+        "profiling_enabled has no effect without profiling_port, or profiling_freq and profiling_names",
+    )
     assert config.log_source_location
     assert config.audit_log_enabled
     assert config.disable_jwt_svids
@@ -183,7 +185,8 @@ def test_agents_with_their_id_as_a_selector(tmp_path: Path) -> None:
             'plugins { }\ntelemetry { Prometheus { port = 1 tls { use_spire_svid = true cert_file = "x" } } }',
             "7: telemetry: cert_file and key_file cannot be configured when use_spire_svid is enabled",
         ),
-        ('plugins { }\ntelemetry { Statsd = [{ address = "x" }] }', "7: telemetry.Statsd is not available"),
+        ('plugins { }\ntelemetry { Statsd = [{ address = "x" }] }', '7: telemetry: Statsd.address: "x" has no host'),
+        ('plugins { }\ntelemetry { M3 = [{ address = "x:1" }] }', "7: telemetry.M3 is not available"),
     ],
 )
 def test_faults_outside_of_the_section(tmp_path: Path, outside: str, message: str) -> None:

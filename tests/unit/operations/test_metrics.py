@@ -227,7 +227,7 @@ def test_memory_holds_seconds_and_tells_them_as_lines() -> None:
     now[0] += 1
     sink.count(("s", "c"), 1, ())
     begin = "[2027-01-15 08:00:00 +0000 UTC]"
-    updated = "LastUpdated: 2027-01-15 08:00:00.250000000 +0000 UTC"
+    updated = "LastUpdated: 2027-01-15 08:00:00.25 +0000 UTC"
     assert list(sink.lines()) == [
         f"{begin}[G] 's.g.my_host': 2.500",
         f"{begin}[C] 's.c': Count: 2 Sum: 2.000 {updated}",

@@ -51,8 +51,10 @@ BUILTINS: Builtins = {
 }
 
 FACADES: Facades = {
+    "CredentialComposer": "plugins.external.credentialcomposer:ExternalCredentialComposer",
     "KeyManager": "keystores.external:ServerKeyManager",
     "NodeAttestor": "plugins.external.nodeattestor:ExternalServerNodeAttestor",
+    "UpstreamAuthority": "plugins.external.upstreamauthority:ExternalUpstreamAuthority",
 }
 """The plugin types of which external ones are hosted."""
 

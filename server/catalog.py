@@ -28,6 +28,7 @@ BUILTINS: Builtins = {
     "DataStore": {"sql": Builtin("server.config.datastore:DataStoreConfiguration", "server.sql:load")},
     "KeyManager": {
         "disk": Builtin("keystores.disk:ServerConfiguration", "keystores.disk:load_server"),
+        "hashicorp_vault": Builtin("keystores.vault.manager:Configuration", "keystores.vault.manager:load"),
         "memory": Builtin("keystores.memory:Configuration", "keystores.memory:load"),
         "pkcs11": Builtin("keystores.pkcs11.configuration:Configuration", "keystores.pkcs11.manager:load_server"),
         "tpm": Builtin("keystores.tpm.configuration:Configuration", "keystores.tpm.manager:load_server"),
@@ -47,6 +48,7 @@ BUILTINS: Builtins = {
         "pkcs11": Builtin("authorities.pkcs11:Configuration", "authorities.pkcs11:load"),
         "spire": Builtin("authorities.spire:Configuration", "authorities.spire:load"),
         "tpm": Builtin("authorities.tpm:Configuration", "authorities.tpm:load"),
+        "vault": Builtin("authorities.vault:Configuration", "authorities.vault:load"),
     },
 }
 

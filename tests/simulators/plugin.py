@@ -269,7 +269,6 @@ class Plugin:
             found[_service(grpc_broker_pb2, "GRPCBroker")] = {"StartStream": self.broker}
         return found
 
-
     def authorities(self) -> Mapping[ServiceDescriptor, Mapping[str, Any]]:
         upstream, composer = UpstreamHalf(self.does), ComposerHalf(self.does)
         above = {"MintX509CAAndSubscribe": upstream.mint}

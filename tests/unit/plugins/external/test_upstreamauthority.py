@@ -89,7 +89,10 @@ async def test_what_it_does_not_serve_is_unsupported(load: Load) -> None:
         ("garbage-roots", "plugin response has malformed upstream X.509 roots"),
         ("many-roots", "plugin response has 1001 upstream X.509 roots, of which a bundle takes 1000"),
         ("closes-in-mint", "plugin closed stream unexpectedly"),
-        ("foreign-chain", 'X509 CA minted by upstream authority is invalid: invalid X509 CA: expected URI SAN "spiffe:'),
+        (
+            "foreign-chain",
+            'X509 CA minted by upstream authority is invalid: invalid X509 CA: expected URI SAN "spiffe:',
+        ),
         ("foreign-request", "X509 CA minted by upstream authority is invalid"),
     ],
 )

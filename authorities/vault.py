@@ -58,15 +58,11 @@ def _request(csr: bytes, preferred_ttl: int) -> Data:
     """What SPIRE asks with. Raises InvalidArgument."""
     try:
         request = x509.load_der_x509_csr(csr)
-        if not der.proves_possession(request, csr):
-            raise InvalidArgument("the request is not signed by its own key")
-        uris = request.extensions.get_extension_for_class(x509.SubjectAlternativeName).value.get_values_for_type(
-            x509.UniformResourceIdentifier
-        )
-    except x509.ExtensionNotFound:
-        uris = []
+        uris = _uris(request)
     except ValueError as error:
         raise InvalidArgument(f"failed to parse CSR data: {error}") from error
+    if not der.proves_possession(request, csr):
+        raise InvalidArgument("the request is not signed by its own key")
     if not uris:
         raise InvalidArgument("CSR must have at least one URI")
     body: dict[str, Any] = {
@@ -80,6 +76,14 @@ def _request(csr: bytes, preferred_ttl: int) -> Data:
     return body
 
 
+def _uris(request: x509.CertificateSigningRequest) -> Sequence[str]:
+    try:
+        names = request.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return ()
+    return names.get_values_for_type(x509.UniformResourceIdentifier)
+
+
 def _texts(name: x509.Name, oid: x509.ObjectIdentifier) -> Sequence[str]:
     return [str(each.value) for each in name.get_attributes_for_oid(oid)]
 
@@ -87,7 +91,7 @@ def _texts(name: x509.Name, oid: x509.ObjectIdentifier) -> Sequence[str]:
 def _certificates(answer: Data) -> tuple[Sequence[bytes], bytes]:
     """The chain without its root, and the root: the last of the CA's chain, or the CA itself where it has none."""
     own, issuer = _pem(answer, "certificate"), _pem(answer, "issuing_ca")
-    told = answer.get("ca_chain") or []
+    told: object = answer.get("ca_chain") or []
     if not isinstance(told, list):
         raise PermanentlyUnusable("Vault's ca_chain is no list of certificates")
     above = [_der("ca_chain", each) for each in cast("list[object]", told)] or [issuer]
@@ -102,11 +106,13 @@ def _pem(answer: Data, name: str) -> bytes:
 
 def _der(name: str, text: object) -> bytes:
     try:
-        if not isinstance(text, str):
-            raise ValueError("it is missing")
-        return x509.load_pem_x509_certificate(text.encode()).public_bytes(Encoding.DER)
+        return x509.load_pem_x509_certificate(_text(text).encode()).public_bytes(Encoding.DER)
     except ValueError as error:
         raise PermanentlyUnusable(f"Vault signed, but its answer's {name} is no certificate: {error}") from error
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
 
 
 async def load(configuration: Configuration, context: PluginContext) -> VaultAuthority:

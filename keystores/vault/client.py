@@ -20,7 +20,7 @@ from transport.web.urls import Url
 TIMEOUT: Final = 30.0
 TRIES: Final = 3
 PAUSE: Final = 0.5
-"""Seconds of one call with all its tries, how many there are while the Vault is away, and the first wait between two."""
+"""Seconds of one call with all its tries, how many there are while the Vault is away, and the first of the waits."""
 
 LARGEST: Final = 8 << 20
 LONGEST_TEXT: Final = 300

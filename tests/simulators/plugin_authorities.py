@@ -17,6 +17,7 @@ from generated.spire.plugin.server.credentialcomposer.v1 import credentialcompos
 from generated.spire.plugin.server.upstreamauthority.v1 import upstreamauthority_pb2 as upstream
 from generated.spire.plugin.types import jwtkey_pb2, x509certificate_pb2
 from identity.spiffeid import TrustDomain
+from tests.simulators import pki
 from tests.simulators.pki import Authority, Certificate, ec_key
 
 WORDS: Final = frozenset(
@@ -63,25 +64,7 @@ class UpstreamHalf:
             await asyncio.sleep(3600)
         if self.does("closes-in-mint"):
             return
-        trust_domain = TrustDomain("other.org" if self.does("foreign-chain") else "example.org")
-        csr = request.csr if not self.does("foreign-chain") else _foreign(request.csr)
-        if self.does("foreign-request"):
-            csr = _foreign(request.csr, "spiffe://example.org")
-        ca = issuing.Ca(self.signer.certificate, self.signer.key)
-        signed = issuing.sign(ca, csr, trust_domain, request.preferred_ttl, int(time.time()))
-        chain, roots = [signed], [self.signer.der]
-        if self.does("no-chain"):
-            chain = []
-        if self.does("garbage-chain"):
-            chain = [b"garbage"]
-        if self.does("long-chain"):
-            chain *= 33
-        if self.does("no-roots"):
-            roots = []
-        if self.does("garbage-roots"):
-            roots = [b"garbage"]
-        if self.does("many-roots"):
-            roots *= 1001
+        chain, roots = self._signed(request)
         yield upstream.MintX509CAResponse(x509_ca_chain=_certificates(chain), upstream_x509_roots=_certificates(roots))
         if self.does("dies-after-mint"):
             await asyncio.sleep(0.2)
@@ -94,6 +77,26 @@ class UpstreamHalf:
             yield upstream.MintX509CAResponse(upstream_x509_roots=_certificates([*roots, self.other.der]))
             if not self.does("endless-updates"):
                 await asyncio.sleep(3600)
+
+    def _signed(self, request: upstream.MintX509CARequest) -> tuple[list[bytes], list[bytes]]:
+        """A chain and roots, as bad as they are to be."""
+        foreign = self.does("foreign-chain")
+        csr = _foreign("spiffe://other.org") if foreign else request.csr
+        if self.does("foreign-request"):
+            csr = _foreign("spiffe://example.org")
+        ca = issuing.Ca(self.signer.certificate, self.signer.key)
+        trust_domain = TrustDomain("other.org" if foreign else "example.org")
+        signed = issuing.sign(ca, csr, trust_domain, request.preferred_ttl, int(time.time()))
+        chains: dict[str, list[bytes]] = {"no-chain": [], "garbage-chain": [b"garbage"], "long-chain": [signed] * 33}
+        roots: dict[str, list[bytes]] = {
+            "no-roots": [],
+            "garbage-roots": [b"garbage"],
+            "many-roots": [self.signer.der] * 1001,
+        }
+        return (
+            next((chain for word, chain in chains.items() if self.does(word)), [signed]),
+            next((each for word, each in roots.items() if self.does(word)), [self.signer.der]),
+        )
 
     async def publish(self, request: upstream.PublishJWTKeyRequest) -> AsyncIterator[upstream.PublishJWTKeyResponse]:
         self.keys.append(request.jwt_key)
@@ -109,11 +112,9 @@ class UpstreamHalf:
         )
 
 
-def _foreign(_csr: bytes, uri: str = "spiffe://other.org") -> bytes:
+def _foreign(uri: str) -> bytes:
     """A request of a key that nobody asked about."""
-    from tests.simulators.pki import csr
-
-    return csr(ec_key(), uris=[uri])
+    return pki.csr(ec_key(), uris=[uri])
 
 
 class ComposerHalf:

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import json
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -27,13 +27,13 @@ from keystores.vault.configuration import (
     vault_of,
 )
 from operations import logs
-from operations.errors import ConfigurationError
+from operations.errors import ConfigurationError, PermanentlyUnusable
 from plugins.catalog import PluginContext
 from plugins.keymanager import Hash, KeyManager, KeyType, Scheme
 from tests.simulators import openbao
 from tests.simulators.openbao import Bao
 from tests.simulators.pki import csr, ec_key
-from tests.simulators.registry import Answer, Asked, WebServer
+from tests.simulators.registry import Answer, Asked, Route, WebServer
 
 CONTEXT = PluginContext("example.org", None, logs.get("vault"))
 DIGEST = hashlib.sha256(b"message").digest()
@@ -51,7 +51,7 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynccontextmanager
-async def opened(bao: Bao, server_id: str = "", **settings: Any) -> AsyncIterator[KeyManager]:
+async def opened(bao: Bao, server_id: str = "", **settings: Any) -> AsyncGenerator[KeyManager]:
     configuration = manager.Configuration(
         vault_addr=bao.url,
         ca_cert_path=str(bao.ca),
@@ -204,15 +204,15 @@ async def test_the_identifier_file(bao: Bao, tmp_path: Path) -> None:
         assert len(await keys.list()) == number
         await keys.generate("key", KeyType.EC_P256)
         await keys.close()
-    assert path.stat().st_mode & 0o777 == 0o600  # noqa: ASYNC240
-    assert str(uuid.UUID(path.read_text())) == path.read_text()  # noqa: ASYNC240
-    path.write_text("something else")  # noqa: ASYNC240
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert str(uuid.UUID(path.read_text())) == path.read_text()
+    path.write_text("something else")
     with pytest.raises(ConfigurationError, match="has no UUID: restore it"):
         await manager.load(settings, CONTEXT)
 
 
 @asynccontextmanager
-async def client_of(*routes: Any, **settings: Any) -> AsyncIterator[tuple[VaultClient, WebServer]]:
+async def client_of(*routes: Any, **settings: Any) -> AsyncGenerator[tuple[VaultClient, WebServer]]:
     with WebServer(*routes) as web:
         configuration = VaultConfiguration(vault_addr=f"http://127.0.0.1:{web.port}", **settings)
         asking = VaultClient(vault_of(configuration, {}), {}, logs.get("vault"))
@@ -220,6 +220,12 @@ async def client_of(*routes: Any, **settings: Any) -> AsyncIterator[tuple[VaultC
             yield asking, web
         finally:
             await asking.close()
+
+
+def _always(*answers: Answer) -> Route:
+    """One after the other, the last again and again."""
+    rest = list(answers)
+    return lambda _asked: rest.pop(0) if len(rest) > 1 else rest[0]
 
 
 def _lookup(asked: Asked) -> Answer | None:
@@ -242,7 +248,7 @@ def _lookup(asked: Asked) -> Answer | None:
     ids=["sealed", "limited", "gateway", "html", "no-vault", "denied", "large", "elsewhere", "deep"],
 )
 async def test_bad_answers_are_one_line(answer: Answer, error: type[Exception], text: str) -> None:
-    async with client_of(_lookup, lambda _: answer, token_auth=TokenAuth(token="secret-token")) as (asking, _):
+    async with client_of(_lookup, _always(answer), token_auth=TokenAuth(token="secret-token")) as (asking, _):
         with pytest.raises(error) as caught:
             await asking.read("any")
     assert text in str(caught.value)
@@ -253,7 +259,7 @@ async def test_bad_answers_are_one_line(answer: Answer, error: type[Exception], 
 async def test_a_passing_fault_is_not_noticed_and_a_standby_followed() -> None:
     answers = [Answer(500), Answer(307, headers={"Location": "/v1/active"}), Answer(body=b'{"data": {"a": 1}}')]
     token = TokenAuth(token="t")
-    async with client_of(_lookup, lambda _: answers.pop(0), token_auth=token) as (asking, web):
+    async with client_of(_lookup, _always(*answers), token_auth=token) as (asking, web):
         assert await asking.write("any", {"b": 2}) == {"a": 1}
         assert [asked.path for asked in web.asked[1:]] == ["/v1/any", "/v1/any", "/v1/active"]
         assert web.asked[-1].headers["X-Vault-Token"] == "t"
@@ -262,7 +268,11 @@ async def test_a_passing_fault_is_not_noticed_and_a_standby_followed() -> None:
 async def test_one_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "TIMEOUT", 0.5)
     async with client_of(token_auth=TokenAuth(token="t")) as (asking, web):
-        web.routes.append(lambda _: web.closing.wait(20) and None)
+
+        def waiting(_asked: Asked) -> None:
+            web.closing.wait(20)
+
+        web.routes.append(waiting)
         with pytest.raises(errors.TemporarilyUnavailable, match=r"no answer within 0.5 s"):
             await asking.read("any")
         web.closing.set()
@@ -281,9 +291,10 @@ async def test_answers_that_are_no_certificates(bao: Bao, change: dict[str, Any]
     request = csr(ec_key(), uris=["spiffe://example.org"])
     pem = await asyncio.to_thread(lambda: bao.ask("GET", "pki/cert/ca")["data"]["certificate"])
     data = {"certificate": pem, "issuing_ca": pem, **change}
-    route = lambda _: Answer(body=json.dumps({"data": data}).encode())  # noqa: E731
-    async with client_of(_lookup, route, token_auth=TokenAuth(token="t")) as (asking, _):
-        with pytest.raises(errors.errors.PermanentlyUnusable, match=fault):
+    async with client_of(
+        _lookup, _always(Answer(body=json.dumps({"data": data}).encode())), token_auth=TokenAuth(token="t")
+    ) as (asking, _):
+        with pytest.raises(PermanentlyUnusable, match=fault):
             await authority.VaultAuthority(asking, "pki").mint_x509_ca(request, 60)
 
 
@@ -321,7 +332,6 @@ def test_the_environment_goes_first() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("VAULT_ADDR", "VAULT_TOKEN", "VAULT_CACERT", "VAULT_NAMESPACE", "VAULT_TRANSIT_ENGINE_PATH"):
         monkeypatch.delenv(name, raising=False)
-    yield

@@ -18,6 +18,7 @@ from server.ca import checks, signing, upstream
 from server.ca.certificate_authority import CaSettings, CertificateAuthority
 from tests.simulators.authority_store import MemoryAuthorityStore
 from tests.simulators.pki import csr, ec_key, spki
+from tests.simulators.spire import eventually
 from tests.unit.plugins.external.conftest import Load, Log
 from transport.status import RpcError
 
@@ -46,9 +47,7 @@ class Server:
         x509svid.verify(issued.chain, {TD: self.store.roots}, signing.utc(int(time.time())))
 
     async def has_roots(self, number: int) -> None:
-        async with asyncio.timeout(60):
-            while len(self.store.roots) != number:
-                await asyncio.sleep(0.02)
+        await asyncio.to_thread(eventually, lambda: len(self.store.roots) == number, "the roots")
 
 
 async def test_a_server_below_it_follows_its_roots(load: Load) -> None:
@@ -146,8 +145,7 @@ async def test_updates_without_end_are_taken_one_by_one(load: Load, monkeypatch:
 async def test_a_plugin_that_ends_leaves_the_authority(load: Load, log: Log) -> None:
     server = Server(await load("UpstreamAuthority", "dies-after-mint"))
     await server.authority.start()
-    async with asyncio.timeout(60):
-        while not any("stopped streaming X.509 root updates prematurely" in text for _, text, _ in log.lines):
-            await asyncio.sleep(0.02)
+    text = "The upstream authority plugin stopped streaming X.509 root updates prematurely. Will retry later."
+    await asyncio.to_thread(eventually, lambda: log.named(text), "the line in the log")
     await server.issue()
     await server.authority.close()

@@ -105,14 +105,12 @@ def _pem(answer: Data, name: str) -> bytes:
 
 
 def _der(name: str, text: object) -> bytes:
+    if not isinstance(text, str):
+        raise PermanentlyUnusable(f"Vault signed, but its answer has no {name}")
     try:
-        return x509.load_pem_x509_certificate(_text(text).encode()).public_bytes(Encoding.DER)
+        return x509.load_pem_x509_certificate(text.encode()).public_bytes(Encoding.DER)
     except ValueError as error:
-        raise PermanentlyUnusable(f"Vault signed, but its answer's {name} is no certificate: {error}") from error
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else ""
+        raise PermanentlyUnusable(f"Vault signed, but its answer's {name} is no certificate in PEM") from error
 
 
 async def load(configuration: Configuration, context: PluginContext) -> VaultAuthority:

@@ -66,7 +66,7 @@ async def test_a_plugin_from_start_to_end(load: Load, log: Log, monkeypatch: pyt
         ("debug", "plugin started"),
         ("debug", "waiting for RPC address"),
         ("debug", "using plugin"),
-        *[("warning", "Unsupported plugin service found")] * 6,
+        *[("warning", "Unsupported plugin service found")] * 8,
         ("info", "Configured plugin"),
         ("info", "Plugin loaded"),
         ("debug", "Unloading plugin"),

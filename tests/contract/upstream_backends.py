@@ -129,7 +129,7 @@ async def intermediate_in_a_tpm(folder: Path) -> AsyncGenerator[UpstreamAuthorit
 
 @asynccontextmanager
 async def pki_engine(folder: Path) -> AsyncGenerator[UpstreamAuthority]:
-    bao = await asyncio.to_thread(openbao.shared)
+    bao = openbao.shared()
     configuration = vault.Configuration(
         vault_addr=bao.url, ca_cert_path=str(bao.ca), token_auth=TokenAuth(token=openbao.ROOT_TOKEN)
     )

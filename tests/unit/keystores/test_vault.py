@@ -141,7 +141,7 @@ async def test_a_token_that_was_revoked(bao: Bao) -> None:
 async def test_a_sealed_vault_recovers(tmp_path: Path) -> None:
     own = Bao(tmp_path)
     try:
-        await asyncio.to_thread(own.start)
+        own.start()
         async with opened(own, token_auth=TokenAuth(token=openbao.ROOT_TOKEN)) as keys:
             key = await keys.generate("key", KeyType.RSA_2048)
             unseal = next(

@@ -39,6 +39,7 @@ BUILTINS: Builtins = {
     "DataStore": {"sql": Builtin("server.config.datastore:DataStoreConfiguration", "server.sql:load")},
     "KeyManager": {
         "disk": Builtin("keystores.disk:ServerConfiguration", "keystores.disk:load_server"),
+        "hashicorp_vault": Builtin("keystores.vault.manager:Configuration", "keystores.vault.manager:load"),
         "memory": Builtin("keystores.memory:Configuration", "keystores.memory:load"),
         "pkcs11": Builtin("keystores.pkcs11.configuration:Configuration", "keystores.pkcs11.manager:load_server"),
         "tpm": Builtin("keystores.tpm.configuration:Configuration", "keystores.tpm.manager:load_server"),
@@ -62,6 +63,7 @@ BUILTINS: Builtins = {
         "pkcs11": Builtin("authorities.pkcs11:Configuration", "authorities.pkcs11:load"),
         "spire": Builtin("authorities.spire:Configuration", "authorities.spire:load"),
         "tpm": Builtin("authorities.tpm:Configuration", "authorities.tpm:load"),
+        "vault": Builtin("authorities.vault:Configuration", "authorities.vault:load"),
     },
 }
 
@@ -70,6 +72,10 @@ FACADES: Facades = {
     "KeyManager": "keystores.external:ServerKeyManager",
     "NodeAttestor": "plugins.external.nodeattestor:ExternalServerNodeAttestor",
     "Notifier": "plugins.external.notifier:ExternalNotifier",
+    "CredentialComposer": "plugins.external.credentialcomposer:ExternalCredentialComposer",
+    "KeyManager": "keystores.external:ServerKeyManager",
+    "NodeAttestor": "plugins.external.nodeattestor:ExternalServerNodeAttestor",
+    "UpstreamAuthority": "plugins.external.upstreamauthority:ExternalUpstreamAuthority",
 }
 """The plugin types of which external ones are hosted."""
 

@@ -36,6 +36,8 @@ from generated.spire.plugin.server.nodeattestor.v1 import nodeattestor_pb2
 from generated.spire.plugin.server.notifier.v1 import notifier_pb2
 from generated.spire.service.common.config.v1 import config_pb2
 from generated.spire.service.private.init.v1 import init_pb2
+from tests.simulators import plugin_authorities
+from tests.simulators.plugin_authorities import ComposerHalf, UpstreamHalf
 
 WORDS: Final = frozenset(
     {
@@ -55,6 +57,7 @@ WORDS: Final = frozenset(
         "dies-in-publish", "hangs-in-publish", "fails-in-publish",
         "most-selectors", "more-selectors", "flood-of-selectors", "odd-selectors", "no-utf8-selectors",
     }
+    | plugin_authorities.WORDS
 )  # fmt: skip
 
 _HASHES: Final = {5: hashes.SHA256(), 6: hashes.SHA384(), 7: hashes.SHA512()}
@@ -284,6 +287,7 @@ class Plugin:
             _service(svidstore_pb2, "SVIDStore"): {"PutX509SVID": self.put, "DeleteX509SVID": self.delete},
             _service(bundlepublisher_pb2, "BundlePublisher"): {"PublishBundle": self.publish},
             _service(notifier_pb2, "Notifier"): {"Notify": self.notify, "NotifyAndAdvise": self.advise},
+            **self.authorities(),
         }
         if not self.does("without-config"):
             found[_service(config_pb2, "Config")] = {"Configure": self.configure, "Validate": self.validate}
@@ -292,6 +296,23 @@ class Plugin:
         if not self.does("no-broker"):
             found[_service(grpc_broker_pb2, "GRPCBroker")] = {"StartStream": self.broker}
         return found
+
+    def authorities(self) -> Mapping[ServiceDescriptor, Mapping[str, Any]]:
+        upstream, composer = UpstreamHalf(self.does), ComposerHalf(self.does)
+        above: dict[str, Any] = {"MintX509CAAndSubscribe": upstream.mint}
+        if not self.does("no-publishing"):
+            above |= {"PublishJWTKeyAndSubscribe": upstream.publish, "SubscribeToLocalBundle": upstream.local_bundle}
+        composing = {
+            "ComposeServerX509CA": composer.ca,
+            "ComposeServerX509SVID": composer.server,
+            "ComposeAgentX509SVID": composer.agent,
+            "ComposeWorkloadX509SVID": composer.workload,
+            "ComposeWorkloadJWTSVID": composer.jwt,
+        }
+        return {
+            _service(upstreamauthority_pb2, "UpstreamAuthority"): above,
+            _service(credentialcomposer_pb2, "CredentialComposer"): {} if self.does("leaves-alone") else composing,
+        }
 
 
 def _service(module: Any, name: str) -> ServiceDescriptor:
@@ -329,7 +350,7 @@ def _handler(service: ServiceDescriptor, name: str, behaviour: Any) -> Any:
             raise
         return answer
 
-    async def stream(requests: AsyncIterator[Message], context: Any) -> AsyncIterator[Message]:
+    async def stream(requests: Any, context: Any) -> AsyncIterator[Message]:
         known = {name: value for name, value in context.invocation_metadata() if name.startswith("x-")}
         if known:
             print(f"[INFO] told {sorted(known.items())}", file=sys.stderr, flush=True)
@@ -339,6 +360,8 @@ def _handler(service: ServiceDescriptor, name: str, behaviour: Any) -> Any:
         except Failure as failure:
             await context.abort(failure.code, failure.text)
 
+    if method.server_streaming and not method.client_streaming:
+        return grpc.unary_stream_rpc_method_handler(stream, **codecs)
     if method.client_streaming:
         return grpc.stream_stream_rpc_method_handler(stream, **codecs)
     return grpc.unary_unary_rpc_method_handler(unary, **codecs)

@@ -76,7 +76,6 @@ class Endpoint:
     ) -> None:
         self._settings = settings
         self._certificate = certificate
-        self._log = log
         self.uses = uses
         """What it uses keys of the key manager for."""
         self._server = HttpServer(Documents(bundle, settings.refresh_hint, log).respond, limits=LIMITS, times=TIMES)

@@ -167,7 +167,7 @@ class AcmeServer:
             assert protected["url"] == f"{self.url}{path}"
             jwk = protected["jwk"] if step == "account" else self._accounts[protected["kid"]]
             _verify(request, jwk)
-            payload = json.loads(_decoded(request["payload"]) or b"null")
+            payload: Any = json.loads(_decoded(request["payload"]) or b"null")
             return self._act(step, path.rpartition("/")[2], payload, jwk)
 
     def _directory(self) -> Canned:
@@ -199,7 +199,8 @@ class AcmeServer:
                 order: dict[str, Any] = self._orders[int(name)]
                 if order["status"] != "ready":
                     return problem("orderNotReady", "prove the domain first")
-                order |= {"status": "valid", "chain": self._issue(_decoded(str(payload["csr"])))}
+                csr = str((payload or {})["csr"])
+                order |= {"status": "valid", "chain": self._issue(_decoded(csr))}
                 return _json(200, self._order(int(name)))
             case "certificate":
                 return Canned(200, self._orders[int(name)]["chain"], PEM)

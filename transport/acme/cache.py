@@ -31,8 +31,8 @@ _LARGEST = 1 << 20
 class Pending(msgspec.Struct, frozen=True):
     """An order that may be taken up again: its CA, its URL, and the key (PKCS #8) that its certificate is for.
 
-    `began` has the unix times of the orders of the last hour, so that a server that restarts and restarts does not use
-    up what a CA lets it order. Without a URL there is no order under way.
+    `began` has the unix times of the hour's orders that came to nothing, so that a server that restarts and restarts
+    does not use up what a CA lets it order. Without a URL there is no order under way.
     """
 
     directory: str = ""

@@ -39,8 +39,11 @@ async def fetching(
     require_pq_kem: bool = False,
     trusting: Callable[[], ssl.SSLContext] | None = None,
     clock: Callable[[], float] = time.time,
+    proxy: str = "",
 ) -> AsyncGenerator[BundleFetcher]:
-    fetcher = BundleFetcher({}, require_pq_kem=require_pq_kem, trusting=trusting, clock=clock, timeout=timeout)
+    fetcher = BundleFetcher(
+        {"HTTPS_PROXY": proxy}, require_pq_kem=require_pq_kem, trusting=trusting, clock=clock, timeout=timeout
+    )
     try:
         yield fetcher
     finally:
@@ -71,6 +74,35 @@ async def test_an_endpoint_known_by_its_spiffe_id(tmp_path: Path) -> None:
     async with endpoint(tmp_path) as served, fetching() as fetcher:
         assert await fetcher.fetch(by_svid(OTHER, served.url), ROOTS) == BUNDLE
         assert served.asked == ["/bundle"]
+
+
+async def test_a_proxy_on_the_way(tmp_path: Path) -> None:
+    """It resolves the name, and sees nothing of what is said."""
+    async with endpoint(tmp_path) as served:
+        seen: list[bytes] = []
+
+        async def tunnel(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            seen.append(await reader.readuntil(b"\r\n\r\n"))
+            there, back = await asyncio.open_connection("127.0.0.1", served.port)
+            writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+            await asyncio.gather(copied(reader, back, seen), copied(there, writer, seen), return_exceptions=True)
+
+        async with await asyncio.start_server(tunnel, "127.0.0.1", 0) as proxy:
+            url = f"http://127.0.0.1:{proxy.sockets[0].getsockname()[1]}"
+            async with fetching(proxy=url) as fetcher:
+                federated = by_svid(OTHER, served.url.replace("localhost", "bundle.other.org"))
+                assert await fetcher.fetch(federated, ROOTS) == BUNDLE
+        assert seen[0].startswith(b"CONNECT bundle.other.org:%d HTTP/1.1" % served.port)
+        assert b"spiffe_sequence" not in b"".join(seen)
+
+
+async def copied(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seen: list[bytes]) -> None:
+    try:
+        while data := await reader.read(65536):
+            seen.append(data)
+            writer.write(data)
+    finally:
+        writer.transport.abort()
 
 
 async def test_a_post_quantum_key_exchange_is_asked_for(tmp_path: Path) -> None:

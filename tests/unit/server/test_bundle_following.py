@@ -13,7 +13,7 @@ import pytest
 
 from identity.bundles import Bundle
 from identity.spiffeid import TrustDomain
-from operations import logs
+from operations import logs, metrics
 from operations.errors import Refused, TemporarilyUnavailable
 from server.config.federation import Federated
 from server.datastore.federation import FederationRelationship, Profile
@@ -77,6 +77,42 @@ async def endpoint(folder: Path) -> AsyncGenerator[Endpoint]:
     async with serving(svid_context(folder, OTHER)) as made:
         made.give(bundle_of(OTHER, 1, 3600))
         yield made
+
+
+class Counters:
+    def __init__(self) -> None:
+        self.counted: list[tuple[metrics.Key, metrics.Labels]] = []
+
+    def count(self, key: metrics.Key, by: float, labels: metrics.Labels) -> None:
+        del by
+        self.counted.append((key, labels))
+
+    def gauge(self, key: metrics.Key, value: float, labels: metrics.Labels) -> None:
+        pass
+
+    def sample(self, key: metrics.Key, value: float, labels: metrics.Labels) -> None:
+        pass
+
+
+async def test_fetches_are_counted(tmp_path: Path) -> None:
+    counters, before = Counters(), metrics.emitters()
+    async with stored(tmp_path) as store, endpoint(tmp_path) as served:
+        metrics.use([counters])
+        try:
+            made = Following([by_svid(OTHER, served.url)], store, TrustBundles(store))
+            with pytest.raises(Refused):
+                await made.refresh(DOMAIN)
+            await store.set_bundle(bundle_of(OTHER))
+            await made.refresh(DOMAIN)
+        finally:
+            metrics.use(before)
+    domain = ("trust_domain_id", "other.org")
+    fetch = ("bundle_manager", "fetch", "federated_bundle")
+    assert counters.counted == [
+        (fetch, (domain, ("status", "PermissionDenied"))),
+        (("bundle_manager", "update", "federated_bundle"), (domain,)),
+        (fetch, (domain, ("status", "OK"))),
+    ]
 
 
 async def test_a_static_relationship(tmp_path: Path) -> None:

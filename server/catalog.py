@@ -69,12 +69,10 @@ BUILTINS: Builtins = {
 
 FACADES: Facades = {
     "BundlePublisher": "plugins.external.bundlepublisher:ExternalBundlePublisher",
-    "KeyManager": "keystores.external:ServerKeyManager",
-    "NodeAttestor": "plugins.external.nodeattestor:ExternalServerNodeAttestor",
-    "Notifier": "plugins.external.notifier:ExternalNotifier",
     "CredentialComposer": "plugins.external.credentialcomposer:ExternalCredentialComposer",
     "KeyManager": "keystores.external:ServerKeyManager",
     "NodeAttestor": "plugins.external.nodeattestor:ExternalServerNodeAttestor",
+    "Notifier": "plugins.external.notifier:ExternalNotifier",
     "UpstreamAuthority": "plugins.external.upstreamauthority:ExternalUpstreamAuthority",
 }
 """The plugin types of which external ones are hosted."""

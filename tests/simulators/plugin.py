@@ -31,9 +31,11 @@ from generated.spire.plugin.agent.nodeattestor.v1 import nodeattestor_pb2 as age
 from generated.spire.plugin.agent.svidstore.v1 import svidstore_pb2
 from generated.spire.plugin.agent.workloadattestor.v1 import workloadattestor_pb2
 from generated.spire.plugin.server.bundlepublisher.v1 import bundlepublisher_pb2
+from generated.spire.plugin.server.credentialcomposer.v1 import credentialcomposer_pb2
 from generated.spire.plugin.server.keymanager.v1 import keymanager_pb2
 from generated.spire.plugin.server.nodeattestor.v1 import nodeattestor_pb2
 from generated.spire.plugin.server.notifier.v1 import notifier_pb2
+from generated.spire.plugin.server.upstreamauthority.v1 import upstreamauthority_pb2
 from generated.spire.service.common.config.v1 import config_pb2
 from generated.spire.service.private.init.v1 import init_pb2
 from tests.simulators import plugin_authorities

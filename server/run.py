@@ -25,6 +25,7 @@ from server.catalog import Stores
 from server.config import ServerConfig
 from server.datastore.store import DataStore
 from server.entries import EntryIndex
+from server.federation.following import Following
 from server.health import Health, parts
 from server.host_services import HostServices, Parts
 from server.housekeeping import Housekeeping, NodeHousekeeping
@@ -114,6 +115,7 @@ class _House:
         authority: CertificateAuthority,
         svid: ServerSvid,
         view: View,
+        following: Following,
         housekeeping: Sequence[Housekeeping | NodeHousekeeping],
         remote: Sequence[Service],
         local: Sequence[Service],
@@ -124,6 +126,7 @@ class _House:
         self._authority = authority
         self._svid = svid
         self.view = view
+        self._following = following
         self._housekeeping = housekeeping
         self._endpoint = endpoint
         self._remote = Server(router(remote, gate), limits=replace(SERVER_LIMITS, connection_age=CONNECTION_AGE))
@@ -160,6 +163,8 @@ class _House:
         limits = server_limits(attestation=config.ratelimit_attestation, signing=config.ratelimit_signing)
         gate = Gate(authorizer, limits, logs.get("api"), audit=config.audit_log_enabled)
 
+        following = Following(config.federation.federates_with, store, bundles, require_pq_kem=config.require_pq_kem)
+
         async def probe() -> str | None:
             # Asked of the datastore itself: bundles are remembered while it is away.
             return "bundle is missing" if await store.get_bundle(trust_domain) is None else None
@@ -171,12 +176,13 @@ class _House:
             authority,
             svid,
             View(config, parts(store, authority, config.socket_path), svid, bundles),
+            following,
             _housekeeping(config, store, nodes),
             remote=(
                 AgentService(trust_domain, store, nodes, authority, attestors),
                 BundleService(trust_domain, store, bundles, authority.authorities.publish_jwt_key),
                 EntryService(trust_domain, store, index),
-                TrustDomainService(trust_domain, store, bundles),
+                TrustDomainService(trust_domain, store, bundles, following),
                 LocalAuthorityService(authority.authorities),
                 SvidService(trust_domain, index, authority, bundles, jwt_disabled=config.disable_jwt_svids),
             ),
@@ -206,8 +212,9 @@ class _House:
             await self._endpoint.listen()
 
     def tasks(self) -> Sequence[Coroutine[None, None, None]]:
-        endpoints = () if self._endpoint is None else (self._endpoint.run(),)
-        return (self._authority.run(), self._svid.run(), *(each.run() for each in self._housekeeping), *endpoints)
+        endpoints = () if self._endpoint is None else (self._endpoint,)
+        running = (self._authority, self._svid, self._following, *self._housekeeping, *endpoints)
+        return [each.run() for each in running]
 
     async def drain(self) -> None:
         log = logs.get("endpoints")

@@ -70,6 +70,16 @@ class OpenSslContext:
         connection = SSL.Connection(self._context, sock)
         return OpenSslLink(connection, server=server, require_pq_kem=self._require_pq_kem, web=self._web)
 
+    def detached(self, host: str) -> tuple[SSL.Connection, OpenSslLink]:
+        """A client's link without a socket, whose bytes the caller moves: by `bio_read` and `bio_write`.
+
+        `host`, a name, is what the server is told that it is asked for; empty for none.
+        """
+        connection = SSL.Connection(self._context, None)
+        if host:
+            connection.set_tlsext_host_name(host.encode())
+        return connection, OpenSslLink(connection, server=False, require_pq_kem=self._require_pq_kem, web=self._web)
+
 
 class OpenSslLink:
     """A Link over TLS."""
@@ -223,6 +233,13 @@ def client_context(identity: Identity | ExternalIdentity | None, *, require_pq_k
     context = openssl_context(identity, require_pq_kem=require_pq_kem)
     context.set_alpn_protos([_ALPN])
     return OpenSslContext(context, require_pq_kem=require_pq_kem)
+
+
+def web_client_context(*, require_pq_kem: bool = False) -> OpenSslContext:
+    """For a client of HTTP/1.1 that shows no certificate."""
+    context = openssl_context(None, require_pq_kem=require_pq_kem)
+    context.set_alpn_protos([_WEB_ALPN])
+    return OpenSslContext(context, require_pq_kem=require_pq_kem, web=True)
 
 
 def openssl_context(identity: Identity | None, *, require_pq_kem: bool) -> SSL.Context:

@@ -1,4 +1,4 @@
-"""The bundle endpoint as docs/runbooks/federation.md has it, asked with curl: https_spiffe; https_web by files, ACME."""
+"""The bundle endpoint as docs/runbooks/federation.md has it, asked with curl: https_spiffe; by files; by ACME."""
 
 from __future__ import annotations
 

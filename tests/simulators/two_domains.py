@@ -16,6 +16,8 @@ from functools import partial
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_der_private_key
 from OpenSSL import SSL, crypto
 
 from generated.spiffe.workload import workload_pb2
@@ -139,7 +141,9 @@ def _context(identity: Identity, peer_id: str) -> SSL.Context:
     context.use_certificate(leaf)
     for certificate in above:
         context.add_extra_chain_cert(certificate)
-    context.use_privatekey(crypto.load_privatekey(crypto.FILETYPE_ASN1, identity.key))
+    key = load_der_private_key(identity.key, None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    context.use_privatekey(key)
     peer = peer_id.removeprefix("spiffe://").partition("/")[0]
     store = context.get_cert_store()
     assert store is not None
@@ -240,6 +244,7 @@ def federated(
     programs += [first.run, second.run]
     first.start()
     second.start()
+    first.ask("federation", "refresh", "-id", OTHER)  # whose server was not there when the first one looked
     bundle = folder / "one.bundle"
     bundle.write_text(first.ask("bundle", "show", "-format", "spiffe").stdout)
     second.ask(

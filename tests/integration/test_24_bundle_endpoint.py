@@ -21,9 +21,9 @@ TYPE = "%{http_code} %{content_type}"
 
 
 def runbook_block(profile: str, **changes: str) -> str:
-    """The runbook's own block for a profile, with places that a test can have."""
+    """The runbook's first block for a profile, with places that a test can have."""
     blocks: list[str] = re.findall(r"```hcl\n(.*?)```", RUNBOOK, re.DOTALL)
-    [block] = [each for each in blocks if re.search(rf'^\s+profile "{profile}"', each, re.MULTILINE)]
+    block = next(each for each in blocks if re.search(rf'^\s+profile "{profile}"', each, re.MULTILINE))
     for old, new in changes.items():
         changed = re.sub(rf"({old}\s*=\s*)\S+", rf"\g<1>{new}", block)
         assert changed != block, old

@@ -175,12 +175,12 @@ class AcmeServer:
         document: dict[str, Any] = {name: f"{self.url}/{place}" for name, place in named.items()}
         return _json(200, document | {"meta": {"termsOfService": self.terms}})
 
-    def _act(self, step: str, name: str, payload: Any, jwk: Any) -> Canned:
+    def _act(self, step: str, name: str, payload: dict[str, Any] | None, jwk: Any) -> Canned:
         match step:
             case "account":
                 url = f"{self.url}/account/{_thumbprint(jwk)}"
                 known, self._accounts[url] = url in self._accounts, jwk
-                self.contacts.append(payload.get("contact"))
+                self.contacts.append((payload or {}).get("contact"))
                 return _json(200 if known else 201, {"status": "valid"}, Location=url)
             case "order" if payload is not None:
                 number = len(self._orders)
@@ -199,8 +199,8 @@ class AcmeServer:
                 order: dict[str, Any] = self._orders[int(name)]
                 if order["status"] != "ready":
                     return problem("orderNotReady", "prove the domain first")
-                csr: str = payload["csr"]
-                order |= {"status": "valid", "chain": self._issue(_decoded(csr))}
+                assert payload is not None
+                order |= {"status": "valid", "chain": self._issue(_decoded(payload["csr"]))}
                 return _json(200, self._order(int(name)))
             case "certificate":
                 return Canned(200, self._orders[int(name)]["chain"], PEM)

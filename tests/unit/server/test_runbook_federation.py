@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from server.config import load
-from server.config.file import BundleEndpoint, ServingCertFile
+from server.config.file import Acme, BundleEndpoint, ServingCertFile
 
 ROOT = Path(__file__).parents[3]
 TEXT = (ROOT / "docs" / "runbooks" / "federation.md").read_text()
@@ -27,14 +27,14 @@ def test_its_blocks_are_taken_without_a_warning(number: int, tmp_path: Path) -> 
 
 def test_each_setting_of_the_endpoint_is_described() -> None:
     described = set(re.findall(r"^\| `(\w+)` \|", TEXT, re.MULTILINE))
-    for model in (BundleEndpoint, ServingCertFile):
+    for model in (Acme, BundleEndpoint, ServingCertFile):
         named = {field.name for field in msgspec.structs.fields(model)} - {"acme", "profile"}
         assert named <= described
 
 
 def test_the_lines_that_it_quotes_are_those_of_the_code() -> None:
     folders = (ROOT / "server" / "federation", ROOT / "transport")
-    code = "".join(path.read_text() for folder in folders for path in sorted(folder.glob("*.py")))
+    code = "".join(path.read_text() for folder in folders for path in sorted(folder.rglob("*.py")))
     quoted = re.findall(r"`([A-Z]\w+ [^`]+)`", TEXT)
     assert len(quoted) >= 3
     for line in quoted:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-
 from operations.errors import NotFound
 from plugins.keymanager import Hash, Key, KeyManager, KeyType, Scheme
 from transport.acme.jose import AccountKey
@@ -19,11 +17,6 @@ class AcmeAccount:
         self.key_id = prefix + _NAME
         self.key: Key | None = None
         """The key, once it has been looked for."""
-
-    async def look(self) -> None:
-        """Find the key of an earlier run, if there is one. Raises what the key manager raises."""
-        with suppress(NotFound):
-            self.key = await self._keys.get(self.key_id)
 
     async def __call__(self) -> AccountKey:
         """Raises what the key manager raises."""

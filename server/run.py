@@ -34,6 +34,7 @@ from server.metrics import time_stores
 from server.nodes import AttestedNodes, StoredNodeRecords
 from server.observing import View
 from server.own_svid import ServerSvid
+from server.publishing import Publishing
 from server.rate_limits import server_limits
 from server.rpc.agent import AgentService
 from server.rpc.bundle import BundleService
@@ -99,6 +100,7 @@ async def serve(config: ServerConfig, ready: Callable[[], None] = lambda: None) 
         time_stores(stores.datastore, stores.key_manager)
         house = await _House.build(config, stores, external, host_services)
         cleanup.push_async_callback(house.drain)
+        await house.announce()
         await house.listen()
         observing = await house.view.open(sinks, cleanup)
         ready()
@@ -117,6 +119,7 @@ class _House:
         view: View,
         following: Following,
         housekeeping: Sequence[Housekeeping | NodeHousekeeping],
+        publishing: Publishing,
         remote: Sequence[Service],
         local: Sequence[Service],
         gate: Gate,
@@ -129,6 +132,7 @@ class _House:
         self._following = following
         self._housekeeping = housekeeping
         self._endpoint = endpoint
+        self._publishing = publishing
         self._remote = Server(router(remote, gate), limits=replace(SERVER_LIMITS, connection_age=CONNECTION_AGE))
         self._local = Server(router((*remote, *local), gate))
 
@@ -178,6 +182,7 @@ class _House:
             View(config, parts(store, authority, config.socket_path), svid, bundles),
             following,
             _housekeeping(config, store, nodes),
+            Publishing(trust_domain, store, bundles, *await catalog.load_publishing(config, svid.identity, external)),
             remote=(
                 AgentService(trust_domain, store, nodes, authority, attestors),
                 BundleService(trust_domain, store, bundles, authority.authorities.publish_jwt_key),
@@ -203,6 +208,10 @@ class _House:
             endpoint=endpoint,
         )
 
+    async def announce(self) -> None:
+        """Tell notifiers of the bundle before anybody is served by it. Raises SpireError when one refuses."""
+        await self._publishing.loaded()
+
     async def listen(self) -> None:
         """Raises SpireError for an address that cannot be used."""
         log = logs.get("endpoints")
@@ -221,7 +230,7 @@ class _House:
     def tasks(self) -> Sequence[Coroutine[None, None, None]]:
         endpoints = () if self._endpoint is None else (self._endpoint,)
         running = (self._authority, self._svid, self._following, *self._housekeeping, *endpoints)
-        return [each.run() for each in running]
+        return [*(each.run() for each in running), *self._publishing.tasks()]
 
     async def drain(self) -> None:
         log = logs.get("endpoints")
@@ -230,6 +239,7 @@ class _House:
         if self._endpoint is not None:
             draining.append(self._endpoint.drain(GRACE))
         await asyncio.gather(*draining)
+        await self._publishing.close()
         await self._authority.close()
         log.info("Server APIs have stopped")
 

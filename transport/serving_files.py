@@ -39,7 +39,7 @@ class Pair:
 
     certificate: bytes
     key: bytes = field(repr=False)
-    open_to_all: bool
+    open_to_all: bool = field(compare=False)
 
 
 class FilesCertificate:

@@ -11,7 +11,7 @@ from identity import jwks
 from identity.bundles import Bundle
 from keystores.inspection import Use
 from operations import duration, logs
-from operations.errors import InvalidArgument, SpireError
+from operations.errors import ConfigurationError, InvalidArgument, SpireError
 from operations.http import JSON, Request, Response
 from operations.logs import Logger
 from server.config.federation import BundleEndpoint
@@ -83,7 +83,10 @@ class Endpoint:
 
     async def listen(self) -> int:
         """Returns the port. Raises SpireError for an address or a certificate that cannot be used."""
-        await self._certificate.start()
+        try:
+            await self._certificate.start()
+        except ConfigurationError as error:
+            raise ConfigurationError(f"federation.bundle_endpoint: {error}") from error
         host = self._settings.address
         port = await self._server.listen_tcp(host, self._settings.port, SETTINGS, tls=self._certificate.tls)
         shown = f"[{host}]" if ":" in host else host

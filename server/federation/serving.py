@@ -9,7 +9,6 @@ from typing import Final
 from identity.bundles import Bundle
 from keystores.inspection import Use
 from operations import logs
-from operations.errors import ConfigurationError
 from operations.logs import Logger
 from plugins.acme_account import AcmeAccount
 from plugins.keymanager import KeyManager
@@ -30,7 +29,7 @@ ACME_KEY_PREFIX: Final = "bundle-acme-"
 async def endpoint(
     config: ServerConfig, settings: BundleEndpoint, svid: ServerSvid, bundles: TrustBundles, keys: KeyManager
 ) -> Endpoint:
-    """Raises ConfigurationError, and what the key manager raises."""
+    """Raises what the key manager raises."""
     log = logs.get("bundle_endpoint")
 
     async def bundle() -> Bundle | None:
@@ -40,7 +39,7 @@ async def endpoint(
         return Endpoint(settings, _of_files(settings.profile, log, require_pq_kem=config.require_pq_kem), bundle, log)
     if isinstance(settings.profile, Acme):
         account = AcmeAccount(keys, ACME_KEY_PREFIX)
-        await account.look()
+        await account.look()  # an earlier run's key is in use though nothing has to be ordered
         return Endpoint(settings, _of_acme(config, settings.profile, account), bundle, log, lambda: _uses(account))
     return Endpoint(settings, OwnCertificate(svid, require_pq_kem=config.require_pq_kem), bundle, log)
 
@@ -57,13 +56,10 @@ def _of_acme(config: ServerConfig, acme: Acme, account: AcmeAccount) -> ServingC
     from transport.acme.certificate import AcmeCertificate
     from transport.acme.settings import AcmeSettings
 
-    if config.require_pq_kem:
-        raise ConfigurationError(
-            "experimental.require_pq_kem refuses the ACME CA, which looks at this endpoint by an ordinary TLS "
-            "handshake: use serving_cert_file, or remove require_pq_kem"
-        )
     settings = AcmeSettings(acme.directory_url, acme.domain_name, acme.email, acme.tos_accepted)
-    return AcmeCertificate(settings, account, Path(config.data_dir) / ACME_FOLDER, logs.get("bundle_acme"))
+    folder = Path(config.data_dir) / ACME_FOLDER
+    log = logs.get("bundle_acme")
+    return AcmeCertificate(settings, account, folder, log, require_pq_kem=config.require_pq_kem)
 
 
 def _uses(account: AcmeAccount) -> Sequence[Use]:

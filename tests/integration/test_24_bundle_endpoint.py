@@ -1,4 +1,4 @@
-"""The bundle endpoint as docs/runbooks/federation.md has it, asked with curl: https_spiffe, and https_web by files."""
+"""The bundle endpoint as docs/runbooks/federation.md has it, asked with curl: https_spiffe; by files; by ACME."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.integration.conftest import MakeServer
+from tests.simulators.acme import AcmeServer
 from tests.simulators.ports import free_port
 from tests.simulators.spire import Server, command, eventually
 from tests.simulators.web_pki import WebAuthority
@@ -108,3 +109,33 @@ def test_https_web_shows_the_certificate_of_the_files(make_server: MakeServer, p
     shutil.copy(renewed.certificate, certificate)
     eventually(lambda: serial() != before, "the new certificate")
     assert server.run.end() == 0
+
+
+def test_https_web_orders_its_certificate_by_acme(make_server: MakeServer, port: int, tmp_path: Path) -> None:
+    name = "bundle.test"
+    with AcmeServer(tmp_path, port=port) as ca:
+        server = make_server(
+            settings=f"""federation {{ bundle_endpoint {{ address = "127.0.0.1"  port = {port}
+                profile "https_web" {{ acme {{ directory_url = "{ca.directory}"  domain_name = "{name}"
+                    email = "ops@example.org"  tos_accepted = true }} }} }} }}"""
+        )
+        server.run.environment["SSL_CERT_FILE"] = str(ca.authority.file)
+        server.start()
+        trusting = ("--cacert", str(ca.authority.file), "--resolve", f"{name}:{port}:127.0.0.1")
+        url = f"https://{name}:{port}/"
+
+        def served() -> bool:
+            return command("curl", "-sSf", "--noproxy", "*", *trusting, url).returncode == 0
+
+        eventually(served, f"a certificate: {server.run.output()[-2000:]}")
+        assert json.loads(curl(*trusting, url))["keys"] == as_shown(server)["keys"]
+        # The account's key is one of the token's, and it is known what for.
+        account = ("keys", "show", "-id", "bundle-acme-acme_account+key")
+        assert "ACME account" in server.ask(*account).stdout
+        # What was had is shown by the next start, at once and without another order.
+        assert server.run.end() == 0
+        server.start()
+        eventually(served, f"the certificate again: {server.run.output()[-2000:]}")
+        assert "ACME account" in server.ask(*account).stdout
+        assert ca.orders == 1
+        assert len(ca.contacts) <= 2

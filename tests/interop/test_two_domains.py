@@ -37,7 +37,7 @@ def programs() -> Iterator[list[Program]]:
             program.end()
 
 
-@pytest.mark.parametrize("pairing", pairings(), ids=lambda pairing: pairing[0])
+@pytest.mark.parametrize("pairing", list(pairings()), ids=lambda pairing: pairing[0])
 def test_mutual_tls_while_both_roots_are_replaced(
     tmp_path: Path, programs: list[Program], pairing: tuple[str, Programs, Programs]
 ) -> None:

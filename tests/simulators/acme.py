@@ -199,7 +199,7 @@ class AcmeServer:
                 order: dict[str, Any] = self._orders[int(name)]
                 if order["status"] != "ready":
                     return problem("orderNotReady", "prove the domain first")
-                csr = str((payload or {})["csr"])
+                csr: str = payload["csr"]
                 order |= {"status": "valid", "chain": self._issue(_decoded(csr))}
                 return _json(200, self._order(int(name)))
             case "certificate":

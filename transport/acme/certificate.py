@@ -47,16 +47,24 @@ class AcmeCertificate:
     """A ServingCertificate. `keys` gives the account's key; the certificate's, a fresh P-256 one, is in `folder`."""
 
     def __init__(
-        self, settings: AcmeSettings, keys: AccountKeys, folder: Path, log: Logger, *, times: Times | None = None
+        self,
+        settings: AcmeSettings,
+        keys: AccountKeys,
+        folder: Path,
+        log: Logger,
+        *,
+        times: Times | None = None,
+        require_pq_kem: bool = False,
     ) -> None:
         self._settings = settings
+        self._require_pq_kem = require_pq_kem
         self._keys = keys
         self._cache = Cache(folder, settings.name)
         self._log = log.bind(domain_name=settings.name, directory_url=str(settings.directory))
         self._times = times or Times()
         self._shown: InProcessIdentity | None = None
         self._proof: InProcessIdentity | None = None
-        self._context = AcmeContext(settings.name, None, None)
+        self._context = AcmeContext(settings.name, None, None, require_pq_kem=require_pq_kem)
         self.renew_at = self._ends_at = 0.0
         """Unix seconds; 0 while there is no certificate."""
         self._told_end = False
@@ -147,13 +155,13 @@ class AcmeCertificate:
         self._ends_at = end
         self._told_end = False
         self._shown = identity
-        self._context = AcmeContext(self._settings.name, identity, self._proof)
+        self._context = AcmeContext(self._settings.name, identity, self._proof, require_pq_kem=self._require_pq_kem)
 
     def prove(self, authorization: str | None) -> None:
         """Shows validators the proof of a key authorization, until None ends that."""
         name = self._settings.name
         self._proof = None if authorization is None else challenge.answer(name, authorization)
-        self._context = AcmeContext(name, self._shown, self._proof)
+        self._context = AcmeContext(name, self._shown, self._proof, require_pq_kem=self._require_pq_kem)
 
     def _tell_end(self) -> None:
         if self._shown is not None and not self._told_end and time.time() >= self._ends_at:

@@ -26,8 +26,11 @@ _WEB = b"http/1.1"
 class AcmeContext:
     """A TlsContext: `shown` for clients of `name`, `proof` for the validators of a challenge that is pending."""
 
-    def __init__(self, name: str, shown: InProcessIdentity | None, proof: InProcessIdentity | None) -> None:
+    def __init__(
+        self, name: str, shown: InProcessIdentity | None, proof: InProcessIdentity | None, *, require_pq_kem: bool
+    ) -> None:
         self._name = name
+        self._require_pq_kem = require_pq_kem
         self._shown = None if shown is None else self._context(shown)
         self._proof = None if proof is None else self._context(proof)
         self._proven_by = proof
@@ -36,10 +39,10 @@ class AcmeContext:
 
     def link(self, sock: socket.socket, *, server: bool) -> Link:
         connection = SSL.Connection(self._first, sock)
-        return _AcmeLink(connection, self._proof, server=server)
+        return _AcmeLink(connection, self._proof, server=server, require_pq_kem=self._require_pq_kem)
 
     def _context(self, identity: InProcessIdentity | None) -> SSL.Context:
-        context = openssl_context(identity, require_pq_kem=False)
+        context = openssl_context(identity, require_pq_kem=self._require_pq_kem)
         context.set_verify(SSL.VERIFY_NONE)
         context.set_alpn_select_callback(
             lambda connection, offered: self._chosen(connection, offered) or SSL.NO_OVERLAPPING_PROTOCOLS
@@ -82,8 +85,10 @@ class _AcmeLink(OpenSslLink):
 
     __slots__ = ("_proof",)
 
-    def __init__(self, connection: SSL.Connection, proof: SSL.Context | None, *, server: bool) -> None:
-        super().__init__(connection, server=server, require_pq_kem=False, web=True)
+    def __init__(
+        self, connection: SSL.Connection, proof: SSL.Context | None, *, server: bool, require_pq_kem: bool
+    ) -> None:
+        super().__init__(connection, server=server, require_pq_kem=require_pq_kem, web=True)
         self._proof = proof
 
     def handshake(self) -> None:

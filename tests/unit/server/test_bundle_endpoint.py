@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import socket
 import ssl
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from OpenSSL import SSL
 
 from identity.bundles import Bundle, JwtAuthority, X509Authority
 from identity.spiffeid import TrustDomain
@@ -20,6 +22,7 @@ from operations.errors import SpireError, TemporarilyUnavailable
 from server.config.federation import BundleEndpoint, HttpsSpiffe
 from server.federation.endpoint import Endpoint
 from tests.simulators.pki import Authority, ec_key, pkcs8, spki
+from transport.acme.showing import AcmeContext
 from transport.tls import InProcessIdentity, TlsContext, web_context
 
 ROOT = Authority.root()
@@ -39,13 +42,13 @@ class Shown:
     def __init__(self, *, require_pq_kem: bool = False) -> None:
         key = ec_key()
         identity = InProcessIdentity((ROOT.sign(key=key),), pkcs8(key))
-        self._context = web_context(identity, require_pq_kem=require_pq_kem)
+        self.context: TlsContext = web_context(identity, require_pq_kem=require_pq_kem)
 
     async def start(self) -> None:
         return
 
     def tls(self) -> TlsContext:
-        return self._context
+        return self.context
 
     async def run(self) -> None:
         return
@@ -65,8 +68,8 @@ class Source:
 
 
 @asynccontextmanager
-async def serving(source: Source, *, require_pq_kem: bool = False) -> AsyncGenerator[int]:
-    endpoint = Endpoint(SETTINGS, Shown(require_pq_kem=require_pq_kem), source, logs.get("bundle_endpoint"))
+async def serving(source: Source, shown: Shown | None = None) -> AsyncGenerator[int]:
+    endpoint = Endpoint(SETTINGS, shown or Shown(), source, logs.get("bundle_endpoint"))
     port = await endpoint.listen()
     try:
         yield port
@@ -174,10 +177,35 @@ async def test_clients_of_all_kinds(tls: ssl.SSLContext) -> None:
         assert (await ask(port, tls=tls))[0] == 200
 
 
-async def test_post_quantum_key_exchange_is_required_where_that_is_configured() -> None:
-    async with serving(Source(), require_pq_kem=True) as port:
-        with pytest.raises((ssl.SSLError, OSError)):
+def of_acme() -> TlsContext:
+    key = ec_key()
+    return AcmeContext("localhost", InProcessIdentity((ROOT.sign(key=key),), pkcs8(key)), None, require_pq_kem=True)
+
+
+@pytest.mark.parametrize("context", [None, of_acme], ids=["own-svid-or-files", "acme"])
+async def test_post_quantum_key_exchange_is_required_where_that_is_configured(
+    context: Callable[[], TlsContext] | None,
+) -> None:
+    shown = Shown(require_pq_kem=True)
+    if context is not None:
+        shown.context = context()
+    async with serving(Source(), shown) as port:
+        assert await asyncio.to_thread(shake, port) == "X25519MLKEM768"
+        with pytest.raises(OSError):
             await ask(port, tls=anybody(version=ssl.TLSVersion.TLSv1_2))
+
+
+def shake(port: int) -> str | None:
+    """The key exchange that a client gets that offers them all."""
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as sock:
+        sock.settimeout(None)
+        connection = SSL.Connection(SSL.Context(SSL.TLS_CLIENT_METHOD), sock)
+        connection.set_tlsext_host_name(b"localhost")
+        connection.set_connect_state()
+        connection.do_handshake()
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert connection.recv(12) == b"HTTP/1.1 200"
+        return connection.get_group_name()
 
 
 async def raw(port: int, data: bytes) -> bytes:

@@ -184,7 +184,7 @@ def endless(files: Files) -> None:
         (swapped, "cert.pem has no PEM certificates that can be read"),
         (another_key, "is not that of the first certificate in"),
         (with_passphrase, "has a passphrase: write it without one"),
-        (a_folder, "key.pem is no file"),
+        (a_folder, "key.pem: is a directory"),
         (a_pipe, "cert.pem is no file"),
         (endless, "cert.pem is longer than 1 MiB"),
     ],

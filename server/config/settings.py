@@ -17,7 +17,7 @@ from operations.quoting import quote
 from operations.sections import HealthChecks, Telemetry
 from plugins.blocks import PluginBlock, read_section
 from plugins.keymanager import KeyType
-from server.config import caches
+from server.config import caches, federation
 from server.config.federation import Federation
 from server.config.file import CaSubject, ServerFile, ServerSection
 from server.config.ttl import ttl_warning
@@ -37,7 +37,6 @@ _NO_TRUST_DOMAIN = TrustDomain("none")
 
 UNAVAILABLE: sections.Unavailable = {
     **sections.UNAVAILABLE,
-    "server.federation": "remove the block",
     "server.experimental.auth_opa_policy_engine": "remove the block",
     "server.experimental.wit_key_type": "remove the key",
     "server.experimental.wit_issuer": "remove the key",
@@ -147,14 +146,15 @@ def load(
 def _checked(file: ServerFile, server: ServerSection, checks: Checks, path: str) -> ServerConfig:
     ca_key_type = _key_type(checks, "ca_key_type", server.ca_key_type, KeyType.EC_P256)
     subject = server.ca_subject
+    trust_domain = checks.attempt(
+        lambda: TrustDomain.parse(server.trust_domain) if server.trust_domain else _NO_TRUST_DOMAIN,
+        _NO_TRUST_DOMAIN,
+        "trust_domain",
+        f"trust_domain {quote(server.trust_domain)} cannot be used: ",
+    )
     return ServerConfig(
         file=path,
-        trust_domain=checks.attempt(
-            lambda: TrustDomain.parse(server.trust_domain) if server.trust_domain else _NO_TRUST_DOMAIN,
-            _NO_TRUST_DOMAIN,
-            "trust_domain",
-            f"trust_domain {quote(server.trust_domain)} cannot be used: ",
-        ),
+        trust_domain=trust_domain,
         bind_address=(server.bind_address or "0.0.0.0").strip("[]"),  # noqa: S104 SPIRE's default
         bind_port=checks.port("bind_port", server.bind_port or DEFAULT_PORT),
         socket_path=sections.absolute(server.socket_path or DEFAULT_SOCKET_PATH),
@@ -181,7 +181,7 @@ def _checked(file: ServerFile, server: ServerSection, checks: Checks, path: str)
         require_pq_kem=server.experimental.require_pq_kem,
         proxies=_networks(checks, server.proxy_protocol_trusted_cidrs),
         node_staleness=_staleness(checks, server.max_attested_node_info_staleness),
-        federation=Federation(),
+        federation=federation.read(server.federation, trust_domain, checks),
         telemetry=file.telemetry,
         health_checks=file.health_checks,
         plugins=read_section(file.plugins, checks),
@@ -263,4 +263,6 @@ def _warnings(file: ServerFile, config: ServerConfig) -> tuple[str, ...]:
         lines.append("ca_subject is empty, so the CA is named C=US, O=SPIFFE: fill the block or remove it")
     if file.server is not None and file.server.profiling_enabled:
         lines.append(NO_PROFILER)
+    if file.server is not None:
+        lines.extend(federation.warnings(file.server.federation, config.federation))
     return tuple(lines)

@@ -445,6 +445,27 @@ async def test_appending_unites_and_counts_only_what_changed(store: DataStore) -
     assert await store.get_bundle(TRUST_DOMAIN) == second
 
 
+async def test_a_key_that_is_appended_again_has_the_later_end(store: DataStore) -> None:
+    tainted = dataclasses.replace(KEY, tainted=True)
+    await store.set_bundle(Bundle(TRUST_DOMAIN, (), (tainted,)))
+    ends: list[int] = []
+    for appended in (KEY, JwtAuthority("k", b"key", 9), JwtAuthority("k", b"key", 7), JwtAuthority("k", b"other", 11)):
+        bundle = await store.append_bundle(Bundle(TRUST_DOMAIN, (), (appended,)))
+        [key] = bundle.jwt_authorities
+        assert (key.public_key, key.tainted) == (b"key", True)
+        ends.append(key.expires_at)
+    assert ends == [5, 9, 9, 9]
+
+
+async def test_a_bundle_is_replaced_only_where_it_is_the_one_that_was_known(store: DataStore) -> None:
+    first, second = Bundle(TRUST_DOMAIN, (ONE,)), Bundle(TRUST_DOMAIN, (TWO,), sequence_number=3)
+    assert not await store.replace_bundle(first, second)
+    assert await store.replace_bundle(None, first)
+    assert not await store.replace_bundle(None, second)
+    assert await store.replace_bundle(first, second)
+    assert await store.get_bundle(TRUST_DOMAIN) == second
+
+
 async def test_a_tainted_authority_stays_tainted_when_appended_again(store: DataStore) -> None:
     tainted = Bundle(TRUST_DOMAIN, (dataclasses.replace(ONE, tainted=True),), (dataclasses.replace(KEY, tainted=True),))
     await store.set_bundle(tainted)

@@ -42,10 +42,7 @@ CHECKED_ONLY = {
 }
 """What is read to see whether it can be, or to say that it does nothing."""
 
-ANSWERED_NO = {
-    "spire-server federation refresh": "Unimplemented",
-    "spire.api.server.trustdomain.v1.TrustDomain/RefreshBundle": "Unimplemented",
-}
+ANSWERED_NO: dict[str, str] = {}
 """What is there so as to say by name that it is not, and how; so are all methods for WIT-SVIDs."""
 MODELS = ("server/config/file.py", "agent/config/file.py", "operations/sections.py")
 

@@ -123,7 +123,6 @@ def test_jwt_keys_follow_the_ca(tmp_path: Path) -> None:
             'prune_attested_nodes_expired_for = "-1h"',
             'prune_attested_nodes_expired_for must not be less than 0: it is "-1h"',
         ),
-        ("federation { }", "server.federation is not available in this version: remove the block"),
         (
             'proxy_protocol_trusted_cidrs = ["::/0", "10.0.0.1"]',
             (

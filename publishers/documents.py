@@ -32,6 +32,9 @@ def render(bundle: Bundle, format: str, refresh_hint: str = "") -> bytes:
     """The document. The same bundle gives the same bytes. Raises InvalidArgument for an authority that is broken."""
     if format == "pem":
         return bundle.to_pem().encode()
+    if format == "jwks":
+        # Without their use, keys of WIT-SVIDs could not be told from those of JWT-SVIDs.
+        bundle = replace(bundle, wit_authorities=())
     if refresh_hint:
         bundle = replace(bundle, refresh_hint=_seconds(refresh_hint))
     return (bundle.to_jwks(standard=format == "jwks") + "\n").encode()

@@ -1,6 +1,6 @@
 """KeyManager "hashicorp_vault": keys in a Vault's transit engine, named and kept as SPIRE 1.16 does it.
 
-A key of the engine is named `<server's id>-<UUID>-<key id>`, so a server can be taken over with its keys. A key that
+A key of the engine is named `<server's id>-<UUID>-<key id>`, so either finds the other's. A key that
 another took the id of is deleted, now or by the next start.
 """
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
 from cryptography import x509
 
 from identity.spiffeid import SpiffeId, TrustDomain
+from keystores.memory import MemoryKeyManager
 from operations import errors
 from plugins.credentialcomposer import (
     AttributeTypeAndValue,
@@ -18,7 +20,11 @@ from plugins.credentialcomposer import (
     X509SvidAttributes,
 )
 from plugins.external import credentialcomposer, process
+from server.ca import checks
+from server.ca.certificate_authority import CaSettings, CertificateAuthority
 from server.ca.composing import Composers
+from tests.simulators.authority_store import MemoryAuthorityStore
+from tests.simulators.pki import ec_key, spki
 from tests.unit.plugins.external.conftest import Load
 from transport.status import RpcError
 
@@ -87,3 +93,20 @@ async def test_what_is_no_attribute(load: Load, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(credentialcomposer, "TIMEOUT", 0.5)
     with pytest.raises(RpcError, match="DeadlineExceeded"):
         await plugin.workload_x509_svid(ID, b"key", X509SvidAttributes(SUBJECT))
+
+
+async def test_what_a_server_does_not_sign(load: Load) -> None:
+    plugin = await load("CredentialComposer", "other-subject")
+    settings = CaSettings(trust_domain=TrustDomain("example.org"), ca_ttl=3600)
+    authority = CertificateAuthority(
+        settings, MemoryKeyManager(), MemoryAuthorityStore(), composers=[plugin], now=time.time
+    )
+    await authority.start()
+    [issued] = await authority.issue_x509([checks.approve_server(spki(ec_key()), TrustDomain("example.org"))])
+    names = x509.load_der_x509_certificate(issued.chain[0]).extensions.get_extension_for_class(
+        x509.SubjectAlternativeName
+    )
+    assert names.value.get_values_for_type(x509.DNSName) == ["composed.example.org"]
+    with pytest.raises(errors.Refused, match='invalid JWT-SVID "sub" claim'):
+        await authority.issue_jwt(checks.approve_jwt(TD_ID, ["a"]))
+    await authority.close()

@@ -1,7 +1,8 @@
 """What the engine lets pass and OPA refuses, found in the compiled plan, before a policy decides anything.
 
 A name that is nowhere defined is undefined at run time, and `not` of it true: a slip of the pen would open the gate. So
-would a function that does not exist; and of `not` within `every` the engine (1.5.2) loses the variable. OPA calls them unsafe variables and undefined functions, and recursion an error.
+would a function that does not exist; and of a `not` within `every` the engine (1.5.2) loses the variable. OPA calls the
+first two unsafe variables and undefined functions. Recursion is an error in OPA too.
 The plan is OPA's intermediate representation (https://www.openpolicyagent.org/docs/ir), as JSON.
 """
 
@@ -58,7 +59,10 @@ def _check_names(function: Object) -> None:
             read = {local for key in _READ if isinstance(local := statement.get(key), int)}
         read |= {local for operand in statement.values() for local in _locals(operand)}
         if any(isinstance(local, int) and local not in defined for local in read):
-            raise PolicyFault("a name is used that is not defined there; within `every`, a `not` needs a rule of its own", _line(statement))
+            raise PolicyFault(
+                "a name is used that is not defined there; within `every`, a `not` needs a rule of its own",
+                _line(statement),
+            )
 
 
 def _locals(operand: object) -> Iterator[object]:

@@ -8,7 +8,7 @@ answers.
 from __future__ import annotations
 
 import asyncio
-import os
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -121,9 +121,9 @@ def roles_of(result: object) -> Role:
 
 
 def _program(process: Process) -> str:
-    """The path of the program that a local caller runs; empty where the kernel does not tell or the caller has ended."""
+    """The path of the program that a local caller runs; empty where the kernel does not tell or the caller ended."""
     try:
-        path = os.readlink(f"/proc/{process.pid}/exe")
+        path = str(Path(f"/proc/{process.pid}/exe").readlink())
     except OSError:
         return ""
     if process.pidfd is not None and process.pidfd.ended:

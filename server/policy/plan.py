@@ -29,7 +29,7 @@ class PolicyFault(Exception):
 
 def check(plan: Object, known: Callable[[str], bool]) -> None:
     """`known` says whether the engine has a built-in function. Raises PolicyFault."""
-    functions = {cast("str", each["name"]): each for each in _list(plan, "funcs", "funcs")}
+    functions = {cast("str", each["name"]): each for each in _functions(plan)}
     calls: dict[str, set[str]] = {}
     for name, function in functions.items():
         calls[name] = set()
@@ -68,10 +68,12 @@ def _check_names(function: Object) -> None:
 def _locals(operand: object) -> Iterator[object]:
     """The local variables that an operand names, or a list of them."""
     if isinstance(operand, list):
-        for each in operand:
+        for each in cast("list[object]", operand):
             yield from _locals(each)
-    elif isinstance(operand, Mapping) and operand.get("type") == "local":
-        yield operand["value"]
+    elif isinstance(operand, Mapping):
+        found = cast("Object", operand)
+        if found.get("type") == "local":
+            yield found["value"]
 
 
 def _check_recursion(calls: Mapping[str, set[str]]) -> None:
@@ -96,12 +98,13 @@ def _check_recursion(calls: Mapping[str, set[str]]) -> None:
 def _statements(found: object) -> Iterator[Object]:
     """Every statement, those in blocks of others too, with its `type`."""
     if isinstance(found, Mapping):
-        if isinstance(found.get("stmt"), Mapping):
-            yield {**cast("Object", found["stmt"]), "type": found["type"]}
-        for each in found.values():
+        node = cast("Object", found)
+        if isinstance(node.get("stmt"), Mapping):
+            yield {**cast("Object", node["stmt"]), "type": node["type"]}
+        for each in node.values():
             yield from _statements(each)
     elif isinstance(found, list):
-        for each in found:
+        for each in cast("list[object]", found):
             yield from _statements(each)
 
 
@@ -110,8 +113,6 @@ def _line(statement: Object) -> int:
     return row + 1 if isinstance(row, int) else 0
 
 
-def _list(plan: Object, *keys: str) -> Sequence[Object]:
-    found: object = plan
-    for key in keys:
-        found = cast("Object", found).get(key, {})
-    return cast("Sequence[Object]", found or ())
+def _functions(plan: Object) -> Sequence[Object]:
+    funcs = cast("Object", plan.get("funcs") or {})
+    return cast("Sequence[Object]", funcs.get("funcs") or ())

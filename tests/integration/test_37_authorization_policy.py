@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.integration.conftest import MakeServer
-from tests.simulators.spire import MEMORY, SERVER, command
+from tests.simulators.spire import MEMORY, Server, command
 
 EXAMPLES = Path(__file__).parents[2] / "docs/runbooks/authorization-policy"
+
+
+def validate(server: Server) -> subprocess.CompletedProcess[str]:
+    return command(server.program, "validate", "-config", str(server.config))
 
 
 @pytest.mark.timeout(300)
@@ -27,7 +32,7 @@ def test_operators_that_only_read_but_for_one_program(make_server: MakeServer, t
     server = make_server(key_manager=MEMORY, settings=settings)
     line = rules.count("\n") + 2
 
-    validated = command([SERVER, "validate", "-config", str(server.config)], check=False)
+    validated = validate(server)
     assert validated.returncode == 1
     assert f"{policy}:{line}: a name is used that is not defined there" in validated.stderr
     assert "Traceback" not in validated.stderr
@@ -36,7 +41,7 @@ def test_operators_that_only_read_but_for_one_program(make_server: MakeServer, t
     assert f"{policy}:{line}: a name is used that is not defined there" in server.run.output()
 
     policy.write_text(rules)
-    assert command([SERVER, "validate", "-config", str(server.config)]).returncode == 0
+    assert validate(server).returncode == 0
     server.start()
     assert server.ask_json("entry", "count")["count"] == 0
     refused = server.ask("token", "generate", check=False)

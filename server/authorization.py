@@ -271,9 +271,7 @@ class Authorizer:
         try:
             return await self._policy.roles(path, peer, caller, request)
         except SpireError as error:
-            log = log.bind(caller_id=caller) if caller else log
-            log.error("Authorization policy failed", error=text_of(error))
-            raise RpcError(Code.UNKNOWN, f"authorization policy failed for method {path}") from error
+            raise _policy_failed(log.bind(caller_id=caller) if caller else log, path, error) from error
 
     async def _entitled(self, allowed: Role, identity: PeerIdentity, log: Logger) -> Caller | None:
         """The caller as an admin or a downstream server, or None."""
@@ -319,6 +317,12 @@ class Authorizer:
             log.error("Agent SVID is not active", svid_serial_num=identity.serial, serial_num=node.serial_number)
             return Reason.AGENT_NOT_ACTIVE
         return None
+
+
+def _policy_failed(log: Logger, path: str, error: SpireError) -> RpcError:
+    """The reason is the operator's alone: the policy may say more of the deployment than a stranger should hear."""
+    log.error("Authorization policy failed", error=text_of(error))
+    return RpcError(Code.UNKNOWN, f"authorization policy failed for method {path}")
 
 
 def _denied(log: Logger, path: str, reason: Reason.ValueType | None = None) -> RpcError:

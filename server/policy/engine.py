@@ -1,7 +1,7 @@
 """The policy's worker process, as seen from the event loop: one input after the other, each with a deadline.
 
-The engine is C++ in a process of its own: a policy that never ends, eats memory or crashes it costs that process, and the
-call it was asked for is refused.
+The engine is C++ in a process of its own: a policy that never ends, eats memory or crashes it costs that process, and
+the call it was asked for is refused.
 """
 
 from __future__ import annotations
@@ -99,7 +99,9 @@ class _Process:
             raise TemporarilyUnavailable(f"the policy gave no answer within {patience:g} s") from error
         except (OSError, EOFError, msgspec.MsgspecError) as error:
             self.end()
-            raise TemporarilyUnavailable("the policy's process ended: it may hold no more than 1 GiB of memory") from error
+            raise TemporarilyUnavailable(
+                "the policy's process ended: it may hold no more than 1 GiB of memory"
+            ) from error
         except BaseException:
             self.end()  # its answer would be taken for the next one's
             raise

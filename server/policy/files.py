@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 
@@ -45,13 +46,13 @@ def _data(path: str) -> str:
     except RecursionError as error:
         raise ConfigurationError("the policy's data is nested too deeply", file=path) from error
     if not isinstance(found, dict):
-        raise ConfigurationError("the policy's data has to be a JSON object, as {\"apis\": […]}", file=path)
+        raise ConfigurationError('the policy\'s data has to be a JSON object, as {"apis": […]}', file=path)
     return text
 
 
 def _text(path: str, limit: int, key: str) -> str:
     try:
-        with open(path, "rb") as file:
+        with Path(path).open("rb") as file:
             content = file.read(limit + 1)
     except OSError as error:
         raise ConfigurationError(f"{key} cannot be read: {error.strerror}", file=path) from error
@@ -62,4 +63,6 @@ def _text(path: str, limit: int, key: str) -> str:
     try:
         return content.decode()
     except UnicodeDecodeError as error:
-        raise ConfigurationError(f"{key} names a file that is no UTF-8: {error.reason} at byte {error.start}", file=path) from error
+        raise ConfigurationError(
+            f"{key} names a file that is no UTF-8: {error.reason} at byte {error.start}", file=path
+        ) from error

@@ -1,7 +1,8 @@
 """What the engine lets pass and OPA refuses, found in the compiled plan, before a policy decides anything.
 
 A name that is nowhere defined is undefined at run time, and `not` of it true: a slip of the pen would open the gate. So
-would a function that does not exist; and of `not` within `every` the engine (1.5.2) loses the variable. OPA calls them unsafe variables and undefined functions, and recursion an error.
+would a function that does not exist; and of a `not` within `every` the engine (1.5.2) loses the variable. OPA calls the
+first two unsafe variables and undefined functions. Recursion is an error in OPA too.
 The plan is OPA's intermediate representation (https://www.openpolicyagent.org/docs/ir), as JSON.
 """
 
@@ -28,7 +29,7 @@ class PolicyFault(Exception):
 
 def check(plan: Object, known: Callable[[str], bool]) -> None:
     """`known` says whether the engine has a built-in function. Raises PolicyFault."""
-    functions = {cast("str", each["name"]): each for each in _list(plan, "funcs", "funcs")}
+    functions = {cast("str", each["name"]): each for each in _functions(plan)}
     calls: dict[str, set[str]] = {}
     for name, function in functions.items():
         calls[name] = set()
@@ -58,16 +59,21 @@ def _check_names(function: Object) -> None:
             read = {local for key in _READ if isinstance(local := statement.get(key), int)}
         read |= {local for operand in statement.values() for local in _locals(operand)}
         if any(isinstance(local, int) and local not in defined for local in read):
-            raise PolicyFault("a name is used that is not defined there; within `every`, a `not` needs a rule of its own", _line(statement))
+            raise PolicyFault(
+                "a name is used that is not defined there; within `every`, a `not` needs a rule of its own",
+                _line(statement),
+            )
 
 
 def _locals(operand: object) -> Iterator[object]:
     """The local variables that an operand names, or a list of them."""
     if isinstance(operand, list):
-        for each in operand:
+        for each in cast("list[object]", operand):
             yield from _locals(each)
-    elif isinstance(operand, Mapping) and operand.get("type") == "local":
-        yield operand["value"]
+    elif isinstance(operand, Mapping):
+        found = cast("Object", operand)
+        if found.get("type") == "local":
+            yield found["value"]
 
 
 def _check_recursion(calls: Mapping[str, set[str]]) -> None:
@@ -92,12 +98,13 @@ def _check_recursion(calls: Mapping[str, set[str]]) -> None:
 def _statements(found: object) -> Iterator[Object]:
     """Every statement, those in blocks of others too, with its `type`."""
     if isinstance(found, Mapping):
-        if isinstance(found.get("stmt"), Mapping):
-            yield {**cast("Object", found["stmt"]), "type": found["type"]}
-        for each in found.values():
+        node = cast("Object", found)
+        if isinstance(node.get("stmt"), Mapping):
+            yield {**cast("Object", node["stmt"]), "type": node["type"]}
+        for each in node.values():
             yield from _statements(each)
     elif isinstance(found, list):
-        for each in found:
+        for each in cast("list[object]", found):
             yield from _statements(each)
 
 
@@ -106,8 +113,6 @@ def _line(statement: Object) -> int:
     return row + 1 if isinstance(row, int) else 0
 
 
-def _list(plan: Object, *keys: str) -> Sequence[Object]:
-    found: object = plan
-    for key in keys:
-        found = cast("Object", found).get(key, {})
-    return cast("Sequence[Object]", found or ())
+def _functions(plan: Object) -> Sequence[Object]:
+    funcs = cast("Object", plan.get("funcs") or {})
+    return cast("Sequence[Object]", funcs.get("funcs") or ())

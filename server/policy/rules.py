@@ -8,8 +8,9 @@ answers.
 from __future__ import annotations
 
 import asyncio
-import os
-from typing import Final
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final, cast
 
 import msgspec
 from google.protobuf.message import Message
@@ -45,6 +46,11 @@ _SELECTOR: Final = {"type": "unix", "value": "uid:1000"}
 _ENTRY: Final = {"id": "entry", "spiffe_id": _ID, "parent_id": {**_ID, "path": "/host"}, "selectors": [_SELECTOR]}
 _API: Final = "/spire.api.server."
 
+_CHANGES: Final[Mapping[str, object]] = {
+    "BatchCreateEntry": {"entries": [_ENTRY]},
+    "ListEntries": {"filter": {}},
+}
+
 SAMPLES: Final = (
     Input("", "", _API + "bundle.v1.Bundle/GetBundle", {}),
     Input("", "", "/grpc.health.v1.Health/Check", {}),
@@ -53,7 +59,7 @@ SAMPLES: Final = (
     *(
         Input(caller, "", _API + f"entry.v1.Entry/{name}", request)
         for caller in ("", "spiffe://example.org/workload")
-        for name, request in (("BatchCreateEntry", {"entries": [_ENTRY]}), ("ListEntries", {"filter": {}}))
+        for name, request in _CHANGES.items()
     ),
 )
 """Calls that a policy has to have a result for before a server starts with it."""
@@ -70,15 +76,13 @@ class RegoPolicy:
         """Raises ConfigurationError, whose one line has the path and, where the engine tells it, the line."""
         engine = await Engine.start(await asyncio.to_thread(read, files), patience)
         policy = cls(engine)
-        try:
-            for sample in SAMPLES:
+        for sample in SAMPLES:
+            try:
                 await policy._roles(sample)
-        except ConfigurationError:
-            await engine.close()
-            raise
-        except SpireError as error:
-            await engine.close()
-            raise ConfigurationError(f"a try with {sample.full_method} failed: {error}", file=files.rego) from error
+            except SpireError as error:
+                await engine.close()
+                reason = f"a try with {sample.full_method} failed: {error}"
+                raise ConfigurationError(reason, file=files.rego) from error
         return policy
 
     @classmethod
@@ -112,7 +116,7 @@ def roles_of(result: object) -> Role:
         raise PolicyFailed("data.spire.result is no object")
     roles = Role(0)
     for name, role in FIELDS.items():
-        value = result.get(name)
+        value = cast("Mapping[str, object]", result).get(name)
         if not isinstance(value, bool):
             raise PolicyFailed(f"data.spire.result has no {name} that is true or false")
         if value:
@@ -121,9 +125,9 @@ def roles_of(result: object) -> Role:
 
 
 def _program(process: Process) -> str:
-    """The path of the program that a local caller runs; empty where the kernel does not tell or the caller has ended."""
+    """The path of the program that a local caller runs; empty where the kernel does not tell or the caller ended."""
     try:
-        path = os.readlink(f"/proc/{process.pid}/exe")
+        path = str(Path(f"/proc/{process.pid}/exe").readlink())
     except OSError:
         return ""
     if process.pidfd is not None and process.pidfd.ended:

@@ -1,8 +1,8 @@
 """The worker process: it has the engine, compiles one policy, and answers one input after the other.
 
-A frame is four bytes of length, most significant first, and JSON: first a `Load`, answered with a `Verdict`, then inputs, each
-answered likewise. Once the policy is loaded the process can open nothing more, neither files nor sockets, and its memory
-has an end; it never had its parent's environment.
+A frame is four bytes of length, most significant first, and JSON: first a `Load`, answered with a `Verdict`, then
+inputs, each answered likewise. Once the policy is loaded the process can open nothing more, neither files nor sockets,
+and its memory has an end; it never had its parent's environment.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from server.policy.plan import PolicyFault
 LENGTH: Final = struct.Struct(">I")
 FRAME_LIMIT: Final = 64 << 20
 MEMORY: Final = 1 << 20
-"""KiB that the process may hold. The engine's allocator reserves address space of 256 GiB, so that no rlimit(2) fits."""
+"""KiB that the process may hold. The engine's allocator reserves 256 GiB of address space, which no rlimit(2) takes."""
 LOOK: Final = 0.02
 """Seconds between looks at what it holds."""
 ENTRYPOINT: Final = "spire/result"
@@ -44,7 +44,9 @@ class Load(msgspec.Struct, frozen=True):
 
 
 class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`error` is one line, about that `line` of the policy where it is not 0; without one `value` is what the policy's `result` is, None when that is undefined."""
+    """`error` is one line, about that `line` of the policy where it is not 0; without one `value` is what the policy's
+    `result` is, None when that is undefined.
+    """
 
     error: str = ""
     line: int = 0

@@ -30,9 +30,14 @@ MakePolicy = Callable[..., PolicyFiles]
 def make_policy(tmp_path: Path) -> MakePolicy:
     def make(rego: str, data: str = "") -> PolicyFiles:
         path, data_path = tmp_path / "policy.rego", tmp_path / "data.json"
-        path.write_text(rego)
+        path.write_text(rego, errors="surrogateescape")
         if data:
             data_path.write_text(data)
         return PolicyFiles(str(path), str(data_path) if data else "")
 
     return make
+
+
+def own_program() -> str:
+    """The path of the program that runs the tests."""
+    return str(Path("/proc/self/exe").readlink())

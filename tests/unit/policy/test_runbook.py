@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from generated.spire.api.types import entry_pb2 as types
 from server.authorization import POLICY, Role
 from server.policy.files import PolicyFiles
 from server.policy.rules import RegoPolicy
+from tests.simulators.house import spiffe_id
+from tests.unit.policy.conftest import own_program
 from transport.peer import Peer, Process
 
 EXAMPLES = Path(__file__).parents[3] / "docs/runbooks/authorization-policy"
@@ -24,14 +27,18 @@ OPERATORS = Role.LOCAL | Role.ADMIN
 
 
 async def loaded(name: str, tmp_path: Path, more: Mapping[str, object] | None = None) -> RegoPolicy:
+    return await RegoPolicy.load(files(name, tmp_path, more))
+
+
+def files(name: str, tmp_path: Path, more: Mapping[str, object] | None) -> PolicyFiles:
     data = json.loads((EXAMPLES / "policy_data.json").read_text()) | (more or {})
     path = tmp_path / "data.json"
     path.write_text(json.dumps(data))
-    return await RegoPolicy.load(PolicyFiles(str(EXAMPLES / name), str(path)))
+    return PolicyFiles(str(EXAMPLES / name), str(path))
 
 
 def create(*paths: str, admin: bool = False) -> Message:
-    entries = [types.Entry(spiffe_id={"trust_domain": "example.org", "path": path}, admin=admin) for path in paths]
+    entries = [types.Entry(spiffe_id=spiffe_id(path), admin=admin) for path in paths]
     return entry_pb2.BatchCreateEntryRequest(entries=entries)
 
 
@@ -69,10 +76,10 @@ async def test_entries_below_ci_are_the_ci_admins(tmp_path: Path) -> None:
 
 
 async def test_operators_that_only_read(tmp_path: Path) -> None:
-    program = str(Path("/proc/self/exe").readlink())
+    program = own_program()
     policy = await loaded("read-only.rego", tmp_path, {"writers": [CI]})
     trusting = await loaded("read-only.rego", tmp_path, {"writers": [program]})
-    own = Peer("", process=Process(int(Path("/proc/self").readlink().name), 0, 0, 0))
+    own = Peer("", process=Process(os.getpid(), 0, 0, 0))
     try:
         for path, roles in POLICY.items():
             operators = roles & OPERATORS

@@ -122,6 +122,34 @@ async def test_other_trust_domains_have_admins_only() -> None:
     assert "no bundle found" in await refusal(identities, peer(root, str(ADMIN)))
 
 
+async def test_an_admin_of_another_trust_domain_follows_that_domains_bundle() -> None:
+    """Over a rotation of its root, and until the bundle goes away: at every call, on a connection that stays."""
+    old, new = authority("other.org"), authority("other.org")
+    roots = Roots(other_org=(old.der,))
+    identities = PeerIdentities(TRUST_DOMAIN, (ADMIN,), roots.of)
+    before, after = peer(old, str(ADMIN)), peer(new, str(ADMIN))
+    assert await identities.of(before) is not None
+    assert "could not verify" in await refusal(identities, after)
+    roots.known[OTHER] = (old.der, new.der)
+    assert await identities.of(before) is not None
+    assert await identities.of(after) is not None
+    roots.known[OTHER] = (new.der,)
+    assert "in the bundle no more" in await refusal(identities, before)
+    assert await identities.of(after) is not None
+    del roots.known[OTHER]
+    for caller in (before, after):
+        assert "no bundle found" in await refusal(identities, caller)
+    roots.known[OTHER] = ()
+    assert await refusal(identities, after)
+
+
+async def test_an_own_authority_vouches_for_no_admin_of_another_trust_domain() -> None:
+    own = authority("example.org")
+    roots = Roots(example_org=(own.der,), other_org=(authority("other.org").der,))
+    identities = PeerIdentities(TRUST_DOMAIN, (ADMIN,), roots.of)
+    assert "could not verify" in await refusal(identities, peer(own, str(ADMIN)))
+
+
 async def test_what_is_no_svid() -> None:
     root = authority("example.org")
     identities = PeerIdentities(TRUST_DOMAIN, (), Roots(example_org=(root.der,)).of)

@@ -331,3 +331,11 @@ def test_datastore_faults(text: str, reason: str) -> None:
     with pytest.raises(ConfigurationError) as error:
         datastore(text)
     assert str(error.value) == f"d.conf:1: {reason}"
+
+
+def test_two_blocks_of_prometheus_are_one(tmp_path: Path) -> None:
+    """As SPIRE merges them."""
+    outside = 'plugins { }\ntelemetry {\n  Prometheus { port = 1 }\n  Prometheus { host = "h" }\n}'
+    found = load(configured(tmp_path, outside=outside)).telemetry.prometheus
+    assert found is not None
+    assert (found.host, found.port) == ("h", 1)

@@ -19,7 +19,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from identity.bundles import Bundle, JwtAuthority
+from identity.bundles import Bundle, JwtAuthority, WitAuthority
 from identity.spiffeid import SpiffeId, TrustDomain
 from keystores.memory import MemoryKeyManager
 from plugins.keymanager import Key
@@ -61,6 +61,9 @@ class NoStore:
         self.root = der
 
     async def append_jwt_authority(self, authority: JwtAuthority) -> None:
+        pass
+
+    async def append_wit_authority(self, authority: WitAuthority) -> None:
         pass
 
     async def prune(self, expires_before: int) -> None:

@@ -122,11 +122,11 @@ class Bundle:
             ),
         )
 
-    def to_jwks(self, *, x509: bool = True, jwt: bool = True, standard: bool = False) -> str:
+    def to_jwks(self, *, x509: bool = True, jwt: bool = True, wit: bool = True, standard: bool = False) -> str:
         """The SPIFFE bundle document; `standard` leaves out what plain JWKS readers do not know. See identity.jwks."""
         from identity import jwks
 
-        return jwks.dump(self, x509=x509, jwt=jwt, standard=standard)
+        return jwks.dump(self, x509=x509, jwt=jwt, wit=wit, standard=standard)
 
     @classmethod
     def from_jwks(cls, trust_domain: TrustDomain, document: str | bytes) -> Bundle:

@@ -11,13 +11,14 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from identity import der
-from identity.bundles import Bundle, JwtAuthority, X509Authority
+from identity.bundles import Bundle, JwtAuthority, WitAuthority, X509Authority
 from identity.spiffeid import TrustDomain
 from operations import documents
 from operations.errors import InvalidArgument
 
 _X509_USE = "x509-svid"
 _JWT_USE = "jwt-svid"
+_WIT_USE = "wit-svid"
 _MAX_DOCUMENT = 4 * 1024 * 1024
 
 _CURVES: dict[str, ec.EllipticCurve] = {"P-256": ec.SECP256R1(), "P-384": ec.SECP384R1(), "P-521": ec.SECP521R1()}
@@ -50,17 +51,19 @@ class _Key(msgspec.Struct):
     x5c: tuple[str, ...] = ()
 
 
-def dump(bundle: Bundle, *, x509: bool = True, jwt: bool = True, standard: bool = False) -> str:
+def dump(bundle: Bundle, *, x509: bool = True, jwt: bool = True, wit: bool = True, standard: bool = False) -> str:
     """The bundle document, indented by four spaces, members in the order SPIRE has them.
 
-    `standard` omits `use` and the SPIFFE members, as in the Workload API's JWT bundles. Raises InvalidArgument for an
-    authority that cannot be parsed.
+    `standard` omits `use` and the SPIFFE members, as in the Workload API's JWT bundles, and WIT authorities, which
+    nothing would tell from those of JWT-SVIDs. Raises InvalidArgument for an authority that cannot be parsed.
     """
     keys: list[dict[str, Any]] = []
     if x509:
         keys += [_x509_entry(authority) for authority in bundle.x509_authorities]
     if jwt:
-        keys += [_jwt_entry(authority) for authority in bundle.jwt_authorities]
+        keys += [_key_entry(_JWT_USE, authority) for authority in bundle.jwt_authorities]
+    if wit and not standard:
+        keys += [_key_entry(_WIT_USE, authority) for authority in bundle.wit_authorities]
     document: dict[str, Any] = {"keys": keys}
     if standard:
         for key in keys:
@@ -83,21 +86,25 @@ def load(trust_domain: TrustDomain, document: str | bytes) -> Bundle:
         raise InvalidArgument(f"unable to parse JWKS: longer than {_MAX_DOCUMENT} bytes")
     parsed = _decode(document, _Document)
     x509: list[X509Authority] = []
-    jwt: dict[str, JwtAuthority] = {}
+    keys: dict[str, dict[str, bytes]] = {_JWT_USE: {}, _WIT_USE: {}}
     for index, raw in enumerate(parsed.keys):
         use = _decode(raw, _Use).use
         if not use:
             raise InvalidArgument(f"missing use for key entry {index}")
         if use == _X509_USE:
             x509.append(_x509_authority(_decode(raw, _Key), index))
-        elif use == _JWT_USE:
-            authority = _jwt_authority(_decode(raw, _Key), index)
-            if jwt.setdefault(authority.key_id, authority) != authority:
-                raise InvalidArgument(f'jwt-svid entry {index} has the key ID "{authority.key_id}" of another entry')
+        elif use in keys:
+            key = _decode(raw, _Key)
+            if not key.kid:
+                raise InvalidArgument(f"missing key ID in {use} entry {index}")
+            public_key = _public_key(key, index)
+            if keys[use].setdefault(key.kid, public_key) != public_key:
+                raise InvalidArgument(f'{use} entry {index} has the key ID "{key.kid}" of another entry')
     return Bundle(
         trust_domain=trust_domain,
         x509_authorities=tuple(dict.fromkeys(x509)),
-        jwt_authorities=tuple(jwt.values()),
+        jwt_authorities=tuple(JwtAuthority(*each) for each in keys[_JWT_USE].items()),
+        wit_authorities=tuple(WitAuthority(*each) for each in keys[_WIT_USE].items()),
         refresh_hint=parsed.spiffe_refresh_hint,
         sequence_number=parsed.spiffe_sequence,
     )
@@ -105,12 +112,12 @@ def load(trust_domain: TrustDomain, document: str | bytes) -> Bundle:
 
 def _x509_entry(authority: X509Authority) -> dict[str, Any]:
     key = der.authority_key(authority.der)
-    parameters = _edwards_jwk(key) if isinstance(key, ed25519.Ed25519PublicKey) else _jwk(key)
+    parameters = _edwards_jwk(key) if isinstance(key, ed25519.Ed25519PublicKey) else jwk(key)
     return {"use": _X509_USE, **parameters, "x5c": [base64.b64encode(authority.der).decode()]}
 
 
-def _jwt_entry(authority: JwtAuthority) -> dict[str, Any]:
-    return {"use": _JWT_USE, **_jwk(der.public_key(authority.public_key), authority.key_id)}
+def _key_entry(use: str, authority: JwtAuthority | WitAuthority) -> dict[str, Any]:
+    return {"use": use, **jwk(der.public_key(authority.public_key), authority.key_id)}
 
 
 def _x509_authority(key: _Key, index: int) -> X509Authority:
@@ -123,12 +130,6 @@ def _x509_authority(key: _Key, index: int) -> X509Authority:
     if not _names_key_of(key, certificate, index):
         raise InvalidArgument(f"the certificate in x509-svid entry {index} has another public key than the entry")
     return X509Authority(certificate)
-
-
-def _jwt_authority(key: _Key, index: int) -> JwtAuthority:
-    if not key.kid:
-        raise InvalidArgument(f"missing key ID in jwt-svid entry {index}")
-    return JwtAuthority(key.kid, _public_key(key, index))
 
 
 def _names_key_of(key: _Key, certificate: bytes, index: int) -> bool:
@@ -144,16 +145,17 @@ def _edwards_jwk(key: ed25519.Ed25519PublicKey) -> dict[str, str]:
     return {"kty": "OKP", "crv": "Ed25519", "x": _base64url_of(key.public_bytes_raw())}
 
 
-def _jwk(key: der.PublicKey, key_id: str = "") -> dict[str, str]:
+def jwk(key: der.PublicKey, key_id: str = "") -> dict[str, str]:
+    """The members of a public key's JWK (RFC 7518, section 6). Raises InvalidArgument for a curve that has none."""
     kid = {"kid": key_id} if key_id else {}
     numbers = key.public_numbers()
     if isinstance(numbers, rsa.RSAPublicNumbers):
-        return {"kty": "RSA", **kid, "n": _base64url(numbers.n), "e": _base64url(numbers.e)}
+        return {"kty": "RSA", **kid, "n": base64url(numbers.n), "e": base64url(numbers.e)}
     name = _CURVE_NAMES.get(numbers.curve.name)
     if name is None:
         raise InvalidArgument(f"elliptic curve {numbers.curve.name} has no place in a JWKS: use P-256, P-384 or P-521")
     length = (numbers.curve.key_size + 7) // 8
-    return {"kty": "EC", **kid, "crv": name, "x": _base64url(numbers.x, length), "y": _base64url(numbers.y, length)}
+    return {"kty": "EC", **kid, "crv": name, "x": base64url(numbers.x, length), "y": base64url(numbers.y, length)}
 
 
 def _public_key(key: _Key, index: int) -> bytes:
@@ -180,7 +182,8 @@ def _number(text: str) -> int:
     return int.from_bytes(base64.b64decode(octets + b"=" * (-len(octets) % 4), altchars=b"-_", validate=True), "big")
 
 
-def _base64url(number: int, length: int = 0) -> str:
+def base64url(number: int, length: int = 0) -> str:
+    """Base64urlUInt of RFC 7518, section 2, of `length` octets or as many as it takes."""
     return _base64url_of(number.to_bytes(length or (number.bit_length() + 7) // 8, "big"))
 
 

@@ -12,13 +12,13 @@ from datetime import datetime
 from typing import Annotated, Any, TypeVar
 
 import msgspec
-from cryptography.hazmat.primitives.asymmetric import rsa
 from jwt.api_jws import PyJWS
 from jwt.exceptions import PyJWTError
 from jwt.types import SigOptions
 
 from identity import der
 from identity.bundles import JwtAuthority
+from identity.jws import ALGORITHMS, algorithms_of
 from identity.spiffeid import SpiffeId, TrustDomain
 from operations import documents
 from operations.errors import InvalidArgument, Refused
@@ -29,12 +29,7 @@ LEEWAY = 60
 # A token travels in a header; nothing that accepts one takes longer headers.
 _MAX_TOKEN = 64 * 1024
 
-# JWT-SVID 2.1: these algorithms and no others. The key decides which of them a token may name.
-_RSA_ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
-_EC_ALGORITHMS = {"secp256r1": ("ES256",), "secp384r1": ("ES384",), "secp521r1": ("ES512",)}
-_ALGORITHMS = frozenset((*_RSA_ALGORITHMS, "ES256", "ES384", "ES512"))
-
-_jws = PyJWS(algorithms=sorted(_ALGORITHMS), options={"enforce_minimum_key_length": True})
+_jws = PyJWS(algorithms=sorted(ALGORITHMS), options={"enforce_minimum_key_length": True})
 _UNVERIFIED: SigOptions = {"verify_signature": False}
 
 
@@ -83,7 +78,7 @@ def verify(
     spiffe_id = _subject(claims)
     key = _find_key(spiffe_id.trust_domain, key_id, authorities)
     try:
-        _jws.decode_complete(token, key, algorithms=_algorithms_of(key))
+        _jws.decode_complete(token, key, algorithms=algorithms_of(key))
     except PyJWTError as error:
         raise Refused("token signature does not verify with its authority's key") from error
     _check_claims(claims, wanted, now.timestamp())
@@ -110,7 +105,7 @@ def _parse(token: str) -> tuple[Mapping[str, Any], bytes]:
 
 def _check_header(header: Mapping[str, Any]) -> str:
     """JWT-SVID 2: the header's algorithm and type; returns its key id."""
-    if header.get("alg") not in _ALGORITHMS:
+    if header.get("alg") not in ALGORITHMS:
         raise InvalidArgument("unable to parse JWT token: unexpected signature algorithm")
     if header.get("typ", "JWT") not in ("JWT", "JOSE"):
         raise InvalidArgument("token header type not equal to either JWT or JOSE")
@@ -141,12 +136,6 @@ def _find_key(
         if authority.key_id == key_id:
             return der.public_key(authority.public_key)
     raise Refused(f'public key "{key_id[:128]}" not found in trust domain "{trust_domain}"')
-
-
-def _algorithms_of(key: der.PublicKey) -> Sequence[str]:
-    if isinstance(key, rsa.RSAPublicKey):
-        return _RSA_ALGORITHMS
-    return _EC_ALGORITHMS.get(key.curve.name, ())
 
 
 def _check_claims(claims: _Claims, wanted: Sequence[str], now: float) -> None:

@@ -1,7 +1,7 @@
 """Authorities on their way out: tainted ones, which sign no more, and revoked ones, which are gone from the bundle.
 
 Pure functions from bundle to bundle, and the question which chains a tainted authority stands above. X.509 authorities
-are named by their subject key identifier in lower-case hex, JWT authorities by their key id.
+are named by their subject key identifier in lower-case hex, JWT and WIT authorities by their key id.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import TypeVar
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 
 from identity import der
-from identity.bundles import Bundle, X509Authority
+from identity.bundles import Bundle, JwtAuthority, WitAuthority, X509Authority
 from operations.errors import InvalidArgument, NotFound
 
 
@@ -65,23 +66,44 @@ def revoke_x509(bundle: Bundle, key_id: str) -> Bundle:
 
 def taint_jwt(bundle: Bundle, key_id: str) -> Bundle:
     """Mark the JWT authority. Raises NotFound, and InvalidArgument for one that is tainted already."""
-    found = [each for each in bundle.jwt_authorities if each.key_id == key_id]
-    if not found:
-        raise NotFound("no JWT Key found with provided key ID")
-    if any(each.tainted for each in found):
-        raise InvalidArgument("key is already tainted")
-    marked = tuple(replace(each, tainted=True) if each in found else each for each in bundle.jwt_authorities)
-    return replace(bundle, jwt_authorities=marked)
+    return replace(bundle, jwt_authorities=_with_tainted(bundle.jwt_authorities, key_id, "JWT"))
 
 
 def revoke_jwt(bundle: Bundle, key_id: str) -> Bundle:
     """Take the tainted JWT authority out. Raises NotFound, and InvalidArgument for one that is not tainted."""
-    found = [each for each in bundle.jwt_authorities if each.key_id == key_id]
-    if not found:
-        raise NotFound("no JWT Key found with provided key ID")
-    if not all(each.tainted for each in found):
+    return replace(bundle, jwt_authorities=_without_tainted(bundle.jwt_authorities, key_id, "JWT"))
+
+
+def taint_wit(bundle: Bundle, key_id: str) -> Bundle:
+    """Mark the WIT authority. Raises as `taint_jwt` does."""
+    return replace(bundle, wit_authorities=_with_tainted(bundle.wit_authorities, key_id, "WIT"))
+
+
+def revoke_wit(bundle: Bundle, key_id: str) -> Bundle:
+    """Take the tainted WIT authority out. Raises as `revoke_jwt` does."""
+    return replace(bundle, wit_authorities=_without_tainted(bundle.wit_authorities, key_id, "WIT"))
+
+
+_K = TypeVar("_K", JwtAuthority, WitAuthority)
+
+
+def _with_tainted(keys: Sequence[_K], key_id: str, title: str) -> tuple[_K, ...]:
+    if any(each.tainted for each in _named(keys, key_id, title)):
+        raise InvalidArgument("key is already tainted")
+    return tuple(replace(each, tainted=True) if each.key_id == key_id else each for each in keys)
+
+
+def _without_tainted(keys: Sequence[_K], key_id: str, title: str) -> tuple[_K, ...]:
+    if not all(each.tainted for each in _named(keys, key_id, title)):
         raise InvalidArgument("it is not possible to revoke an untainted key")
-    return replace(bundle, jwt_authorities=tuple(each for each in bundle.jwt_authorities if each not in found))
+    return tuple(each for each in keys if each.key_id != key_id)
+
+
+def _named(keys: Sequence[_K], key_id: str, title: str) -> Sequence[_K]:
+    found = [each for each in keys if each.key_id == key_id]
+    if not found:
+        raise NotFound(f"no {title} Key found with provided key ID")
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,12 @@ from operations.errors import ConfigurationError, TemporarilyUnavailable
 _SECRET_LIMIT = 1 << 20
 
 
-def write_atomically(path: str | os.PathLike[str], data: bytes, mode: int = 0o600) -> None:
+def write_atomically(
+    path: str | os.PathLike[str], data: bytes, mode: int = 0o600, *, owner: tuple[int, int] = (-1, -1)
+) -> None:
     """Replace the file's content: whoever reads it, also after a power cut, finds the old or the new, never a part.
 
+    `owner` are the numbers of user and group; -1 is this process's own.
     Raises OSError; the old content is then still in place. Blocks on the disk: call it in a thread.
     """
     target = Path(path)
@@ -22,6 +25,8 @@ def write_atomically(path: str | os.PathLike[str], data: bytes, mode: int = 0o60
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
+            if owner != (-1, -1):
+                os.fchown(file.fileno(), *owner)
             os.fchmod(file.fileno(), mode)
             file.write(data)
             file.flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ from operations.logs import Logger
 
 if TYPE_CHECKING:
     from plugins.external.loading import ExternalPlugins
+    from transport.tls import InProcessIdentity
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,3 +24,10 @@ class PluginContext:
     data_dir: str | None
     log: Logger
     external: ExternalPlugins | None = field(default=None, kw_only=True)
+
+
+@dataclass(frozen=True, slots=True)
+class PublishingContext(PluginContext):
+    """What a bundle publisher or notifier gets besides: the server's own X509-SVID, as it is at each time."""
+
+    identity: Callable[[], InProcessIdentity]

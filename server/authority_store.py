@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from identity.bundles import Bundle, JwtAuthority, X509Authority
+from identity.bundles import Bundle, JwtAuthority, WitAuthority, X509Authority
 from identity.spiffeid import TrustDomain
 from operations.errors import NotFound
 from server.datastore.store import DataStore
@@ -41,6 +41,9 @@ class DatastoreAuthorities:
 
     async def append_jwt_authority(self, authority: JwtAuthority) -> None:
         await self._store.append_bundle(Bundle(self._trust_domain, jwt_authorities=(authority,)))
+
+    async def append_wit_authority(self, authority: WitAuthority) -> None:
+        await self._store.append_bundle(Bundle(self._trust_domain, wit_authorities=(authority,)))
 
     async def prune(self, expires_before: int) -> None:
         """Drop the authorities that ended before that time (unix seconds)."""

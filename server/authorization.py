@@ -13,6 +13,9 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Flag, auto
+from typing import Protocol
+
+from google.protobuf.message import Message
 
 from generated.spire.api.types import status_pb2
 from identity import der, x509svid
@@ -198,6 +201,14 @@ def _verify(chain: Sequence[bytes], trust_domain: TrustDomain, roots: Sequence[b
     return PeerIdentity(spiffe_id, str(der.certificate(chain[0]).serial_number), end.timestamp())
 
 
+class Policy(Protocol):
+    """An operator's policy, in the place of the built-in table."""
+
+    async def roles(self, path: str, peer: Peer, caller: str, request: Message | None) -> Role:
+        """Who may make the call. `caller` is a SPIFFE ID or empty. Raises SpireError when there is no answer."""
+        ...
+
+
 class Authorizer:
     """Answers, for a method and a peer, with the Caller, or raises RpcError."""
 
@@ -208,23 +219,34 @@ class Authorizer:
         nodes: AttestedNodes,
         admin_ids: Collection[SpiffeId],
         now: Callable[[], float] = time.time,
+        policy: Policy | None = None,
     ) -> None:
+        """Without a `policy` of the operator's the built-in table decides."""
+        self._policy = policy
         self._identities = identities
         self._store = store
         self._nodes = nodes
         self._admin_ids = frozenset(admin_ids)
         self._now = now
 
-    async def authorize(self, path: str, peer: Peer, log: Logger) -> Caller:
-        """Raises RpcError: UNAUTHENTICATED for a bad certificate, PERMISSION_DENIED with details for agents."""
-        allowed = POLICY.get(path, Role(0))
+    @property
+    def judges_requests(self) -> bool:
+        """Whether `authorize` wants to see requests."""
+        return self._policy is not None
+
+    async def authorize(self, path: str, peer: Peer, log: Logger, request: Message | None = None) -> Caller:
+        """Raises RpcError: UNAUTHENTICATED for a bad certificate, PERMISSION_DENIED with details for agents, UNKNOWN,
+        as SPIRE's, when the operator's policy has no answer.
+        """
         if peer.process is not None:
+            allowed = await self._allowed(path, peer, None, log, request)
             if Role.ANY in allowed:
                 return Caller(None)
             if Role.LOCAL in allowed:
                 return Caller(None, "local", "transport")
             raise _denied(log, path)
         identity = await self._identities.of(peer)
+        allowed = await self._allowed(path, peer, identity, log, request)
         if Role.ANY in allowed:
             return Caller(identity)
         if identity is None:
@@ -239,6 +261,19 @@ class Authorizer:
         if reason is not None:
             raise _denied(log, path, reason)
         return Caller(identity, "agent", "datastore")
+
+    async def _allowed(
+        self, path: str, peer: Peer, identity: PeerIdentity | None, log: Logger, request: Message | None
+    ) -> Role:
+        if self._policy is None:
+            return POLICY.get(path, Role(0))
+        caller = "" if identity is None else str(identity.id)
+        try:
+            return await self._policy.roles(path, peer, caller, request)
+        except SpireError as error:
+            log = log.bind(caller_id=caller) if caller else log
+            log.error("Authorization policy failed", error=text_of(error))
+            raise RpcError(Code.UNKNOWN, f"authorization policy failed for method {path}") from error
 
     async def _entitled(self, allowed: Role, identity: PeerIdentity, log: Logger) -> Caller | None:
         """The caller as an admin or a downstream server, or None."""

@@ -3,31 +3,43 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from attestors.join_token.server import NAME, JoinTokenAttestor, JoinTokens
 from identity.spiffeid import TrustDomain
 from operations import logs
 from operations.errors import ConfigurationError
 from plugins import catalog
+from plugins.bundlepublisher import BundlePublisher
 from plugins.catalog import Builtin, Builtins, PluginBlock, PluginContext
+from plugins.context import PublishingContext
 from plugins.credentialcomposer import CredentialComposer
 from plugins.external import loading
 from plugins.external.loading import ExternalPlugins, Facades
 from plugins.keymanager import KeyManager
 from plugins.nodeattestor import ServerNodeAttestor
+from plugins.notifier import Notifier
 from plugins.upstreamauthority import UpstreamAuthority
 from server.authorization import Roots
 from server.config import ServerConfig
 from server.datastore.store import DataStore
 from server.nodes import StoredNodeRecords, WithIdAsSelector
 
+if TYPE_CHECKING:
+    from transport.tls import InProcessIdentity
+
 BUILTINS: Builtins = {
+    "BundlePublisher": {
+        "disk": Builtin("publishers.bundle_file:PublisherConfiguration", "publishers.bundle_file:load_publisher"),
+        "https": Builtin("publishers.bundle_web:PublisherConfiguration", "publishers.bundle_web:load_publisher"),
+    },
     "CredentialComposer": {"uniqueid": Builtin("governance.uniqueid:Configuration", "governance.uniqueid:load")},
     "DataStore": {"sql": Builtin("server.config.datastore:DataStoreConfiguration", "server.sql:load")},
     "KeyManager": {
         "disk": Builtin("keystores.disk:ServerConfiguration", "keystores.disk:load_server"),
+        "hashicorp_vault": Builtin("keystores.vault.manager:Configuration", "keystores.vault.manager:load"),
         "memory": Builtin("keystores.memory:Configuration", "keystores.memory:load"),
         "pkcs11": Builtin("keystores.pkcs11.configuration:Configuration", "keystores.pkcs11.manager:load_server"),
         "tpm": Builtin("keystores.tpm.configuration:Configuration", "keystores.tpm.manager:load_server"),
@@ -42,17 +54,28 @@ BUILTINS: Builtins = {
         "tpm_devid": Builtin("attestors.tpm_devid.server:Configuration", "attestors.tpm_devid.server:load"),
         "x509pop": Builtin("attestors.x509pop.server:Configuration", "attestors.x509pop.server:load"),
     },
+    "Notifier": {
+        "disk": Builtin("publishers.bundle_file:NotifierConfiguration", "publishers.bundle_file:load_notifier"),
+        "https": Builtin("publishers.bundle_web:NotifierConfiguration", "publishers.bundle_web:load_notifier"),
+    },
     "UpstreamAuthority": {
         "disk": Builtin("authorities.disk:Configuration", "authorities.disk:load"),
         "pkcs11": Builtin("authorities.pkcs11:Configuration", "authorities.pkcs11:load"),
         "spire": Builtin("authorities.spire:Configuration", "authorities.spire:load"),
         "tpm": Builtin("authorities.tpm:Configuration", "authorities.tpm:load"),
+        "vault": Builtin("authorities.vault:Configuration", "authorities.vault:load"),
     },
 }
 
 FACADES: Facades = {
+    "BundlePublisher": "plugins.external.bundlepublisher:ExternalBundlePublisher",
     "KeyManager": "keystores.external:ServerKeyManager",
     "NodeAttestor": "plugins.external.nodeattestor:ExternalServerNodeAttestor",
+    "Notifier": "plugins.external.notifier:ExternalNotifier",
+    "CredentialComposer": "plugins.external.credentialcomposer:ExternalCredentialComposer",
+    "KeyManager": "keystores.external:ServerKeyManager",
+    "NodeAttestor": "plugins.external.nodeattestor:ExternalServerNodeAttestor",
+    "UpstreamAuthority": "plugins.external.upstreamauthority:ExternalUpstreamAuthority",
 }
 """The plugin types of which external ones are hosted."""
 
@@ -141,6 +164,24 @@ async def load_composers(config: ServerConfig, external: ExternalPlugins) -> Seq
     """The credential composers, in the order of the configuration. Raises SpireError."""
     blocks = _enabled(config, "CredentialComposer")
     return [await catalog.load(block, BUILTINS, _context(config, block.type, external)) for block in blocks]
+
+
+async def load_publishing(
+    config: ServerConfig, identity: Callable[[], InProcessIdentity], external: ExternalPlugins
+) -> tuple[Sequence[BundlePublisher], Sequence[Notifier]]:
+    """Who is told of the bundle. Raises SpireError; those that were loaded by then are closed."""
+    loaded: dict[str, list[Any]] = {"BundlePublisher": [], "Notifier": []}
+    try:
+        for kind, plugins in loaded.items():
+            log = logs.get(kind.lower())
+            context = PublishingContext(config.trust_domain.name, config.data_dir, log, identity, external=external)
+            for block in _enabled(config, kind):
+                plugins.append(await catalog.load(block, BUILTINS, context))
+    except BaseException:
+        for plugin in (each for plugins in loaded.values() for each in plugins):
+            await plugin.close()
+        raise
+    return loaded["BundlePublisher"], loaded["Notifier"]
 
 
 def _enabled(config: ServerConfig, kind: str) -> Sequence[PluginBlock]:

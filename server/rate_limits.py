@@ -84,4 +84,5 @@ def server_limits(*, attestation: bool, signing: bool) -> Mapping[str, RateLimit
         limits["/spire.api.server.agent.v1.Agent/RenewAgent"] = certificates
         limits["/spire.api.server.svid.v1.SVID/NewDownstreamX509CA"] = certificates
         limits["/spire.api.server.svid.v1.SVID/NewJWTSVID"] = RateLimit(SIGNATURES_PER_SECOND)
+        limits["/spire.api.server.svid.v1.SVID/BatchNewWITSVID"] = RateLimit(SIGNATURES_PER_SECOND)
     return limits

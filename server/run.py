@@ -8,22 +8,24 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from identity.spiffeid import SpiffeId
-from keystores.inspection import Inspection
-from operations import logs, program, sdnotify, startup, telemetry
+from keystores.inspection import Inspection, Use
+from operations import features, logs, program, sdnotify, startup, telemetry
 from operations.errors import ConfigurationError, PermanentlyUnusable
 from operations.version import VERSION
 from plugins.blocks import key_manager_of
 from plugins.external.loading import ExternalPlugins
 from server import catalog
 from server.authority_store import DatastoreAuthorities
-from server.authorization import Authorizer, PeerIdentities
+from server.authorization import Authorizer, PeerIdentities, Policy
 from server.ca.certificate_authority import CaSettings, CertificateAuthority, Subject
 from server.catalog import Stores
 from server.config import ServerConfig
 from server.datastore.store import DataStore
 from server.entries import EntryIndex
+from server.federation.following import Following
 from server.health import Health, parts
 from server.host_services import HostServices, Parts
 from server.housekeeping import Housekeeping, NodeHousekeeping
@@ -32,6 +34,7 @@ from server.metrics import time_stores
 from server.nodes import AttestedNodes, StoredNodeRecords
 from server.observing import View
 from server.own_svid import ServerSvid
+from server.publishing import Publishing
 from server.rate_limits import server_limits
 from server.rpc.agent import AgentService
 from server.rpc.bundle import BundleService
@@ -48,6 +51,9 @@ from server.rpc.trustdomain import TrustDomainService
 from server.trust import TrustBundles
 from transport.limits import SERVER_LIMITS
 from transport.server import Server
+
+if TYPE_CHECKING:
+    from server.federation.endpoint import Endpoint
 
 SOCKET_MODE = 0o770
 SOCKET_FOLDER_MODE = 0o750
@@ -89,11 +95,13 @@ async def serve(config: ServerConfig, ready: Callable[[], None] = lambda: None) 
         external = ExternalPlugins(catalog.FACADES, host_services.services)
         cleanup.push_async_callback(external.close)
         external.reconfigure_on_signal()
+        policy = await _open_policy(config, cleanup)
         stores = await catalog.open_stores(config, external)
         cleanup.push_async_callback(stores.close)
         time_stores(stores.datastore, stores.key_manager)
-        house = await _House.build(config, stores, external, host_services)
+        house = await _House.build(config, stores, external, host_services, policy)
         cleanup.push_async_callback(house.drain)
+        await house.announce()
         await house.listen()
         observing = await house.view.open(sinks, cleanup)
         ready()
@@ -110,22 +118,33 @@ class _House:
         authority: CertificateAuthority,
         svid: ServerSvid,
         view: View,
+        following: Following,
         housekeeping: Sequence[Housekeeping | NodeHousekeeping],
+        publishing: Publishing,
         remote: Sequence[Service],
         local: Sequence[Service],
         gate: Gate,
+        endpoint: Endpoint | None,
     ) -> None:
         self._config = config
         self._authority = authority
         self._svid = svid
         self.view = view
+        self._following = following
         self._housekeeping = housekeeping
+        self._endpoint = endpoint
+        self._publishing = publishing
         self._remote = Server(router(remote, gate), limits=replace(SERVER_LIMITS, connection_age=CONNECTION_AGE))
         self._local = Server(router((*remote, *local), gate))
 
     @classmethod
     async def build(
-        cls, config: ServerConfig, stores: Stores, external: ExternalPlugins, host_services: HostServices
+        cls,
+        config: ServerConfig,
+        stores: Stores,
+        external: ExternalPlugins,
+        host_services: HostServices,
+        policy: Policy | None,
     ) -> _House:
         store = stores.datastore
         trust_domain = config.trust_domain
@@ -150,36 +169,54 @@ class _House:
 
         host_services.begin(Parts(trust_domain, nodes, bundles, svid))
         identities = PeerIdentities(trust_domain, config.admin_ids, bundles.roots)
-        authorizer = Authorizer(identities, store, nodes, config.admin_ids)
+        authorizer = Authorizer(identities, store, nodes, config.admin_ids, policy=policy)
         limits = server_limits(attestation=config.ratelimit_attestation, signing=config.ratelimit_signing)
         gate = Gate(authorizer, limits, logs.get("api"), audit=config.audit_log_enabled)
+
+        following = Following(config.federation.federates_with, store, bundles, require_pq_kem=config.require_pq_kem)
 
         async def probe() -> str | None:
             # Asked of the datastore itself: bundles are remembered while it is away.
             return "bundle is missing" if await store.get_bundle(trust_domain) is None else None
+
+        endpoint = await _endpoint(config, svid, bundles, stores)
 
         return cls(
             config,
             authority,
             svid,
             View(config, parts(store, authority, config.socket_path), svid, bundles),
+            following,
             _housekeeping(config, store, nodes),
+            Publishing(trust_domain, store, bundles, *await catalog.load_publishing(config, svid.identity, external)),
             remote=(
                 AgentService(trust_domain, store, nodes, authority, attestors),
                 BundleService(trust_domain, store, bundles, authority.authorities.publish_jwt_key),
                 EntryService(trust_domain, store, index),
-                TrustDomainService(trust_domain, store, bundles),
+                TrustDomainService(trust_domain, store, bundles, following),
                 LocalAuthorityService(authority.authorities),
-                SvidService(trust_domain, index, authority, bundles, jwt_disabled=config.disable_jwt_svids),
+                SvidService(
+                    trust_domain,
+                    index,
+                    authority,
+                    bundles,
+                    jwt_disabled=config.disable_jwt_svids,
+                    wit_svids=features.WIT_SVID in config.features,
+                ),
             ),
             local=(
                 HealthService(Health(probe, logs.get("health"))),
                 LoggerService(),
                 DebugService(trust_domain, store, lambda: svid.identity().chain),
-                KeysService(_inspection(config, stores, authority)),
+                KeysService(_inspection(config, stores, authority, endpoint)),
             ),
             gate=gate,
+            endpoint=endpoint,
         )
+
+    async def announce(self) -> None:
+        """Tell notifiers of the bundle before anybody is served by it. Raises SpireError when one refuses."""
+        await self._publishing.loaded()
 
     async def listen(self) -> None:
         """Raises SpireError for an address that cannot be used."""
@@ -193,16 +230,36 @@ class _House:
         log.info("Starting Server APIs", network="tcp", address=f"{config.bind_address}:{port}")
         await self._local.listen_unix(config.socket_path, mode=SOCKET_MODE, strangers=True)
         log.info("Starting Server APIs", network="unix", address=config.socket_path)
+        if self._endpoint is not None:
+            await self._endpoint.listen()
 
     def tasks(self) -> Sequence[Coroutine[None, None, None]]:
-        return (self._authority.run(), self._svid.run(), *(each.run() for each in self._housekeeping))
+        endpoints = () if self._endpoint is None else (self._endpoint,)
+        running = (self._authority, self._svid, self._following, *self._housekeeping, *endpoints)
+        return [*(each.run() for each in running), *self._publishing.tasks()]
 
     async def drain(self) -> None:
         log = logs.get("endpoints")
         log.info("Stopping Server APIs")
-        await asyncio.gather(self._remote.drain(GRACE), self._local.drain(GRACE))
+        draining = [self._remote.drain(GRACE), self._local.drain(GRACE)]
+        if self._endpoint is not None:
+            draining.append(self._endpoint.drain(GRACE))
+        await asyncio.gather(*draining)
+        await self._publishing.close()
         await self._authority.close()
         log.info("Server APIs have stopped")
+
+
+async def _open_policy(config: ServerConfig, cleanup: AsyncExitStack) -> Policy | None:
+    """Raises ConfigurationError for a policy that cannot be used: nothing is served without it."""
+    if config.policy is None:
+        return None
+    from server.policy.rules import RegoPolicy  # few servers have one
+
+    policy = await RegoPolicy.load(config.policy)
+    cleanup.push_async_callback(policy.close)
+    logs.get().info("The authorization policy decides who may call what", rego_path=config.policy.rego)
+    return policy
 
 
 def _housekeeping(
@@ -214,10 +271,26 @@ def _housekeeping(
     return found
 
 
-def _inspection(config: ServerConfig, stores: Stores, authority: CertificateAuthority) -> Inspection:
+async def _endpoint(config: ServerConfig, svid: ServerSvid, bundles: TrustBundles, stores: Stores) -> Endpoint | None:
+    """The bundle endpoint, where one is configured."""
+    settings = config.federation.bundle_endpoint
+    if settings is None:
+        return None
+    from server.federation import serving  # most servers have none, and need no HTTP for it
+
+    return await serving.endpoint(config, settings, svid, bundles, stores.key_manager)
+
+
+def _inspection(
+    config: ServerConfig, stores: Stores, authority: CertificateAuthority, endpoint: Endpoint | None
+) -> Inspection:
     authorities = authority.authorities
-    name = key_manager_of(config.plugins)
-    return Inspection(stores.key_manager, name, uses_of(authorities), at_rest=authorities.at_rest)
+    of_authorities = uses_of(authorities)
+
+    def uses() -> Sequence[Use]:
+        return of_authorities() if endpoint is None else (*of_authorities(), *endpoint.uses())
+
+    return Inspection(stores.key_manager, key_manager_of(config.plugins), uses, at_rest=authorities.at_rest)
 
 
 def _ca_settings(config: ServerConfig) -> CaSettings:
@@ -227,12 +300,15 @@ def _ca_settings(config: ServerConfig) -> CaSettings:
         ca_ttl=_seconds(config.ca_ttl),
         ca_key_type=config.ca_key_type,
         jwt_key_type=config.jwt_key_type,
+        wit_key_type=config.wit_key_type,
         subject=Subject(subject.country, subject.organization, subject.common_name),
         x509_svid_ttl=_seconds(config.default_x509_svid_ttl),
         jwt_svid_ttl=_seconds(config.default_jwt_svid_ttl),
         agent_ttl=0 if config.agent_ttl is None else _seconds(config.agent_ttl),
         jwt_issuer=config.jwt_issuer,
+        wit_issuer=config.wit_issuer,
         disable_jwt_svids=config.disable_jwt_svids,
+        wit_svids=features.WIT_SVID in config.features,
     )
 
 

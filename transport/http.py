@@ -71,8 +71,12 @@ class HttpServer:
         return bound
 
     async def close(self) -> None:
+        await self.drain(0.0)
+
+    async def drain(self, grace: float) -> None:
+        """Take nothing new, and cut off after `grace` seconds what is not answered by then."""
         if self._listener is not None:
-            await self._listener.drain(0.0)
+            await self._listener.drain(grace)
 
     def _serve(self, stream: SocketStream, peer: Peer, ended: Callable[[Served], None]) -> HttpConnection:
         authorize = None if self._authorize is None else self._may_ask

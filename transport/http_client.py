@@ -12,7 +12,7 @@ import ssl
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 import h11
 
@@ -24,6 +24,17 @@ _HEAD: Final = 64 * KIB
 _CHUNK: Final = 64 * KIB
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+class Reader(Protocol):
+    async def read(self, n: int, /) -> bytes:
+        """At least one byte, or none at the end. Raises OSError."""
+        ...
+
+
+class Writer(Protocol):
+    def write(self, data: bytes, /) -> None: ...
+    async def drain(self) -> None: ...
 
 
 class NoAnswer(TemporarilyUnavailable):
@@ -91,7 +102,7 @@ class Query:
 class Incoming:
     """A response whose body is still to come."""
 
-    def __init__(self, url: str, response: h11.Response, http: h11.Connection, reader: asyncio.StreamReader) -> None:
+    def __init__(self, url: str, response: h11.Response, http: h11.Connection, reader: Reader) -> None:
         self.status = response.status_code
         self.phrase = response.reason.decode("latin-1")
         self.fields = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in response.headers]
@@ -157,7 +168,7 @@ def one_query(query: Query, authority: str) -> Query:
     return Query(query.target, query.method, headers, query.body)
 
 
-async def exchange(streams: Streams, query: Query, url: str) -> Incoming:
+async def exchange(streams: tuple[Reader, Writer], query: Query, url: str) -> Incoming:
     """Sends the query with its headers and no others. `url` is for messages.
 
     The caller sets the deadline and ends the connection. Raises as `asking` does.
@@ -191,7 +202,7 @@ def _request(http: h11.Connection, query: Query, url: str) -> bytes:
     return b"".join(http.send(event) or b"" for event in events)
 
 
-async def _next(http: h11.Connection, reader: asyncio.StreamReader) -> h11.Event:
+async def _next(http: h11.Connection, reader: Reader) -> h11.Event:
     while True:
         event = http.next_event()
         if isinstance(event, h11.Event):

@@ -46,16 +46,18 @@ class Context:
     """One call as its handler sees it.
 
     `metadata` has lower-case keys; values of one key are joined by commas. `deadline` is in the event loop's time.
-    `attributes` is for hooks to leave things for handlers.
+    `attributes` is for hooks to leave things for handlers. `request` is there before the handler is, where the router
+    `shows_requests` and the call is unary.
     """
 
-    __slots__ = ("attributes", "deadline", "headers", "metadata", "method", "trailers")
+    __slots__ = ("attributes", "deadline", "headers", "metadata", "method", "request", "trailers")
 
     def __init__(self, method: Method, metadata: Mapping[str, str], deadline: float | None) -> None:
         self.method: Final = method
         self.metadata: Final = metadata
         self.deadline: Final = deadline
         self.attributes: Final[dict[str, Any]] = {}
+        self.request: Message | None = None
         self.headers: dict[str, str] = _NO_METADATA
         self.trailers: dict[str, str] = _NO_METADATA
 
@@ -85,11 +87,15 @@ After = Callable[[Method, Peer, Context, RpcError | None, float], None]
 
 
 class Router:
-    """Methods by path. `before` may refuse a call by raising; `after` hears how it ended, and its seconds."""
+    """Methods by path. `before` may refuse a call by raising; `after` hears how it ended, and its seconds.
+
+    With `shows_requests` a unary call's request is parsed for `before`, and else only once the call is admitted.
+    """
 
     def __init__(self) -> None:
         self.before: Before | None = None
         self.after: After | None = None
+        self.shows_requests = False
         self._methods: dict[str, tuple[Method, Handler]] = {}
         self._services: set[str] = set()
 

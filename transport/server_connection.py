@@ -211,6 +211,8 @@ class ServerCall(Stream):
     async def _run(self) -> None:
         failure: RpcError | None = None
         try:
+            if self.router.shows_requests and not (self.method.client_streaming or self.method.server_streaming):
+                self.context.request = self._only_request()
             if self.router.before is not None:
                 await self.router.before(self.method, self.peer, self.context)
             await self._answer()
@@ -231,7 +233,9 @@ class ServerCall(Stream):
 
     async def _answer(self) -> None:
         method = self.method
-        requests = self._requests() if method.client_streaming else self._only_request()
+        shown, self.context.request = self.context.request, None  # the handler lets go of it when it is done with it
+        requests = self._requests() if method.client_streaming else self._only_request() if shown is None else shown
+        del shown
         answer = self._handler(requests, self.peer, self.context)
         if not method.server_streaming:
             response = await cast("Awaitable[Response]", answer)

@@ -70,6 +70,16 @@ class OpenSslContext:
         connection = SSL.Connection(self._context, sock)
         return OpenSslLink(connection, server=server, require_pq_kem=self._require_pq_kem, web=self._web)
 
+    def detached(self, host: str) -> tuple[SSL.Connection, OpenSslLink]:
+        """A client's link without a socket, whose bytes the caller moves: by `bio_read` and `bio_write`.
+
+        `host`, a name, is what the server is told that it is asked for; empty for none.
+        """
+        connection = SSL.Connection(self._context, None)
+        if host:
+            connection.set_tlsext_host_name(host.encode())
+        return connection, OpenSslLink(connection, server=False, require_pq_kem=self._require_pq_kem, web=self._web)
+
 
 class OpenSslLink:
     """A Link over TLS."""
@@ -163,7 +173,7 @@ def server_context(identity: Identity, *, require_pq_kem: bool = False) -> TlsCo
 
     Raises InvalidArgument for an identity that cannot be used.
     """
-    context = _context(identity, require_pq_kem=require_pq_kem)
+    context = openssl_context(identity, require_pq_kem=require_pq_kem)
     context.set_alpn_select_callback(lambda _, offered: _ALPN if _ALPN in offered else SSL.NO_OVERLAPPING_PROTOCOLS)
     return OpenSslContext(context, require_pq_kem=require_pq_kem)
 
@@ -181,7 +191,7 @@ def web_context(
     `client_authorities`, DER, they need one that those issued for clients. Raises InvalidArgument for an identity or
     authorities that cannot be used.
     """
-    context = _context(identity, require_pq_kem=require_pq_kem)
+    context = openssl_context(identity, require_pq_kem=require_pq_kem)
     context.set_alpn_select_callback(
         lambda _, offered: _WEB_ALPN if _WEB_ALPN in offered else SSL.NO_OVERLAPPING_PROTOCOLS
     )
@@ -220,12 +230,20 @@ def client_context(identity: Identity | ExternalIdentity | None, *, require_pq_k
         if require_pq_kem:
             raise Unsupported("GnuTLS, which serves keys outside this process, has no post-quantum key exchange")
         return ExternalKeyContext(identity)
-    context = _context(identity, require_pq_kem=require_pq_kem)
+    context = openssl_context(identity, require_pq_kem=require_pq_kem)
     context.set_alpn_protos([_ALPN])
     return OpenSslContext(context, require_pq_kem=require_pq_kem)
 
 
-def _context(identity: Identity | None, *, require_pq_kem: bool) -> SSL.Context:
+def web_client_context(*, require_pq_kem: bool = False) -> OpenSslContext:
+    """For a client of HTTP/1.1 that shows no certificate."""
+    context = openssl_context(None, require_pq_kem=require_pq_kem)
+    context.set_alpn_protos([_WEB_ALPN])
+    return OpenSslContext(context, require_pq_kem=require_pq_kem, web=True)
+
+
+def openssl_context(identity: Identity | None, *, require_pq_kem: bool) -> SSL.Context:
+    """What all contexts here have in common, for those that are made elsewhere. Raises InvalidArgument."""
     context = SSL.Context(SSL.TLS_METHOD)
     context.set_min_proto_version(SSL.TLS1_3_VERSION if require_pq_kem else SSL.TLS1_2_VERSION)
     context.set_options(SSL.OP_NO_TICKET | SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION)

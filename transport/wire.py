@@ -115,11 +115,19 @@ def format_timeout(seconds: float) -> bytes:
 
 
 def encode_message(text: str) -> bytes:
-    """A status message for grpc-message: what is not printable ASCII, and %, percent-encoded."""
+    """A status message for grpc-message: what is not printable ASCII, and %, percent-encoded.
+
+    So are spaces at either end, with which no field value may begin or end (RFC 9113, 8.2.1).
+    """
     raw = text.encode("utf-8", "replace")
-    if all(byte in _PLAIN for byte in raw):
+    inner = raw.strip(b" ")
+    if len(inner) == len(raw) and all(byte in _PLAIN for byte in raw):
         return raw
-    return b"".join(bytes((byte,)) if byte in _PLAIN else b"%%%02X" % byte for byte in raw)
+    before = len(raw) - len(raw.lstrip(b" "))
+    plain = range(before, before + len(inner))
+    return b"".join(
+        bytes((byte,)) if byte in _PLAIN and index in plain else b"%%%02X" % byte for index, byte in enumerate(raw)
+    )
 
 
 def decode_message(text: str) -> str:

@@ -13,7 +13,7 @@ from agent.config.delegation import BrokerSettings, authorized_delegates, broker
 from agent.config.file import AgentFile, AgentSection, RateLimit, Sds
 from agent.config.sockets import apart_from_workloads
 from identity.spiffeid import TrustDomain
-from operations import duration, profiling_settings, sections, telemetry
+from operations import duration, features, profiling_settings, sections, telemetry
 from operations.checks import Checks
 from operations.errors import InvalidArgument
 from operations.profiling_settings import Profiling
@@ -34,7 +34,6 @@ UNAVAILABLE: sections.Unavailable = {
     **sections.UNAVAILABLE,
     "agent.experimental.named_pipe_name": "use socket_path",
     "agent.experimental.admin_named_pipe_name": "remove the key",
-    "agent.experimental.feature_flags": "remove the key",
 }
 """Known settings without effect."""
 
@@ -132,6 +131,7 @@ def load(path: str = "", overrides: Overrides | None = None, *, expand_env: bool
     checks.require(file.agent is not None, "agent section must be configured")
     if file.agent is not None:
         _check_section(agent, checks)
+    features.read(agent.experimental.feature_flags, checks)
     checks.note(*sections.unavailable(file, body, UNAVAILABLE))
     telemetry.check(file.telemetry, file.health_checks, checks)
     config = _checked(file, agent, checks, path or DEFAULT_PATH)
@@ -294,7 +294,7 @@ def _hit_timeout(text: str) -> timedelta | None:
 
 
 def _warnings(agent: AgentSection) -> tuple[str, ...]:
-    lines: list[str] = []
+    lines = list(features.warnings(agent.experimental.feature_flags))
     if agent.experimental.use_sync_authorized_entries is not None:
         lines.append("experimental.use_sync_authorized_entries is deprecated and will go: remove the key")
     bundle = _sds(agent.sds).default_bundle_name

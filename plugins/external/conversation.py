@@ -56,6 +56,20 @@ class Conversation(Generic[R]):
             if not stream.done:
                 raise self._plugin.wrapped(error) from error
 
+    async def ask(self, message: Message) -> None:
+        """Send the only message of a call whose stream is the plugin's alone."""
+        await self.send(message)
+        stream = self._opened()
+        if not stream.done:
+            await stream.close_send()
+
+    async def await_message(self) -> R | None:
+        """The plugin's next message, however long it takes, None at the end of its stream."""
+        try:
+            return await self._opened().recv()
+        except RpcError as error:
+            raise self._plugin.wrapped(error) from error
+
     async def receive(self) -> R | None:
         """The plugin's next message, None at the end of its stream."""
         try:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import grp
-import os
-import pwd
 import re
 import shutil
 import signal
@@ -16,6 +13,7 @@ import msgspec
 
 from operations.errors import ConfigurationError, InvalidArgument
 from operations.quoting import quote
+from publishers import ownership
 
 DEFAULT_DIRECTORY = "/run/spire/svids"
 
@@ -115,14 +113,4 @@ def signal_number(name: str) -> signal.Signals:
 
 def owner(svid: Svid, place: str) -> tuple[int, int]:
     """The numbers of user and group that own the files; -1 for the agent's own. Raises ConfigurationError."""
-    try:
-        uid = pwd.getpwnam(svid.user).pw_uid if svid.user else -1
-    except KeyError:
-        raise ConfigurationError(f"{place}: there is no user {quote(svid.user)} on this machine") from None
-    try:
-        gid = grp.getgrnam(svid.group).gr_gid if svid.group else -1
-    except KeyError:
-        raise ConfigurationError(f"{place}: there is no group {quote(svid.group)} on this machine") from None
-    if uid not in (-1, os.geteuid()) and os.geteuid() != 0:
-        raise ConfigurationError(f"{place}: only root can give files to {quote(svid.user)}: run the agent as root")
-    return uid, gid
+    return ownership.numbers(svid.user, svid.group, place, "the agent")

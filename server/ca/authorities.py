@@ -8,12 +8,9 @@ upstream authority is left before the bundle says so, because then everybody ren
 from __future__ import annotations
 
 import asyncio
-import secrets
-import string
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import Any, NoReturn, TypeVar
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import NoReturn
 
 from identity import tainting
 from identity.bundles import JwtAuthority
@@ -23,13 +20,14 @@ from plugins.keymanager import Key, KeyManager
 from plugins.upstreamauthority import UpstreamAuthority
 from server.ca import ca_certificate, conformance, journal, names, signing
 from server.ca.alerts import Alerts
-from server.ca.authority import Authority, JwtSigner, X509Ca
+from server.ca.authority import JWT, WIT, TokenSigner, X509Ca
 from server.ca.composing import Composers
 from server.ca.journal import Journal, Status
-from server.ca.jwt import JwtEncoder
-from server.ca.restoring import Restoring, jwt_key_id, x509_key_id
+from server.ca.operating import AuthorityInfo, info, infos, whole
+from server.ca.restoring import Restoring, x509_key_id
 from server.ca.rotation import Rotation, Slots, activation_threshold
 from server.ca.settings import AuthorityStore, CaSettings
+from server.ca.token_authorities import Making, TokenAuthorities
 from server.ca.upstream import Upstream
 
 # Authorities stay in the bundle this long after their end, for verifiers whose clocks are behind.
@@ -42,30 +40,13 @@ _LOOKS_PER_LIFE = 60
 _TAINT_RETRY = 5.0
 _TAINT_RETRY_MOST = 300.0
 
-_KEY_ID_LENGTH = 32
-_KEY_ID_LETTERS = string.ascii_letters + string.digits
-
-_A = TypeVar("_A", bound=Authority)
-_T = TypeVar("_T")
+__all__ = ["Authorities", "AuthorityInfo", "infos"]
 
 _log = logs.get("ca_manager")
 
 
-@dataclass(frozen=True, slots=True)
-class AuthorityInfo:
-    """An authority by its id: the hex subject key identifier, or the JWT key id. `expires_at` is in unix seconds.
-
-    `upstream_id` is the hex key identifier of who signed an X.509 authority, "" for a self-signed one.
-    """
-
-    authority_id: str
-    status: Status
-    expires_at: int
-    upstream_id: str = ""
-
-
 class Authorities:
-    """`x509` and `jwt` hold what signs now. `now` gives unix seconds."""
+    """`x509` holds what signs now, and `jwt` and `wit` their rotations. `now` gives unix seconds."""
 
     def __init__(
         self,
@@ -95,7 +76,28 @@ class Authorities:
         self.x509: Rotation[X509Ca] = Rotation(
             "X509 CA", self._prepare_x509, self._save_x509, journal=lock, activated=self._tell_rotated
         )
-        self.jwt: Rotation[JwtSigner] = Rotation("JWT key", self._prepare_jwt, self._save_jwt, journal=lock)
+        self.jwt = TokenAuthorities(
+            JWT,
+            Making(settings.jwt_key_type, settings.jwt_issuer, settings.ca_ttl),
+            key_manager,
+            store,
+            now,
+            enabled=not settings.disable_jwt_svids,
+            publish=self._publish_jwt,
+            save=self._save_jwt,
+            journal=lock,
+        )
+        self.wit = TokenAuthorities(
+            WIT,
+            Making(settings.wit_key_type, settings.wit_issuer, settings.ca_ttl),
+            key_manager,
+            store,
+            now,
+            enabled=settings.wit_svids,
+            publish=self._append_wit,
+            save=self._save_wit,
+            journal=lock,
+        )
 
     @property
     def has_upstream(self) -> bool:
@@ -107,10 +109,6 @@ class Authorities:
         current = [rotation.slots.current for rotation in self._rotations()]
         return any(each is None or self._now() > activation_threshold(each) for each in current)
 
-    @property
-    def jwt_disabled(self) -> bool:
-        return self._settings.disable_jwt_svids
-
     async def start(self) -> None:
         """Go on with the journal's keys, and prepare what is missing.
 
@@ -118,13 +116,12 @@ class Authorities:
         """
         data = await self._store.load_journal()
         saved = journal.load(data) if data is not None else Journal()
-        _log.info("Journal loaded", x509_cas=len(saved.x509), jwt_keys=len(saved.jwt))
+        _log.info("Journal loaded", x509_cas=len(saved.x509), jwt_keys=len(saved.jwt), wit_keys=len(saved.wit))
         bundle = await self._store.bundle()
-        restoring = Restoring(
-            self._keys, bundle, self._now, upstream=self.has_upstream, jwt_issuer=self._settings.jwt_issuer
-        )
+        restoring = Restoring(self._keys, bundle, self._now, upstream=self.has_upstream)
         self.x509.slots = await restoring.x509(saved)
-        self.jwt.slots = await restoring.jwt(saved)
+        await self.jwt.restore(restoring, saved.jwt)
+        await self.wit.restore(restoring, saved.wit)
         await self._republish()
         for rotation in self._rotations():
             rotation.tell_active()
@@ -141,7 +138,9 @@ class Authorities:
     @asynccontextmanager
     async def at_rest(self) -> AsyncGenerator[None]:
         """While it is held the keys that are used stay the same, and none is made."""
-        async with self.x509.at_rest(), self.jwt.at_rest():
+        async with AsyncExitStack() as turns:
+            for rotation in (self.x509, self.jwt.rotation, self.wit.rotation):
+                await turns.enter_async_context(rotation.at_rest())
             yield
 
     async def close(self) -> None:
@@ -193,8 +192,8 @@ class Authorities:
             metrics.gauge("manager", "x509_ca", "rotate", "expiration", value=current.not_after, **labels)
             metrics.gauge("manager", "x509_ca", "rotate", "ttl", value=current.not_after - now, **labels)
 
-    def _rotations(self) -> Sequence[Rotation[X509Ca] | Rotation[JwtSigner]]:
-        return (self.x509,) if self._settings.disable_jwt_svids else (self.x509, self.jwt)
+    def _rotations(self) -> Sequence[Rotation[X509Ca] | Rotation[TokenSigner]]:
+        return (self.x509, *(each.rotation for each in (self.jwt, self.wit) if each.enabled))
 
     @metrics.timed("ca", "manager", "bundle", "prune")
     async def _prune(self) -> None:
@@ -205,23 +204,15 @@ class Authorities:
 
     async def prepare_x509(self) -> AuthorityInfo:
         """Make the next X.509 authority now. Raises SpireError."""
-        return _info(await _whole(self.x509.prepare()), Status.PREPARED)
-
-    async def prepare_jwt(self) -> AuthorityInfo:
-        """Make the next JWT authority now. Raises SpireError."""
-        return _info(await _whole(self.jwt.prepare()), Status.PREPARED)
+        return info(await whole(self.x509.prepare()), Status.PREPARED)
 
     async def activate_x509(self, authority_id: str) -> AuthorityInfo:
         """Sign X509-SVIDs with the prepared authority. Raises SpireError, Refused for any other id."""
-        return _info(await _whole(self.x509.activate(authority_id)), Status.ACTIVE)
-
-    async def activate_jwt(self, authority_id: str) -> AuthorityInfo:
-        """Sign JWT-SVIDs with the prepared authority. Raises SpireError, Refused for any other id."""
-        return _info(await _whole(self.jwt.activate(authority_id)), Status.ACTIVE)
+        return info(await whole(self.x509.activate(authority_id)), Status.ACTIVE)
 
     async def taint_x509(self, key_id: str) -> None:
         """Mark a root in the bundle as tainted, by its hex subject key identifier. Raises SpireError."""
-        await _whole(self._taint_x509(key_id))
+        await whole(self._taint_x509(key_id))
 
     async def _taint_x509(self, key_id: str) -> None:
         bundle = await self._store.edit(lambda bundle: tainting.taint_x509(bundle, key_id))
@@ -233,14 +224,6 @@ class Authorities:
         """Take a tainted root out of the bundle. Raises SpireError."""
         await self._store.edit(lambda bundle: tainting.revoke_x509(bundle, key_id))
 
-    async def taint_jwt(self, key_id: str) -> None:
-        """Mark a JWT key in the bundle as tainted. Raises SpireError."""
-        await self._store.edit(lambda bundle: tainting.taint_jwt(bundle, key_id))
-
-    async def revoke_jwt(self, key_id: str) -> None:
-        """Take a tainted JWT key out of the bundle. Raises SpireError."""
-        await self._store.edit(lambda bundle: tainting.revoke_jwt(bundle, key_id))
-
     async def publish_jwt_key(self, key: JwtAuthority) -> tuple[JwtAuthority, ...]:
         """Publish a JWT key, this server's or that of one below it, as far up as can be; returns the bundle's keys.
 
@@ -248,9 +231,6 @@ class Authorities:
         """
         if self._upstream is None or not await self._upstream.publish(key):
             await self._store.append_jwt_authority(key)
-        return await self.published_jwt_keys()
-
-    async def published_jwt_keys(self) -> tuple[JwtAuthority, ...]:
         bundle = await self._store.bundle()
         return bundle.jwt_authorities if bundle is not None else ()
 
@@ -281,15 +261,15 @@ class Authorities:
             return key
         return await self._keys.generate(x509_key_id(slot), self._settings.ca_key_type)
 
-    @metrics.timed("ca", "manager", "jwt_key", "prepare")
-    async def _prepare_jwt(self, slot: str) -> JwtSigner:
-        key = await self._keys.generate(jwt_key_id(slot), self._settings.jwt_key_type)
-        issued_at = int(self._now())
-        key_id = "".join(secrets.choice(_KEY_ID_LETTERS) for _ in range(_KEY_ID_LENGTH))
-        encoder = JwtEncoder(key, key_id, self._settings.jwt_issuer)
-        signer = JwtSigner(slot, issued_at, issued_at + self._settings.ca_ttl, key_id, key, encoder)
-        await self.publish_jwt_key(signer.bundle_entry())
-        return signer
+    async def _publish_jwt(self, signer: TokenSigner) -> None:
+        await self.publish_jwt_key(signer.jwt_authority())
+
+    async def _append_jwt(self, signer: TokenSigner) -> None:
+        await self._store.append_jwt_authority(signer.jwt_authority())
+
+    async def _append_wit(self, signer: TokenSigner) -> None:
+        """SPIRE has no way yet to publish WIT keys to an upstream authority."""
+        await self._store.append_wit_authority(signer.wit_authority())
 
     def _upstream_tainted(self, roots: Sequence[bytes]) -> None:
         for root in roots:
@@ -348,34 +328,29 @@ class Authorities:
         for x509_ca, status in self.x509.slots.with_status():
             if status is not Status.OLD and not x509_ca.upstream_chain:
                 await self._store.append_x509_authority(x509_ca.certificate)
-        for signer, status in self.jwt.slots.with_status():
-            if status is not Status.OLD:
-                await self._store.append_jwt_authority(signer.bundle_entry())
+        await self.jwt.republish(self._append_jwt)
+        await self.wit.republish(self._append_wit)
 
     async def _save_x509(self, slots: Slots[X509Ca]) -> None:
-        await self._save(slots, self.jwt.slots)
+        await self._save(x509=slots)
 
-    async def _save_jwt(self, slots: Slots[JwtSigner]) -> None:
-        await self._save(self.x509.slots, slots)
+    async def _save_jwt(self, slots: Slots[TokenSigner]) -> None:
+        await self._save(jwt=slots)
 
-    async def _save(self, x509: Slots[X509Ca], jwt: Slots[JwtSigner]) -> None:
+    async def _save_wit(self, slots: Slots[TokenSigner]) -> None:
+        await self._save(wit=slots)
+
+    async def _save(
+        self,
+        *,
+        x509: Slots[X509Ca] | None = None,
+        jwt: Slots[TokenSigner] | None = None,
+        wit: Slots[TokenSigner] | None = None,
+    ) -> None:
+        """What is given is what will be; the rest stays."""
         records = Journal(
-            x509=tuple(x509_ca.record(status) for x509_ca, status in x509.with_status()),
-            jwt=tuple(signer.record(status) for signer, status in jwt.with_status()),
+            x509=tuple(x509_ca.record(status) for x509_ca, status in (x509 or self.x509.slots).with_status()),
+            jwt=self.jwt.records(jwt),
+            wit=self.wit.records(wit),
         )
         await self._store.save_journal(journal.dump(records))
-
-
-def infos(rotation: Rotation[_A]) -> list[AuthorityInfo]:
-    """The active authority, then the prepared and the old one where there are any."""
-    return [_info(authority, status) for authority, status in rotation.slots.with_status()]
-
-
-def _info(authority: Authority, status: Status) -> AuthorityInfo:
-    upstream_id = authority.upstream_id if isinstance(authority, X509Ca) else ""
-    return AuthorityInfo(authority.authority_id, status, authority.not_after, upstream_id)
-
-
-async def _whole(work: Coroutine[Any, Any, _T]) -> _T:
-    """Do it to its end, though the caller may leave: what is saved and what is in memory are not to differ."""
-    return await asyncio.shield(asyncio.ensure_future(work))

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from identity import der, tainting
-from identity.bundles import JwtAuthority
+from identity.bundles import Bundle, JwtAuthority, WitAuthority
 from plugins.keymanager import Key
 from server.ca import signing
-from server.ca.journal import JwtRecord, Status, X509Record
-from server.ca.jwt import JwtEncoder
+from server.ca.journal import Status, TokenRecord, X509Record
+from server.ca.jwt import TokenEncoder
 from server.ca.template import LeafTemplate
 
 
 class Authority(Protocol):
-    """What rotation needs of either kind. Times are unix seconds."""
+    """What rotation needs of each kind. Times are unix seconds."""
 
     @property
     def slot(self) -> str: ...
@@ -91,7 +91,41 @@ class X509Ca:
 
 
 @dataclass(frozen=True, slots=True)
-class JwtSigner:
+class TokenKind:
+    """What differs between the authorities of JWT-SVIDs and those of WIT-SVIDs.
+
+    `name` is what log lines call one, `title` what people do, `metric` is a word of its metrics; `signer` begins the id
+    of its key, and `header_type` is its tokens' `typ`. `field` is their place in a bundle.
+    """
+
+    name: str
+    title: str
+    metric: str
+    signer: str
+    header_type: str
+    field: Literal["jwt_authorities", "wit_authorities"]
+    taint: Callable[[Bundle, str], Bundle]
+    revoke: Callable[[Bundle, str], Bundle]
+
+    def key_id(self, slot: str) -> str:
+        """The key manager's id of the key in that slot, as SPIRE names it."""
+        return f"{self.signer}-{slot}"
+
+    def published(self, bundle: Bundle | None) -> Sequence[JwtAuthority | WitAuthority]:
+        found: Sequence[JwtAuthority | WitAuthority] = getattr(bundle, self.field) if bundle is not None else ()
+        return found
+
+
+JWT = TokenKind(
+    "JWT key", "JWT", "jwt_key", "JWT-Signer", "JWT", "jwt_authorities", tainting.taint_jwt, tainting.revoke_jwt
+)
+WIT = TokenKind(
+    "WIT key", "WIT", "wit_key", "WIT-Signer", "wit+jwt", "wit_authorities", tainting.taint_wit, tainting.revoke_wit
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSigner:
     """A key with its key id; `encoder` makes its tokens."""
 
     slot: str
@@ -99,13 +133,13 @@ class JwtSigner:
     not_after: int
     authority_id: str
     key: Key
-    encoder: JwtEncoder
+    encoder: TokenEncoder
 
     def log_fields(self) -> Mapping[str, object]:
         return _log_fields(self)
 
-    def record(self, status: Status) -> JwtRecord:
-        return JwtRecord(
+    def record(self, status: Status) -> TokenRecord:
+        return TokenRecord(
             slot=self.slot,
             status=status,
             issued_at=self.issued_at,
@@ -114,8 +148,11 @@ class JwtSigner:
             public_key=self.key.public_key,
         )
 
-    def bundle_entry(self) -> JwtAuthority:
+    def jwt_authority(self) -> JwtAuthority:
         return JwtAuthority(self.authority_id, self.key.public_key, self.not_after)
+
+    def wit_authority(self) -> WitAuthority:
+        return WitAuthority(self.authority_id, self.key.public_key, self.not_after)
 
 
 def _log_fields(authority: Authority) -> Mapping[str, object]:

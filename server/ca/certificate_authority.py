@@ -16,13 +16,14 @@ from plugins.credentialcomposer import CredentialComposer
 from plugins.keymanager import KeyManager
 from plugins.upstreamauthority import UpstreamAuthority
 from server.ca import ca_certificate, checks, conformance, names, signing
-from server.ca.authorities import Authorities, AuthorityInfo, infos
+from server.ca.authorities import Authorities
 from server.ca.authority import Authority, X509Ca
 from server.ca.ca_certificate import BACKDATE
-from server.ca.checks import ApprovedDownstream, ApprovedJwt, ApprovedX509, Kind, X509Request
+from server.ca.checks import ApprovedDownstream, ApprovedJwt, ApprovedWit, ApprovedX509, Kind, X509Request
 from server.ca.composing import Composers, SvidContent
 from server.ca.journal import Status
 from server.ca.names import Subject
+from server.ca.operating import AuthorityInfo, infos
 from server.ca.rotation import Rotation
 from server.ca.settings import AuthorityStore, CaSettings
 from server.ca.template import Leaf
@@ -30,6 +31,7 @@ from server.ca.template import Leaf
 __all__ = [
     "ApprovedDownstream",
     "ApprovedJwt",
+    "ApprovedWit",
     "ApprovedX509",
     "Authorities",
     "AuthorityInfo",
@@ -37,7 +39,7 @@ __all__ = [
     "CaSettings",
     "CertificateAuthority",
     "IssuedCa",
-    "IssuedJwt",
+    "IssuedToken",
     "IssuedX509",
     "Status",
     "Subject",
@@ -57,8 +59,8 @@ class IssuedX509:
 
 
 @dataclass(frozen=True, slots=True)
-class IssuedJwt:
-    """A JWT-SVID. Times are unix seconds."""
+class IssuedToken:
+    """A JWT-SVID or WIT-SVID. Times are unix seconds."""
 
     token: str
     spiffe_id: SpiffeId
@@ -187,12 +189,12 @@ class CertificateAuthority:
         metrics.count("server_ca", "sign", "x509_ca_svid")
         return IssuedCa((certificate, *authority.upstream_chain), not_after)
 
-    async def issue_jwt(self, approved: ApprovedJwt) -> IssuedJwt:
+    async def issue_jwt(self, approved: ApprovedJwt) -> IssuedToken:
         """Issue a JWT-SVID. Raises as `issue_x509` does, and Unsupported when JWT-SVIDs are turned off."""
         if self._settings.disable_jwt_svids:
             raise Unsupported("JWT functionality is disabled")
         now = int(self._now())
-        authority = self._active(self._authorities.jwt, now, "JWT key is not available for signing")
+        authority = self._active(self._authorities.jwt.rotation, now, "JWT key is not available for signing")
         request = approved.take()
         self._require_own(request.spiffe_id)
         expires_at = min(now + (request.ttl or self._settings.jwt_svid_ttl), authority.not_after)
@@ -202,7 +204,27 @@ class CertificateAuthority:
             conformance.check_jwt_claims(claims, request.spiffe_id, now)
         token = await authority.encoder.encode(claims)
         metrics.count("server_ca", "sign", "jwt_svid")
-        return IssuedJwt(token, request.spiffe_id, int(claims["iat"]), int(claims["exp"]))
+        return IssuedToken(token, request.spiffe_id, int(claims["iat"]), int(claims["exp"]))
+
+    async def issue_wits(self, approved: Sequence[ApprovedWit]) -> list[IssuedToken]:
+        """Issue a WIT-SVID for each approval, in order, all or none. Composers are not asked, as in SPIRE.
+
+        Raises as `issue_x509` does, and Unsupported where WIT-SVIDs are not turned on.
+        """
+        if not self._settings.wit_svids:
+            raise Unsupported("WIT functionality is disabled")
+        now = int(self._now())
+        authority = self._active(self._authorities.wit.rotation, now, "WIT key is not available for signing")
+        requests = [each.take() for each in approved]
+        for request in requests:
+            self._require_own(request.spiffe_id)
+        ends = [min(now + (each.ttl or self._settings.wit_svid_ttl), authority.not_after) for each in requests]
+        claims = [authority.encoder.wit_claims(each, now, end) for each, end in zip(requests, ends, strict=True)]
+        tokens = await authority.encoder.encode_batch(claims)
+        return [
+            IssuedToken(token, request.spiffe_id, now, end)
+            for token, request, end in zip(tokens, requests, ends, strict=True)
+        ]
 
     def x509_authority(self) -> AuthorityInfo:
         """The X.509 authority that signs now. Raises TemporarilyUnavailable while there is none."""
@@ -215,7 +237,11 @@ class CertificateAuthority:
 
     def jwt_authorities(self) -> list[AuthorityInfo]:
         """The active JWT authority, then the prepared and the old one where there are any."""
-        return infos(self._authorities.jwt)
+        return self._authorities.jwt.infos()
+
+    def wit_authorities(self) -> list[AuthorityInfo]:
+        """The active WIT authority, then the prepared and the old one where there are any."""
+        return self._authorities.wit.infos()
 
     def _active(self, rotation: Rotation[_A], now: float, reason: str) -> _A:
         authority = rotation.slots.current

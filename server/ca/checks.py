@@ -7,16 +7,16 @@ where operators know them; all of them raise InvalidArgument, and approve_agent 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from identity import der, spiffeid
+from identity import der, jwks, jws, spiffeid
 from identity.spiffeid import SpiffeId, TrustDomain
 from operations.errors import InvalidArgument, Refused
 from server.ca import dns, names
@@ -77,6 +77,15 @@ class JwtRequest:
     include_jti: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class WitRequest:
+    """A checked WIT-SVID. `jwk` is the public key that it is bound to; a `ttl` of 0 seconds is the configured one."""
+
+    spiffe_id: SpiffeId
+    jwk: Mapping[str, Any]
+    ttl: int = 0
+
+
 class _Approved(Generic[_T]):
     """A request that passed its checks, to be taken once. Only this module makes one."""
 
@@ -113,6 +122,12 @@ class ApprovedJwt(_Approved[JwtRequest]):
     __slots__ = ()
 
 
+class ApprovedWit(_Approved[WitRequest]):
+    """Permission to issue one WIT-SVID."""
+
+    __slots__ = ()
+
+
 class WorkloadEntry(Protocol):
     """What is read of a registration entry."""
 
@@ -127,16 +142,21 @@ class WorkloadEntry(Protocol):
 def approve_workload(csr: bytes, entry: WorkloadEntry, trust_domain: TrustDomain) -> ApprovedX509:
     """An X509-SVID of an entry, for the key of a CSR that proves possession. Nothing else of the CSR is used."""
     _, public_key = _check_csr(csr, "invalid CSR signature")
-    try:
-        spiffe_id = SpiffeId.parse(entry.spiffe_id)
-        spiffeid.require_member(trust_domain, spiffe_id)
-    except InvalidArgument as error:
-        raise InvalidArgument(f"entry has malformed SPIFFE ID: {error}") from error
+    spiffe_id = _entry_id(entry, trust_domain)
     dns_names = tuple(entry.dns_names)
     _check_dns_names(dns_names, "entry")
     common_name = dns_names[0] if dns_names else ""
     subject, name = names.leaf_name_der(common_name), names.leaf_name(common_name)
     return ApprovedX509(X509Request(spiffe_id, public_key, subject, name, dns_names, entry.x509_svid_ttl), _MAKER)
+
+
+def _entry_id(entry: WorkloadEntry, trust_domain: TrustDomain) -> SpiffeId:
+    try:
+        spiffe_id = SpiffeId.parse(entry.spiffe_id)
+        spiffeid.require_member(trust_domain, spiffe_id)
+    except InvalidArgument as error:
+        raise InvalidArgument(f"entry has malformed SPIFFE ID: {error}") from error
+    return spiffe_id
 
 
 async def approve_workloads(
@@ -217,6 +237,36 @@ def approve_jwt(
     if sum(map(len, wanted)) > _MAX_AUDIENCE:
         raise InvalidArgument(f"invalid JWT-SVID audience: longer than {_MAX_AUDIENCE} characters")
     return ApprovedJwt(JwtRequest(spiffe_id, wanted, max(ttl, 0), include_jti), _MAKER)
+
+
+def approve_wit(spiffe_id: SpiffeId, public_key: bytes, algorithm: str, ttl: int = 0) -> ApprovedWit:
+    """A WIT-SVID that an operator asks for, for a DER SubjectPublicKeyInfo whose holder signs with that algorithm."""
+    spiffeid.require_workload(spiffe_id.trust_domain, spiffe_id)
+    return ApprovedWit(WitRequest(spiffe_id, _bound_jwk(public_key, algorithm, "invalid"), max(ttl, 0)), _MAKER)
+
+
+def approve_workload_wit(
+    public_key: bytes, algorithm: str, entry: WorkloadEntry, trust_domain: TrustDomain
+) -> ApprovedWit:
+    """A WIT-SVID of an entry. It lives as long as the entry's X509-SVIDs: SPIRE's entries have no lifetime for it."""
+    jwk = _bound_jwk(public_key, algorithm, "malformed")
+    return ApprovedWit(WitRequest(_entry_id(entry, trust_domain), jwk, entry.x509_svid_ttl), _MAKER)
+
+
+def _bound_jwk(public_key: bytes, algorithm: str, unreadable: str) -> Mapping[str, Any]:
+    """The claim `cnf.jwk` (RFC 7800, 3.2), with the algorithm that the WIMSE draft wants in it."""
+    try:
+        key = _strong_key(der.public_key(public_key))
+    except InvalidArgument as error:
+        raise InvalidArgument(f"{unreadable} public key: {error}") from error
+    if algorithm not in jws.algorithms_of(key):
+        reason = f"unsupported signing algorithm for {_key_name(key)} key: {algorithm[:32]}"
+        raise InvalidArgument(f"invalid signing algorithm or key type: {reason}")
+    return {"alg": algorithm, **jwks.jwk(key)}
+
+
+def _key_name(key: der.PublicKey) -> str:
+    return "RSA" if isinstance(key, rsa.RSAPublicKey) else f"ec-p{key.curve.key_size}"
 
 
 _In = TypeVar("_In")

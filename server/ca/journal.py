@@ -38,8 +38,8 @@ class X509Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     upstream_chain: tuple[bytes, ...] = ()
 
 
-class JwtRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A JWT authority. Times are unix seconds, the public key is a DER SubjectPublicKeyInfo."""
+class TokenRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A JWT or WIT authority. Times are unix seconds, the public key is a DER SubjectPublicKeyInfo."""
 
     slot: str
     status: Status
@@ -49,9 +49,12 @@ class JwtRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     public_key: bytes
 
 
-class Journal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Journal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Kinds without an authority are left out, so that a release that does not know of them reads it."""
+
     x509: tuple[X509Record, ...] = ()
-    jwt: tuple[JwtRecord, ...] = ()
+    jwt: tuple[TokenRecord, ...] = ()
+    wit: tuple[TokenRecord, ...] = ()
 
 
 class _Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from identity import der
 from identity.bundles import Bundle
@@ -11,9 +11,9 @@ from operations import logs
 from operations.errors import NotFound
 from plugins.keymanager import Key, KeyManager
 from server.ca import signing
-from server.ca.authority import JwtSigner, X509Ca
-from server.ca.journal import Journal, JwtRecord, Status, X509Record
-from server.ca.jwt import JwtEncoder
+from server.ca.authority import TokenKind, TokenSigner, X509Ca
+from server.ca.journal import Journal, Status, TokenRecord, X509Record
+from server.ca.jwt import TokenEncoder
 from server.ca.rotation import Slots, restored
 
 _log = logs.get("ca_manager")
@@ -25,25 +25,21 @@ class Restoring:
     A key store that is away raises; that its keys cannot be asked for does not mean that they are lost.
     """
 
-    def __init__(
-        self, keys: KeyManager, bundle: Bundle | None, now: Callable[[], float], *, upstream: bool, jwt_issuer: str
-    ) -> None:
+    def __init__(self, keys: KeyManager, bundle: Bundle | None, now: Callable[[], float], *, upstream: bool) -> None:
         """`upstream` says whether an upstream authority is configured."""
         self._keys = keys
         self._now = now
         self._upstream = upstream
-        self._jwt_issuer = jwt_issuer
+        self._bundle = bundle
         x509 = bundle.x509_authorities if bundle is not None else ()
-        jwt = bundle.jwt_authorities if bundle is not None else ()
-        self._published = {each.der for each in x509} | {each.key_id for each in jwt}
-        self._tainted_x509 = tuple(each.der for each in x509 if each.tainted)
-        self._tainted_jwt = {each.key_id for each in jwt if each.tainted}
+        self._published = {each.der for each in x509}
+        self._tainted = tuple(each.der for each in x509 if each.tainted)
 
     async def x509(self, journal: Journal) -> Slots[X509Ca]:
         return restored([(record.status, await self._x509(record)) for record in journal.x509])
 
-    async def jwt(self, journal: Journal) -> Slots[JwtSigner]:
-        return restored([(record.status, await self._jwt(record)) for record in journal.jwt])
+    async def tokens(self, kind: TokenKind, records: Sequence[TokenRecord], issuer: str) -> Slots[TokenSigner]:
+        return restored([(record.status, await self._token(kind, record, issuer)) for record in records])
 
     async def _x509(self, record: X509Record) -> X509Ca | None:
         public_key = der.certificate_key(record.certificate)
@@ -52,12 +48,13 @@ class Restoring:
             return None
         return X509Ca.of(record.slot, record.issued_at, key, record.certificate, record.upstream_chain)
 
-    async def _jwt(self, record: JwtRecord) -> JwtSigner | None:
-        key = await self._key(jwt_key_id(record.slot), record.public_key, record, self._jwt_fault(record), "JWT key")
+    async def _token(self, kind: TokenKind, record: TokenRecord, issuer: str) -> TokenSigner | None:
+        fault = self._token_fault(kind, record)
+        key = await self._key(kind.key_id(record.slot), record.public_key, record, fault, kind.name)
         if key is None:
             return None
-        encoder = JwtEncoder(key, record.key_id, self._jwt_issuer)
-        return JwtSigner(record.slot, record.issued_at, record.not_after, record.key_id, key, encoder)
+        encoder = TokenEncoder(key, record.key_id, issuer, kind.header_type)
+        return TokenSigner(record.slot, record.issued_at, record.not_after, record.key_id, key, encoder)
 
     def _x509_fault(self, record: X509Record) -> str:
         if record.upstream_chain and not self._upstream:
@@ -66,15 +63,17 @@ class Restoring:
             revoked = not record.upstream_chain and record.certificate not in self._published
             return "not in the bundle any more" if revoked else ""
         chain = record.upstream_chain or (record.certificate,)
-        return "signed by a tainted authority" if is_signed_by(chain, self._tainted_x509) else ""
+        return "signed by a tainted authority" if is_signed_by(chain, self._tainted) else ""
 
-    def _jwt_fault(self, record: JwtRecord) -> str:
+    def _token_fault(self, kind: TokenKind, record: TokenRecord) -> str:
+        published = {each.key_id: each for each in kind.published(self._bundle)}
+        found = published.get(record.key_id)
         if record.status is Status.OLD:
-            return "" if record.key_id in self._published else "not in the bundle any more"
-        return "tainted" if record.key_id in self._tainted_jwt else ""
+            return "" if found is not None else "not in the bundle any more"
+        return "tainted" if found is not None and found.tainted else ""
 
     async def _key(
-        self, key_id: str, public_key: bytes, record: X509Record | JwtRecord, fault: str, what: str
+        self, key_id: str, public_key: bytes, record: X509Record | TokenRecord, fault: str, what: str
     ) -> Key | None:
         """The key of a record, or None, with a warning, when it cannot, or must not, sign for it any more."""
         key = None
@@ -101,7 +100,3 @@ class Restoring:
 
 def x509_key_id(slot: str) -> str:
     return f"x509-CA-{slot}"
-
-
-def jwt_key_id(slot: str) -> str:
-    return f"JWT-Signer-{slot}"

@@ -25,6 +25,7 @@ _ACTIVATION_CAP = 7 * _DAY
 _ACTIVATED = {
     "X509 CA": ("ca", "manager", "x509_ca", "activate"),
     "JWT key": ("manager", "jwt_key", "activate"),
+    "WIT key": ("manager", "wit_key", "activate"),
 }
 """Metrics, by the kind of authority. That they do not match is SPIRE's doing."""
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from identity.bundles import Bundle, JwtAuthority
+from identity.bundles import Bundle, JwtAuthority, WitAuthority
 from identity.spiffeid import TrustDomain
 from operations.errors import ConfigurationError
 from plugins.keymanager import KeyType
@@ -18,6 +18,8 @@ from server.ca.names import Subject
 class CaSettings:
     """How authorities and SVIDs are made. TTLs are seconds; an `agent_ttl` of 0 is `x509_svid_ttl`.
 
+    Without `wit_svids` there are no WIT authorities.
+
     Raises ConfigurationError for a subject that a certificate cannot hold.
     """
 
@@ -25,12 +27,16 @@ class CaSettings:
     ca_ttl: int = 24 * 3600
     ca_key_type: KeyType = KeyType.EC_P256
     jwt_key_type: KeyType = KeyType.EC_P256
+    wit_key_type: KeyType = KeyType.EC_P256
     subject: Subject = field(default_factory=Subject)
     x509_svid_ttl: int = 3600
     jwt_svid_ttl: int = 300
+    wit_svid_ttl: int = 3600
     agent_ttl: int = 0
     jwt_issuer: str = ""
+    wit_issuer: str = ""
     disable_jwt_svids: bool = False
+    wit_svids: bool = False
 
     def __post_init__(self) -> None:
         try:
@@ -63,6 +69,10 @@ class AuthorityStore(Protocol):
 
     async def append_jwt_authority(self, authority: JwtAuthority) -> None:
         """Add a JWT key to the trust domain's bundle; one that is there already changes nothing."""
+        ...
+
+    async def append_wit_authority(self, authority: WitAuthority) -> None:
+        """Add a WIT key to the trust domain's bundle; one that is there already changes nothing."""
         ...
 
     async def prune(self, expires_before: int) -> None:

@@ -1,4 +1,4 @@
-"""`spire-server localauthority`: the authorities of this server, X.509 and JWT, and how operators rotate them."""
+"""`spire-server localauthority`: the authorities of this server, X.509, JWT and WIT, and how operators rotate them."""
 
 from __future__ import annotations
 
@@ -47,6 +47,7 @@ def print_jwt(state: AuthorityState) -> None:
 
 X509 = Kind("X.509", "X509Authority", print_x509)
 JWT = Kind("JWT", "JWTAuthority", print_jwt)
+WIT = Kind("WIT", "WITAuthority", print_jwt)
 
 
 def x509_show(flags: FlagSet) -> Run:
@@ -58,12 +59,20 @@ def jwt_show(flags: FlagSet) -> Run:
     return _show(flags, JWT, api.GetJWTAuthorityStateRequest(), api.GetJWTAuthorityStateResponse, "")
 
 
+def wit_show(flags: FlagSet) -> Run:
+    return _show(flags, WIT, api.GetWITAuthorityStateRequest(), api.GetWITAuthorityStateResponse, "")
+
+
 def x509_prepare(flags: FlagSet) -> Run:
     return _prepare(flags, X509, api.PrepareX509AuthorityRequest(), api.PrepareX509AuthorityResponse)
 
 
 def jwt_prepare(flags: FlagSet) -> Run:
     return _prepare(flags, JWT, api.PrepareJWTAuthorityRequest(), api.PrepareJWTAuthorityResponse)
+
+
+def wit_prepare(flags: FlagSet) -> Run:
+    return _prepare(flags, WIT, api.PrepareWITAuthorityRequest(), api.PrepareWITAuthorityResponse)
 
 
 def x509_activate(flags: FlagSet) -> Run:
@@ -74,12 +83,20 @@ def jwt_activate(flags: FlagSet) -> Run:
     return _change(flags, JWT, "activate", api.ActivateJWTAuthorityRequest, api.ActivateJWTAuthorityResponse)
 
 
+def wit_activate(flags: FlagSet) -> Run:
+    return _change(flags, WIT, "activate", api.ActivateWITAuthorityRequest, api.ActivateWITAuthorityResponse)
+
+
 def x509_taint(flags: FlagSet) -> Run:
     return _change(flags, X509, "taint", api.TaintX509AuthorityRequest, api.TaintX509AuthorityResponse)
 
 
 def jwt_taint(flags: FlagSet) -> Run:
     return _change(flags, JWT, "taint", api.TaintJWTAuthorityRequest, api.TaintJWTAuthorityResponse)
+
+
+def wit_taint(flags: FlagSet) -> Run:
+    return _change(flags, WIT, "taint", api.TaintWITAuthorityRequest, api.TaintWITAuthorityResponse)
 
 
 def x509_revoke(flags: FlagSet) -> Run:
@@ -90,8 +107,12 @@ def jwt_revoke(flags: FlagSet) -> Run:
     return _change(flags, JWT, "revoke", api.RevokeJWTAuthorityRequest, api.RevokeJWTAuthorityResponse)
 
 
-_States = api.GetX509AuthorityStateResponse | api.GetJWTAuthorityStateResponse
-_Prepared = api.PrepareX509AuthorityResponse | api.PrepareJWTAuthorityResponse
+def wit_revoke(flags: FlagSet) -> Run:
+    return _change(flags, WIT, "revoke", api.RevokeWITAuthorityRequest, api.RevokeWITAuthorityResponse)
+
+
+_States = api.GetX509AuthorityStateResponse | api.GetJWTAuthorityStateResponse | api.GetWITAuthorityStateResponse
+_Prepared = api.PrepareX509AuthorityResponse | api.PrepareJWTAuthorityResponse | api.PrepareWITAuthorityResponse
 
 
 def _show(flags: FlagSet, kind: Kind, request: Message, response: type[_States], complaint: str) -> Run:

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 
-from operations import program
+from operations import features, program
 from operations.flags import Command, FlagSet, Program, Run
 from operations.version import VERSION
 
 
 def main() -> None:
     """Run the command that the process was started with."""
-    program.main(Program("spire-server", VERSION, COMMANDS, GROUPS))
+    program.main(Program("spire-server", VERSION, (*COMMANDS, *behind_flags(os.environ.get(FLAGS, ""))), GROUPS))
+
+
+FLAGS = "SPIRE_SERVER_FFLAGS"
+"""The environment variable that turns commands on, by the names of feature flags with blanks between them."""
+
+
+def behind_flags(flags: str) -> Sequence[Command]:
+    """The commands that these feature flags turn on."""
+    return WIT_COMMANDS if features.WIT_SVID in flags.split(" ") else ()
 
 
 def _in(module: str, function: str) -> Callable[[FlagSet], Run]:
@@ -126,6 +136,32 @@ COMMANDS = (
     Command("jwt mint", "Sign a JWT-SVID, without an entry", _in("mint", "jwt")),
 )
 
+WIT_COMMANDS = (
+    Command("localauthority wit show", "Print the WIT authorities", _in("localauthority", "wit_show")),
+    Command(
+        "localauthority wit prepare",
+        "Make the next WIT authority and publish it",
+        _in("localauthority", "wit_prepare"),
+    ),
+    Command(
+        "localauthority wit activate",
+        "Sign with the prepared WIT authority from now on",
+        _in("localauthority", "wit_activate"),
+    ),
+    Command(
+        "localauthority wit taint",
+        "Mark the old WIT authority, and what it signed, as not to be trusted",
+        _in("localauthority", "wit_taint"),
+    ),
+    Command(
+        "localauthority wit revoke",
+        "Take the tainted WIT authority out of the bundle",
+        _in("localauthority", "wit_revoke"),
+    ),
+    Command("wit mint", "Sign a WIT-SVID for a new key, without an entry", _in("wit", "mint")),
+)
+"""Behind the feature flag wit-svid, as in SPIRE."""
+
 GROUPS = {
     "agent": "Attested agents: list, show, evict, ban",
     "bundle": "Trust bundles: this server's, and those of others",
@@ -136,12 +172,14 @@ GROUPS = {
     "keys": "The key manager's keys: list, show, verify, dispose",
     "localauthority": "Authorities: show, prepare, activate, taint, revoke",
     "localauthority jwt": "JWT authorities",
+    "localauthority wit": "WIT authorities",
     "localauthority x509": "X.509 authorities",
     "logger": "The running server's log",
     "token": "Join tokens",
     "tpm": "Nodes with a TPM: their boot policies",
     "tpm policy": "Boot policies: learn, check, show",
     "upstreamauthority": "Upstream authorities: taint, revoke",
+    "wit": "WIT-SVIDs by hand",
     "x509": "X509-SVIDs by hand",
 }
 

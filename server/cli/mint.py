@@ -39,14 +39,14 @@ def x509(flags: FlagSet) -> Run:
     form = output.add_flag(flags)
 
     async def act(server: Channel) -> None:
-        wanted = _required_id(spiffe_id)
+        wanted = required_id(spiffe_id)
         from server.cli import signing_request
 
         seconds = values.ttl(ttl.value)
         csr, key = signing_request.generate(wanted, dns_names.value)
         minted = await _minted(server, svid_pb2.MintX509SVIDRequest(csr=csr, ttl=seconds))
         authorities = await _authorities(server)
-        _tell_if_capped("X509-SVID", minted.svid.expires_at, ttl.value)
+        tell_if_capped("X509-SVID", minted.svid.expires_at, ttl.value)
         if write.value:
             _write(Path(write.value), list(minted.svid.cert_chain), key, authorities)
         elif form.value == output.JSON:
@@ -73,7 +73,7 @@ def jwt(flags: FlagSet) -> Run:
     async def act(server: Channel) -> None:
         if spiffe_id.value and not audience.value:
             raise InvalidArgument("at least one audience must be specified")
-        wanted = _required_id(spiffe_id)
+        wanted = required_id(spiffe_id)
         request = svid_pb2.MintJWTSVIDRequest(id=wanted.to_proto(), ttl=values.ttl(ttl.value), audience=audience.value)
         try:
             minted = await server.unary(f"{SERVICE}/MintJWTSVID", request, svid_pb2.MintJWTSVIDResponse)
@@ -82,9 +82,9 @@ def jwt(flags: FlagSet) -> Run:
         token = minted.svid.token
         if not token:
             raise PermanentlyUnusable("server response missing token")
-        _tell_if_capped("JWT-SVID", _expiry(token), ttl.value)
+        tell_if_capped("JWT-SVID", expiry(token, "JWT-SVID"), ttl.value)
         if write.value:
-            _write_file(Path(write.value), token.encode(), PRIVATE, "token")
+            write_file(Path(write.value), token.encode(), PRIVATE, "token")
             print(f"JWT-SVID written to {Path(write.value)}")
         else:
             output.print_result(form.value, minted, pretty=lambda: print(token))
@@ -92,7 +92,8 @@ def jwt(flags: FlagSet) -> Run:
     return calling(flags, act)
 
 
-def _required_id(spiffe_id: Flag[str]) -> SpiffeId:
+def required_id(spiffe_id: Flag[str]) -> SpiffeId:
+    """Raises InvalidArgument."""
     if not spiffe_id.value:
         raise InvalidArgument("spiffeID must be specified")
     return SpiffeId.parse(spiffe_id.value)
@@ -119,33 +120,35 @@ async def _authorities(server: Channel) -> list[bytes]:
     return [authority.asn1 for authority in bundle.x509_authorities]
 
 
-def _expiry(token: str) -> int | None:
+def expiry(token: str, what: str) -> int | None:
     """The claim `exp` of a token whose signature nobody has checked."""
     try:
         payload = token.split(".")[1]
         claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
         return int(claims["exp"])
     except (IndexError, KeyError, TypeError, ValueError):
-        print("Unable to determine JWT-SVID lifetime: the token has no claim exp that can be read", file=sys.stderr)
+        print(f"Unable to determine {what} lifetime: the token has no claim exp that can be read", file=sys.stderr)
         return None
 
 
-def _tell_if_capped(what: str, expires_at: int | None, ttl: timedelta) -> None:
+def tell_if_capped(what: str, expires_at: int | None, ttl: timedelta) -> None:
+    """Tell, on standard error, that less was given than was asked for."""
     if expires_at is not None and expires_at - time.time() < ttl.total_seconds():
         expiry = quote(times.rfc3339(expires_at))
         print(f"{what} lifetime was capped shorter than specified ttl; expires {expiry}", file=sys.stderr)
 
 
 def _write(folder: Path, chain: list[bytes], key: bytes, authorities: list[bytes]) -> None:
-    _write_file(folder / "svid.pem", to_pem(chain).encode(), PUBLIC, "SVID")
+    write_file(folder / "svid.pem", to_pem(chain).encode(), PUBLIC, "SVID")
     print(f"X509-SVID written to {folder / 'svid.pem'}")
-    _write_file(folder / "key.pem", pem.private_key(key).encode(), PRIVATE, "key")
+    write_file(folder / "key.pem", pem.private_key(key).encode(), PRIVATE, "key")
     print(f"Private key written to {folder / 'key.pem'}")
-    _write_file(folder / "bundle.pem", to_pem(authorities).encode(), PUBLIC, "bundle")
+    write_file(folder / "bundle.pem", to_pem(authorities).encode(), PUBLIC, "bundle")
     print(f"Root CAs written to {folder / 'bundle.pem'}")
 
 
-def _write_file(path: Path, data: bytes, mode: int, what: str) -> None:
+def write_file(path: Path, data: bytes, mode: int, what: str) -> None:
+    """Raises InvalidArgument."""
     try:
         files.write_atomically(path, data, mode)
     except OSError as error:

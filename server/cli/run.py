@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from operations.errors import ConfigurationErrors, SpireError, raise_problems
+from operations.errors import ConfigurationError, ConfigurationErrors, SpireError, raise_problems
 from operations.flags import FlagSet, Run
 from server.config import ServerConfig, declare_flags
 
@@ -27,7 +27,7 @@ def run(flags: FlagSet) -> Run:
 
 
 def validate(flags: FlagSet) -> Run:
-    read = declare_flags(flags, also=_check_plugins)
+    read = declare_flags(flags, also=_check_more)
 
     def check(_: list[str]) -> int:
         try:
@@ -48,9 +48,42 @@ def validate(flags: FlagSet) -> Run:
     return check
 
 
+def _check_more(config: ServerConfig) -> None:
+    """Plugins, and the files that are named."""
+    problems: list[ConfigurationError] = []
+    for check in (_check_plugins, _check_serving_files):
+        try:
+            check(config)
+        except ConfigurationErrors as errors:
+            problems.extend(errors.problems)
+        except ConfigurationError as error:
+            problems.append(error)
+    raise_problems(problems)
+
+
 def _check_plugins(config: ServerConfig) -> None:
     from server import catalog  # imports the datastore, which a server that runs imports later
 
     catalog.check(config, files=True)
+    if config.policy is not None:
+        from server.policy.rules import RegoPolicy
+
+        asyncio.run(RegoPolicy.check(config.policy))
     if any(block.enabled and block.command is not None for block in config.plugins):
         raise_problems(asyncio.run(catalog.validate_external(config)))
+
+
+def _check_serving_files(config: ServerConfig) -> None:
+    endpoint = config.federation.bundle_endpoint
+    if endpoint is None:
+        return
+    from server.config.federation import ServingFiles
+
+    if isinstance(endpoint.profile, ServingFiles):
+        from transport import serving_files
+
+        paths = endpoint.profile.cert_file_path, endpoint.profile.key_file_path
+        try:
+            serving_files.identity_of(serving_files.read(*paths), *paths)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"federation.bundle_endpoint: {error.reason}", file=config.file) from error

@@ -23,22 +23,61 @@ class Acme(Section, frozen=True, kw_only=True):
     tos_accepted: bool = False
 
 
+class ServingCertFile(Section, frozen=True, kw_only=True):
+    cert_file_path: str = ""
+    key_file_path: str = ""
+    file_sync_interval: str = ""
+
+
+class HttpsWeb(Section, frozen=True, kw_only=True):
+    acme: Body | None = None
+    serving_cert_file: Body | None = None
+
+
+class HttpsSpiffe(Section, frozen=True, kw_only=True):
+    pass
+
+
+class EndpointProfile(Section, frozen=True, kw_only=True):
+    https_spiffe: HttpsSpiffe | None = None
+    https_web: HttpsWeb | None = None
+
+
 class BundleEndpoint(Section, frozen=True, kw_only=True):
+    """`acme` is an Acme, `profile` an EndpointProfile: read later, where a fault's place is known."""
+
     address: str = ""
     port: int = 0
     refresh_hint: str = ""
-    acme: Acme | None = None
+    acme: Body | None = None
     profile: Body | None = None
 
 
+class FederatedHttpsSpiffe(Section, frozen=True, kw_only=True):
+    endpoint_spiffe_id: str = ""
+
+
+class FederatedHttpsWeb(Section, frozen=True, kw_only=True):
+    pass
+
+
+class FederatedProfile(Section, frozen=True, kw_only=True):
+    https_spiffe: FederatedHttpsSpiffe | None = None
+    https_web: FederatedHttpsWeb | None = None
+
+
 class FederatesWith(Section, frozen=True, kw_only=True):
+    """`bundle_endpoint_profile` is a FederatedProfile."""
+
     bundle_endpoint_url: str = ""
     bundle_endpoint_profile: Body | None = None
 
 
 class Federation(Section, frozen=True, kw_only=True):
+    """`federates_with` has a FederatesWith for each trust domain."""
+
     bundle_endpoint: BundleEndpoint | None = None
-    federates_with: Mapping[str, FederatesWith] = {}
+    federates_with: Mapping[str, Body] = {}
 
 
 class RateLimit(Section, frozen=True, kw_only=True):
@@ -46,9 +85,18 @@ class RateLimit(Section, frozen=True, kw_only=True):
     signing: bool | None = None
 
 
+class LocalPolicy(Section, frozen=True, kw_only=True):
+    rego_path: str = ""
+    policy_data_path: str = ""
+
+
+class AuthPolicy(Section, frozen=True, kw_only=True):
+    local: LocalPolicy | None = None
+
+
 class Experimental(Section, frozen=True, kw_only=True):
     agent_spiffe_id_as_selector: bool = False
-    auth_opa_policy_engine: Body | None = None
+    auth_opa_policy_engine: AuthPolicy | None = None
     cache_reload_interval: str = ""
     full_cache_reload_interval: str = ""
     events_based_cache: bool = False

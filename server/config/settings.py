@@ -11,17 +11,18 @@ from math import inf
 import msgspec
 
 from identity.spiffeid import SpiffeId, TrustDomain
-from operations import duration, profiling_settings, sections, telemetry
+from operations import duration, features, profiling_settings, sections, telemetry
 from operations.checks import Checks
 from operations.profiling_settings import Profiling
 from operations.quoting import quote
 from operations.sections import HealthChecks, Telemetry
 from plugins.blocks import PluginBlock, read_section
 from plugins.keymanager import KeyType
-from server.config import caches
+from server.config import caches, federation
 from server.config.federation import Federation
-from server.config.file import CaSubject, ServerFile, ServerSection
+from server.config.file import AuthPolicy, CaSubject, ServerFile, ServerSection
 from server.config.ttl import ttl_warning
+from server.policy.files import PolicyFiles
 
 DEFAULT_PATH = "conf/server/server.conf"
 DEFAULT_SOCKET_PATH = "/tmp/spire-server/private/api.sock"  # noqa: S108 SPIRE's default
@@ -38,11 +39,6 @@ _NO_TRUST_DOMAIN = TrustDomain("none")
 
 UNAVAILABLE: sections.Unavailable = {
     **sections.UNAVAILABLE,
-    "server.federation": "remove the block",
-    "server.experimental.auth_opa_policy_engine": "remove the block",
-    "server.experimental.wit_key_type": "remove the key",
-    "server.experimental.wit_issuer": "remove the key",
-    "server.experimental.feature_flags": "remove the key",
     "server.experimental.named_pipe_name": "use socket_path",
 }
 """Known settings without effect. What tunes SPIRE's caches and their events may stand in a file without harm:
@@ -95,6 +91,9 @@ class ServerConfig:
     ca_subject: CaSubject
     jwt_key_type: KeyType
     jwt_issuer: str
+    wit_key_type: KeyType
+    wit_issuer: str
+    features: frozenset[str]
     default_x509_svid_ttl: timedelta
     default_jwt_svid_ttl: timedelta
     agent_ttl: timedelta | None
@@ -107,6 +106,7 @@ class ServerConfig:
     require_pq_kem: bool
     proxies: tuple[Network, ...]
     node_staleness: float
+    policy: PolicyFiles | None
     federation: Federation
     profiling: Profiling | None
     telemetry: Telemetry
@@ -147,14 +147,15 @@ def load(
 def _checked(file: ServerFile, server: ServerSection, checks: Checks, path: str) -> ServerConfig:
     ca_key_type = _key_type(checks, "ca_key_type", server.ca_key_type, KeyType.EC_P256)
     subject = server.ca_subject
+    trust_domain = checks.attempt(
+        lambda: TrustDomain.parse(server.trust_domain) if server.trust_domain else _NO_TRUST_DOMAIN,
+        _NO_TRUST_DOMAIN,
+        "trust_domain",
+        f"trust_domain {quote(server.trust_domain)} cannot be used: ",
+    )
     return ServerConfig(
         file=path,
-        trust_domain=checks.attempt(
-            lambda: TrustDomain.parse(server.trust_domain) if server.trust_domain else _NO_TRUST_DOMAIN,
-            _NO_TRUST_DOMAIN,
-            "trust_domain",
-            f"trust_domain {quote(server.trust_domain)} cannot be used: ",
-        ),
+        trust_domain=trust_domain,
         bind_address=(server.bind_address or "0.0.0.0").strip("[]"),  # noqa: S104 SPIRE's default
         bind_port=checks.port("bind_port", server.bind_port or DEFAULT_PORT),
         socket_path=sections.absolute(server.socket_path or DEFAULT_SOCKET_PATH),
@@ -169,6 +170,9 @@ def _checked(file: ServerFile, server: ServerSection, checks: Checks, path: str)
         ca_subject=subject if subject is not None and subject != CaSubject() else DEFAULT_CA_SUBJECT,
         jwt_key_type=_key_type(checks, "jwt_key_type", server.jwt_key_type, ca_key_type),
         jwt_issuer=server.jwt_issuer,
+        wit_key_type=_key_type(checks, "wit_key_type", server.experimental.wit_key_type, ca_key_type, "experimental"),
+        wit_issuer=server.experimental.wit_issuer,
+        features=features.read(server.experimental.feature_flags, checks),
         default_x509_svid_ttl=_ttl(checks, server, "default_x509_svid_ttl", DEFAULT_X509_SVID_TTL),
         default_jwt_svid_ttl=_ttl(checks, server, "default_jwt_svid_ttl", DEFAULT_JWT_SVID_TTL),
         agent_ttl=_ttl(checks, server, "agent_ttl", timedelta()) or None,
@@ -181,7 +185,8 @@ def _checked(file: ServerFile, server: ServerSection, checks: Checks, path: str)
         require_pq_kem=server.experimental.require_pq_kem,
         proxies=_networks(checks, server.proxy_protocol_trusted_cidrs),
         node_staleness=_staleness(checks, server.max_attested_node_info_staleness),
-        federation=Federation(),
+        policy=_policy(checks, server.experimental.auth_opa_policy_engine),
+        federation=federation.read(server.federation, trust_domain, checks),
         profiling=profiling_settings.read(server, checks),
         telemetry=file.telemetry,
         health_checks=file.health_checks,
@@ -208,11 +213,11 @@ def _node_pruning(checks: Checks, server: ServerSection) -> NodePruning | None:
     return NodePruning(expired_for, batch_size if batch_size > 0 else DEFAULT_PRUNE_BATCH_SIZE, server.prune_tofu_nodes)
 
 
-def _key_type(checks: Checks, key: str, text: str, default: KeyType) -> KeyType:
+def _key_type(checks: Checks, key: str, text: str, default: KeyType, *blocks: str) -> KeyType:
     try:
         return KeyType(text.lower()) if text else default
     except ValueError:
-        checks.fault(f"{key} {quote(text)} is unknown: use ec-p256, ec-p384, rsa-2048 or rsa-4096", key)
+        checks.fault(f"{key} {quote(text)} is unknown: use ec-p256, ec-p384, rsa-2048 or rsa-4096", *blocks, key)
         return default
 
 
@@ -247,6 +252,20 @@ def _staleness(checks: Checks, text: str | None) -> float:
     return max(0.0, checks.attempt(lambda: duration.parse(text), timedelta(), key, words).total_seconds())
 
 
+def _policy(checks: Checks, block: AuthPolicy | None) -> PolicyFiles | None:
+    """The built-in table decides where there is no block."""
+    if block is None:
+        return None
+    keys = ("experimental", "auth_opa_policy_engine")
+    if block.local is None:
+        checks.fault("auth_opa_policy_engine needs a block local that has a rego_path", *keys)
+        return None
+    if not block.local.rego_path:
+        checks.fault("auth_opa_policy_engine: local needs a rego_path", *keys, "local")
+        return None
+    return PolicyFiles(block.local.rego_path, block.local.policy_data_path)
+
+
 def _merged(section: ServerSection, overrides: Overrides) -> ServerSection:
     given = {name: value for name in overrides.__struct_fields__ if (value := getattr(overrides, name))}
     return msgspec.structs.replace(section, **given)
@@ -262,6 +281,8 @@ def _warnings(file: ServerFile, config: ServerConfig) -> tuple[str, ...]:
     lines.extend(line for name, ttl in ttls if ttl and (line := ttl_warning(name, ttl, config.ca_ttl)))
     if file.server is not None and file.server.ca_subject == CaSubject():
         lines.append("ca_subject is empty, so the CA is named C=US, O=SPIFFE: fill the block or remove it")
+    lines.extend(features.warnings(config.features))
     if file.server is not None:
+        lines.extend(federation.warnings(file.server.federation, config.federation))
         lines.extend(profiling_settings.warnings(file.server))
     return tuple(lines)

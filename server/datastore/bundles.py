@@ -5,21 +5,22 @@ A bundle is one serialised types.Bundle in one row: it is always read and writte
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 
 from generated.spire.api.types import bundle_pb2
-from identity.bundles import Bundle
+from identity.bundles import Bundle, JwtAuthority, WitAuthority
 from identity.spiffeid import TrustDomain
 from operations.errors import AlreadyExists, InvalidArgument, NotFound, Refused
 from operations.quoting import quote
 from server.datastore import entries, schema
 from server.datastore.records import Changes, DeleteMode, Page
 
-BundleField = Literal["x509_authorities", "jwt_authorities", "refresh_hint", "sequence_number"]
+Key = TypeVar("Key", JwtAuthority, WitAuthority)
+BundleField = Literal["x509_authorities", "jwt_authorities", "refresh_hint", "sequence_number", "wit_authorities"]
 
 ALL_FIELDS: frozenset[BundleField] = frozenset(get_args(BundleField))
 
@@ -52,17 +53,28 @@ def put(connection: Connection, changes: Changes, bundle: Bundle) -> Bundle:
     return bundle
 
 
+def replace_known(connection: Connection, changes: Changes, known: Bundle | None, bundle: Bundle) -> bool:
+    """Store the bundle if what there is is `known`, None for none; whether it was."""
+    if fetch(connection, bundle.trust_domain, for_update=True) != known:
+        return False
+    put(connection, changes, bundle)
+    return True
+
+
 def append(connection: Connection, changes: Changes, bundle: Bundle) -> Bundle:
-    """Add the authorities that are not there yet; the sequence number goes up by one if there are any."""
+    """Add the authorities that are not there yet; the sequence number goes up by one if there are any.
+
+    A key that is there already stays, with the later one of its ends.
+    """
     old = fetch(connection, bundle.trust_domain, for_update=True)
     if old is None:
         return put(connection, changes, bundle)
     ders = {authority.der for authority in old.x509_authorities}
-    key_ids = {authority.key_id for authority in old.jwt_authorities}
     new = replace(
         old,
         x509_authorities=old.x509_authorities + tuple(a for a in bundle.x509_authorities if a.der not in ders),
-        jwt_authorities=old.jwt_authorities + tuple(a for a in bundle.jwt_authorities if a.key_id not in key_ids),
+        jwt_authorities=_joined(old.jwt_authorities, bundle.jwt_authorities),
+        wit_authorities=_joined(old.wit_authorities, bundle.wit_authorities),
     )
     return _advance(connection, changes, old, new)
 
@@ -127,6 +139,15 @@ def names(connection: Connection) -> list[str]:
 
 def count(connection: Connection) -> int:
     return connection.scalar(select(func.count()).select_from(_bundles)) or 0
+
+
+def _joined(old: Sequence[Key], more: Sequence[Key]) -> tuple[Key, ...]:
+    found = {authority.key_id: authority for authority in old}
+    for authority in more:
+        known = found.setdefault(authority.key_id, authority)
+        if known.public_key == authority.public_key and 0 < known.expires_at < authority.expires_at:
+            found[known.key_id] = replace(known, expires_at=authority.expires_at)
+    return tuple(found.values())
 
 
 def _parse_token(token: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 from msgspec import Struct
 from msgspec.structs import replace
-from sqlalchemy import Connection, Row, delete, insert, select, update
+from sqlalchemy import Connection, Row, delete, insert, null, select, update
 
 from generated.spire.api.types import bundle_pb2
 from identity.bundles import Bundle
@@ -30,6 +30,7 @@ _table = schema.federation_relationships
 _relationships = select(_table, schema.bundles.c.data).outerjoin(
     schema.bundles, schema.bundles.c.trust_domain == _table.c.trust_domain
 )
+_without_bundles = select(_table, null().label("data"))
 
 
 class Profile(Enum):
@@ -86,9 +87,12 @@ def fetch(connection: Connection, trust_domain: TrustDomain) -> FederationRelati
     return _decode(row) if row is not None else None
 
 
-def listing(connection: Connection, page_size: int, page_token: str) -> Page[FederationRelationship]:
+def listing(
+    connection: Connection, page_size: int, page_token: str, with_bundles: bool
+) -> Page[FederationRelationship]:
     """A page of the relationships, oldest first."""
-    rows = connection.execute(page(_relationships, _table.c.seq, page_size, page_token)).all()
+    query = _relationships if with_bundles else _without_bundles
+    rows = connection.execute(page(query, _table.c.seq, page_size, page_token)).all()
     return first_page([(row.seq, _decode(row)) for row in rows], page_size)
 
 

@@ -300,6 +300,10 @@ class DataStore:
         """Store the bundle as it is, in the place of the one there was, if any."""
         return await self._write(lambda connection, changes: bundles.put(connection, changes, bundle))
 
+    async def replace_bundle(self, known: Bundle | None, bundle: Bundle) -> bool:
+        """Store the bundle as it is, if what there is is `known`, None for none; whether it was."""
+        return await self._write(lambda connection, changes: bundles.replace_known(connection, changes, known, bundle))
+
     async def append_bundle(self, bundle: Bundle) -> Bundle:
         """Add the authorities that are not there yet; the number goes up by one if there are any."""
         return await self._write(lambda connection, changes: bundles.append(connection, changes, bundle))
@@ -358,10 +362,10 @@ class DataStore:
         )
 
     async def list_federation_relationships(
-        self, *, page_size: int = 0, page_token: str = ""
+        self, *, page_size: int = 0, page_token: str = "", with_bundles: bool = True
     ) -> Page[FederationRelationship]:
         """A page of relationships, oldest first; page size 0 means all of them."""
-        return await self._read(lambda connection: federation.listing(connection, page_size, page_token))
+        return await self._read(lambda connection: federation.listing(connection, page_size, page_token, with_bundles))
 
     async def delete_federation_relationship(self, trust_domain: TrustDomain) -> None:
         """Delete the relationship, not the bundle. Raises NotFound."""

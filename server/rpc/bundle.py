@@ -22,6 +22,7 @@ from server.rpc.bundle_messages import (
     jwt_authorities_from_proto,
     jwt_authorities_to_proto,
     jwt_authority_fields,
+    wit_authorities_from_proto,
     x509_authorities_from_proto,
 )
 from server.rpc.call import Call
@@ -90,14 +91,17 @@ class BundleService:
         call = Call.of(context)
         log = call.log.bind(trust_domain_id=self._trust_domain.name)
         call.note(**_fields_of_authorities(request))
-        if not request.jwt_authorities and not request.x509_authorities:
+        if not request.jwt_authorities and not request.x509_authorities and not request.wit_authorities:
             raise failure(call.log, Code.INVALID_ARGUMENT, "no authorities to append")
         with failing(log, "failed to convert JWT authority", Code.INVALID_ARGUMENT):
             jwt_authorities = await jwt_authorities_from_proto(request.jwt_authorities)
         with failing(log, "failed to convert X.509 authority", Code.INVALID_ARGUMENT):
             x509_authorities = await x509_authorities_from_proto(request.x509_authorities)
+        with failing(log, "failed to convert WIT authority", Code.INVALID_ARGUMENT):
+            wit_authorities = await wit_authorities_from_proto(request.wit_authorities)
+        appended = Bundle(self._trust_domain, x509_authorities, jwt_authorities, wit_authorities=wit_authorities)
         with failing(log, "failed to append bundle"):
-            bundle = await self._store.append_bundle(Bundle(self._trust_domain, x509_authorities, jwt_authorities))
+            bundle = await self._store.append_bundle(appended)
         call.succeeded()
         return _masked(bundle, _mask(request))
 
@@ -306,5 +310,10 @@ def _masked(bundle: Bundle, mask: bundle_pb2.BundleMask | None) -> bundle_pb2.Bu
 
 
 def _fields_of_authorities(request: api.AppendBundleRequest) -> dict[str, object]:
-    bundle = bundle_pb2.Bundle(jwt_authorities=request.jwt_authorities, x509_authorities=request.x509_authorities)
-    return audit_fields(bundle, bundle_pb2.BundleMask(jwt_authorities=True, x509_authorities=True))
+    bundle = bundle_pb2.Bundle(
+        jwt_authorities=request.jwt_authorities,
+        x509_authorities=request.x509_authorities,
+        wit_authorities=request.wit_authorities,
+    )
+    mask = bundle_pb2.BundleMask(jwt_authorities=True, x509_authorities=True, wit_authorities=True)
+    return audit_fields(bundle, mask)

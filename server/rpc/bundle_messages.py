@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import TypeVar
 
 from generated.spire.api.types import bundle_pb2
 from identity import der
-from identity.bundles import Bundle, JwtAuthority, X509Authority
+from identity.bundles import Bundle, JwtAuthority, WitAuthority, X509Authority
 from identity.spiffeid import TrustDomain
 from operations.errors import InvalidArgument
 from server.rpc.pacing import paced
+
+_K = TypeVar("_K", JwtAuthority, WitAuthority)
 
 
 async def bundle_from_proto(message: bundle_pb2.Bundle) -> Bundle:
@@ -30,7 +33,18 @@ async def bundle_from_proto(message: bundle_pb2.Bundle) -> Bundle:
         jwt_authorities = await jwt_authorities_from_proto(message.jwt_authorities)
     except InvalidArgument as error:
         raise InvalidArgument(f"unable to parse JWT authority: {error}") from error
-    return Bundle(trust_domain, x509_authorities, jwt_authorities, message.refresh_hint, message.sequence_number)
+    try:
+        wit_authorities = await wit_authorities_from_proto(message.wit_authorities)
+    except InvalidArgument as error:
+        raise InvalidArgument(f"unable to parse WIT authority: {error}") from error
+    return Bundle(
+        trust_domain,
+        x509_authorities,
+        jwt_authorities,
+        message.refresh_hint,
+        message.sequence_number,
+        wit_authorities,
+    )
 
 
 async def x509_authorities_from_proto(messages: Sequence[bundle_pb2.X509Certificate]) -> tuple[X509Authority, ...]:
@@ -40,8 +54,17 @@ async def x509_authorities_from_proto(messages: Sequence[bundle_pb2.X509Certific
 
 async def jwt_authorities_from_proto(messages: Sequence[bundle_pb2.JWTKey]) -> tuple[JwtAuthority, ...]:
     """Each once. Raises InvalidArgument, also for two keys with the same ID."""
-    found: dict[str, JwtAuthority] = {}
-    for authority in await paced(_jwt_authority, messages):
+    return _unique(await paced(_jwt_authority, messages))
+
+
+async def wit_authorities_from_proto(messages: Sequence[bundle_pb2.WITKey]) -> tuple[WitAuthority, ...]:
+    """As `jwt_authorities_from_proto`."""
+    return _unique(await paced(_wit_authority, messages))
+
+
+def _unique(authorities: Sequence[_K]) -> tuple[_K, ...]:
+    found: dict[str, _K] = {}
+    for authority in authorities:
         if found.setdefault(authority.key_id, authority).public_key != authority.public_key:
             raise InvalidArgument(f'two keys have the key ID "{authority.key_id}"')
     return tuple(found.values())
@@ -53,10 +76,19 @@ def _x509_authority(message: bundle_pb2.X509Certificate) -> X509Authority:
 
 
 def _jwt_authority(message: bundle_pb2.JWTKey) -> JwtAuthority:
+    _check_key(message)
+    return JwtAuthority(message.key_id, message.public_key, message.expires_at)
+
+
+def _wit_authority(message: bundle_pb2.WITKey) -> WitAuthority:
+    _check_key(message)
+    return WitAuthority(message.key_id, message.public_key, message.expires_at)
+
+
+def _check_key(message: bundle_pb2.JWTKey | bundle_pb2.WITKey) -> None:
     der.public_key(message.public_key)
     if not message.key_id:
         raise InvalidArgument("missing key ID")
-    return JwtAuthority(message.key_id, message.public_key, message.expires_at)
 
 
 def jwt_authorities_to_proto(authorities: Sequence[JwtAuthority]) -> list[bundle_pb2.JWTKey]:
@@ -78,6 +110,10 @@ def audit_fields(message: bundle_pb2.Bundle, mask: bundle_pb2.BundleMask | None 
     if mask is None or mask.jwt_authorities:
         for index, key in enumerate(message.jwt_authorities):
             fields.update((f"{name}.{index}", value) for name, value in jwt_authority_fields(key).items())
+    if mask is None or mask.wit_authorities:
+        for index, wit in enumerate(message.wit_authorities):
+            fields[f"wit_authority_key_id.{index}"] = wit.key_id
+            fields[f"wit_authority_public_key_sha256.{index}"] = _hash(wit.public_key)
     if mask is None or mask.x509_authorities:
         for index, authority in enumerate(message.x509_authorities):
             fields[f"x509_authorities_asn1_sha256.{index}"] = _hash(authority.asn1)

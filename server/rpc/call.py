@@ -80,11 +80,12 @@ class Gate:
         self._limits = limits
         self._log = log
         self._audit = audit
+        self.judges_requests = authorizer.judges_requests
 
     async def before(self, method: Method, peer: Peer, context: Context) -> None:
         """Admit the call or raise RpcError."""
         log = self._log.bind(**_fields(method, peer))
-        caller = await self._authorizer.authorize(method.path, peer, log)
+        caller = await self._authorizer.authorize(method.path, peer, log, context.request)
         fields: dict[str, object] = {"authorized_as": caller.authorized_as, "authorized_via": caller.authorized_via}
         if caller.identity is not None:
             fields["caller_id"] = caller.identity.id

@@ -8,11 +8,10 @@ from google.protobuf.message import Message
 
 from generated.spire.hostservice.server.agentstore.v1 import agentstore_pb2
 from generated.spire.hostservice.server.identityprovider.v1 import identityprovider_pb2
-from generated.spire.plugin.types import bundle_pb2, jwtkey_pb2, x509certificate_pb2
-from identity.bundles import Bundle
 from operations.errors import NotFound
 from operations.metrics import emitters
 from plugins.external import metrics
+from plugins.external.bundles import to_plugin
 from plugins.external.loading import HostService
 from server.host_services import HostServices
 from transport.peer import Peer
@@ -32,7 +31,7 @@ def services(host: HostServices) -> Sequence[HostService]:
         identity = parts.svid.identity()
         return identityprovider_pb2.FetchX509IdentityResponse(
             identity=identityprovider_pb2.X509Identity(cert_chain=identity.chain, private_key=identity.private_key),
-            bundle=_bundle(bundle),
+            bundle=to_plugin(bundle),
         )
 
     async def get_agent_info(
@@ -49,21 +48,4 @@ def services(host: HostServices) -> Sequence[HostService]:
         ),
         (agentstore_pb2.DESCRIPTOR.services_by_name["AgentStore"], {"GetAgentInfo": get_agent_info}),
         metrics.service(emitters()),
-    )
-
-
-def _bundle(bundle: Bundle) -> bundle_pb2.Bundle:
-    return bundle_pb2.Bundle(
-        trust_domain=bundle.trust_domain.name,
-        x509_authorities=[
-            x509certificate_pb2.X509Certificate(asn1=each.der, tainted=each.tainted) for each in bundle.x509_authorities
-        ],
-        jwt_authorities=[
-            jwtkey_pb2.JWTKey(
-                public_key=each.public_key, key_id=each.key_id, expires_at=each.expires_at, tainted=each.tainted
-            )
-            for each in bundle.jwt_authorities
-        ],
-        refresh_hint=bundle.refresh_hint,
-        sequence_number=bundle.sequence_number,
     )

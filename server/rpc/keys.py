@@ -12,7 +12,7 @@ from keystores.inspection import Inspection, Use
 from operations.errors import SpireError
 from server.ca.authorities import Authorities
 from server.ca.journal import Status
-from server.ca.restoring import jwt_key_id, x509_key_id
+from server.ca.restoring import x509_key_id
 from server.rpc.call import Call
 from server.rpc.failures import failure
 from transport.errors import status_of
@@ -85,14 +85,15 @@ def uses_of(authorities: Authorities) -> Callable[[], Sequence[Use]]:
         ]
         found += [
             Use(
-                "JWT authority",
+                f"{tokens.kind.title} authority",
                 status.value,
-                jwt.authority_id,
-                jwt_key_id(jwt.slot),
-                jwt.bundle_entry().public_key,
+                signer.authority_id,
+                tokens.kind.key_id(signer.slot),
+                signer.key.public_key,
                 giving_way=status is Status.OLD,
             )
-            for jwt, status in authorities.jwt.slots.with_status()
+            for tokens in (authorities.jwt, authorities.wit)
+            for signer, status in tokens.rotation.slots.with_status()
         ]
         return found
 

@@ -21,6 +21,7 @@ def router(services: Sequence[Service], gate: Gate) -> Router:
     made = Router()
     made.before = gate.before
     made.after = gate.after
+    made.shows_requests = gate.judges_requests
     for service in services:
         made.add(service.DESCRIPTOR, service.handlers())
     return made

@@ -1,4 +1,4 @@
-"""spire.api.server.svid.v1.SVID: X509-SVIDs and JWT-SVIDs for agents' workloads, and minted ones for operators."""
+"""spire.api.server.svid.v1.SVID: SVIDs of each kind for agents' workloads, and minted ones for operators."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from identity.spiffeid import SpiffeId, TrustDomain
 from operations import times
 from operations.errors import InvalidArgument, SpireError
 from server.ca import checks
-from server.ca.certificate_authority import CertificateAuthority, IssuedJwt, IssuedX509
+from server.ca.certificate_authority import CertificateAuthority, IssuedToken, IssuedX509
 from server.ca.checks import ApprovedX509
 from server.entries import EntryIndex, IndexedEntry
 from server.rpc import convert, ids
 from server.rpc.call import Call
 from server.rpc.failures import code_of, failed, failing, failure
+from server.rpc.wit import WitMethods
 from server.trust import TrustBundles
 from transport.peer import Peer
 from transport.router import Context, Handler
@@ -40,12 +41,14 @@ class SvidService:
         bundles: TrustBundles,
         *,
         jwt_disabled: bool,
+        wit_svids: bool = False,
     ) -> None:
         self._trust_domain = trust_domain
         self._index = index
         self._authority = authority
         self._bundles = bundles
         self._jwt_disabled = jwt_disabled
+        self._wit = WitMethods(trust_domain, index, authority, enabled=wit_svids)
 
     def handlers(self) -> dict[str, Handler]:
         return {
@@ -54,6 +57,8 @@ class SvidService:
             "BatchNewX509SVID": self.batch_new_x509,
             "NewJWTSVID": self.new_jwt,
             "NewDownstreamX509CA": self.new_downstream,
+            "MintWITSVID": self.mint_wit,
+            "BatchNewWITSVID": self.batch_new_wit,
         }
 
     async def mint_x509(
@@ -159,7 +164,7 @@ class SvidService:
 
     async def _issue_jwt(
         self, spiffe_id: SpiffeId, audience: Sequence[str], ttl: int, call: Call, *, include_jti: bool
-    ) -> IssuedJwt:
+    ) -> IssuedToken:
         call.note(spiffe_id=spiffe_id)
         log = call.log.bind(spiffe_id=spiffe_id)
         if not audience:
@@ -198,6 +203,14 @@ class SvidService:
             ca_cert_chain=issued.chain, x509_authorities=[each.der for each in bundle.x509_authorities]
         )
 
+    async def mint_wit(self, request: api.MintWITSVIDRequest, peer: Peer, context: Context) -> api.MintWITSVIDResponse:
+        return await self._wit.mint(request, peer, context)
+
+    async def batch_new_wit(
+        self, request: api.BatchNewWITSVIDRequest, peer: Peer, context: Context
+    ) -> api.BatchNewWITSVIDResponse:
+        return await self._wit.batch_new(request, peer, context)
+
     def _require_jwt(self, call: Call) -> None:
         if self._jwt_disabled:
             raise failure(call.log, Code.UNIMPLEMENTED, "JWT functionality is disabled")
@@ -232,7 +245,7 @@ def _fill(result: Result, issued: IssuedX509) -> None:
     result.status.message = "OK"
 
 
-def _jwt_to_proto(issued: IssuedJwt) -> jwtsvid_pb2.JWTSVID:
+def _jwt_to_proto(issued: IssuedToken) -> jwtsvid_pb2.JWTSVID:
     return jwtsvid_pb2.JWTSVID(
         token=issued.token,
         id=issued.spiffe_id.to_proto(),

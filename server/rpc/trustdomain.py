@@ -10,10 +10,11 @@ from generated.spire.api.server.trustdomain.v1 import trustdomain_pb2 as api
 from generated.spire.api.types import federationrelationship_pb2 as types
 from generated.spire.api.types import status_pb2
 from identity.spiffeid import SpiffeId, TrustDomain
-from operations.errors import InvalidArgument, NotFound, SpireError, Unsupported
+from operations.errors import InvalidArgument, NotFound, SpireError
 from operations.logs import Logger
 from server.datastore.federation import ALL_FIELDS, FederationRelationship
 from server.datastore.store import DataStore
+from server.federation.following import Following
 from server.rpc import masks
 from server.rpc.call import Call
 from server.rpc.failures import code_of, code_of_store, failed, failing, failure, ok
@@ -30,10 +31,13 @@ Outcome = tuple[status_pb2.Status, FederationRelationship | None]
 class TrustDomainService:
     DESCRIPTOR = api.DESCRIPTOR.services_by_name["TrustDomain"]
 
-    def __init__(self, trust_domain: TrustDomain, store: DataStore, bundles: TrustBundles) -> None:
+    def __init__(
+        self, trust_domain: TrustDomain, store: DataStore, bundles: TrustBundles, following: Following
+    ) -> None:
         self._trust_domain = trust_domain
         self._store = store
         self._bundles = bundles
+        self._following = following
 
     def handlers(self) -> dict[str, Handler]:
         return {
@@ -101,6 +105,7 @@ class TrustDomainService:
             return failed(log, code_of_store(error), "failed to create federation relationship", error), None
         await self._warn_of_missing_bundle(made, log)
         log.debug("Federation relationship created")
+        self._following.changed()
         return ok(), made
 
     async def update(
@@ -134,6 +139,7 @@ class TrustDomainService:
             return failed(log, code_of(error), "failed to update federation relationship", error), None
         await self._warn_of_missing_bundle(changed, log)
         log.debug("Federation relationship updated")
+        self._following.changed()
         return ok(), changed
 
     async def delete(
@@ -165,21 +171,23 @@ class TrustDomainService:
         except SpireError as error:
             return trust_domain.name, failed(log, code_of(error), "failed to delete federation relationship", error)
         log.debug("Federation relationship deleted")
+        self._following.changed()
         return trust_domain.name, ok()
 
     async def refresh(self, request: api.RefreshBundleRequest, _peer: Peer, context: Context) -> empty_pb2.Empty:
-        """This version keeps relationships but does not fetch over them yet, and says so."""
+        """Answers when the bundle is there, or cannot be had."""
         call = Call.of(context)
         with failing(call.log, "failed to parse trust domain", Code.INVALID_ARGUMENT):
             trust_domain = TrustDomain.parse(request.trust_domain)
         log = call.log.bind(trust_domain_id=trust_domain.name)
         call.note(trust_domain_id=request.trust_domain)
-        with failing(log, "failed to refresh bundle"):
-            found = await self._store.get_federation_relationship(trust_domain)
-        if found is None:
+        with failing(log, "failed to refresh bundle", Code.INTERNAL):
+            known = await self._following.refresh(trust_domain)
+        if not known:
             raise failure(log, Code.NOT_FOUND, f'no relationship with trust domain "{trust_domain}"')
-        text = "this server does not fetch bundles from bundle endpoints; give it the bundle by `bundle set`"
-        raise failure(log, Code.UNIMPLEMENTED, "failed to refresh bundle", Unsupported(text))
+        log.debug("Bundle refreshed")
+        call.succeeded()
+        return empty_pb2.Empty()
 
     async def _warn_of_missing_bundle(self, relationship: FederationRelationship, log: Logger) -> None:
         """An endpoint that proves itself by an X509-SVID can only be asked by who has its trust domain's bundle."""

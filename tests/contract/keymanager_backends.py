@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import uuid
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from keystores.pkcs11.configuration import Configuration
 from keystores.pkcs11.manager import load_server
 from keystores.tpm import configuration as tpm_configuration
 from keystores.tpm import manager as tpm_manager
+from keystores.vault import manager as vault_manager
+from keystores.vault.configuration import TokenAuth
 from operations import logs
 from operations.hcl import Body, Position
 from plugins.blocks import PluginBlock
@@ -21,7 +24,7 @@ from plugins.catalog import PluginContext
 from plugins.external.loading import ExternalPlugins
 from plugins.keymanager import KeyManager, KeyType
 from server.catalog import FACADES
-from tests.simulators import kryoptic, softhsm, swtpm
+from tests.simulators import kryoptic, openbao, softhsm, swtpm
 
 
 class Backend(Protocol):
@@ -164,7 +167,30 @@ def served_backend(folder: Path) -> Generator[Backend]:
         yield Served(hsm)
 
 
+@dataclass
+class Vault:
+    bao: openbao.Bao
+    server_id: str
+    durable = True
+
+    async def open(self) -> KeyManager:
+        configuration = vault_manager.Configuration(
+            vault_addr=self.bao.url,
+            ca_cert_path=str(self.bao.ca),
+            token_auth=TokenAuth(token=openbao.ROOT_TOKEN),
+            key_identifier_value=self.server_id,
+        )
+        context = PluginContext(trust_domain="example.org", data_dir=None, log=logs.get("vault"))
+        return await vault_manager.load(configuration, context)
+
+
+@contextmanager
+def vault_backend(_folder: Path) -> Generator[Backend]:
+    yield Vault(openbao.shared(), str(uuid.uuid4()))
+
+
 BACKENDS = {
+    "hashicorp_vault": vault_backend,
     "memory": memory_backend,
     "disk": disk_backend,
     "pkcs11": pkcs11_backend,

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from identity.bundles import Bundle, JwtAuthority, X509Authority
+from identity import tainting
+from identity.bundles import Bundle, JwtAuthority, WitAuthority, X509Authority
 from identity.spiffeid import TrustDomain
 from operations.errors import AlreadyExists, InvalidArgument, NotFound, Refused, TemporarilyUnavailable
 from server.datastore.records import (
@@ -445,6 +446,27 @@ async def test_appending_unites_and_counts_only_what_changed(store: DataStore) -
     assert await store.get_bundle(TRUST_DOMAIN) == second
 
 
+async def test_a_key_that_is_appended_again_has_the_later_end(store: DataStore) -> None:
+    tainted = dataclasses.replace(KEY, tainted=True)
+    await store.set_bundle(Bundle(TRUST_DOMAIN, (), (tainted,)))
+    ends: list[int] = []
+    for appended in (KEY, JwtAuthority("k", b"key", 9), JwtAuthority("k", b"key", 7), JwtAuthority("k", b"other", 11)):
+        bundle = await store.append_bundle(Bundle(TRUST_DOMAIN, (), (appended,)))
+        [key] = bundle.jwt_authorities
+        assert (key.public_key, key.tainted) == (b"key", True)
+        ends.append(key.expires_at)
+    assert ends == [5, 9, 9, 9]
+
+
+async def test_a_bundle_is_replaced_only_where_it_is_the_one_that_was_known(store: DataStore) -> None:
+    first, second = Bundle(TRUST_DOMAIN, (ONE,)), Bundle(TRUST_DOMAIN, (TWO,), sequence_number=3)
+    assert not await store.replace_bundle(first, second)
+    assert await store.replace_bundle(None, first)
+    assert not await store.replace_bundle(None, second)
+    assert await store.replace_bundle(first, second)
+    assert await store.get_bundle(TRUST_DOMAIN) == second
+
+
 async def test_a_tainted_authority_stays_tainted_when_appended_again(store: DataStore) -> None:
     tainted = Bundle(TRUST_DOMAIN, (dataclasses.replace(ONE, tainted=True),), (dataclasses.replace(KEY, tainted=True),))
     await store.set_bundle(tainted)
@@ -462,6 +484,22 @@ async def test_a_bundle_is_created_once_set_and_edited(store: DataStore) -> None
     assert await store.set_bundle(bundle) == bundle
     assert (await store.list_bundles()).items == (bundle,)
     assert await store.count_bundles() == 1
+
+
+async def test_wit_authorities_are_kept_beside_the_others(store: DataStore) -> None:
+    first, second = (WitAuthority(name, KEY.public_key, expires_at) for name, expires_at in (("a", 10), ("b", 20)))
+    key = JwtAuthority("j", b"key")
+    await store.append_bundle(Bundle(TRUST_DOMAIN, (), (key,)))
+    await store.append_bundle(Bundle(TRUST_DOMAIN, wit_authorities=(first,)))
+    both = await store.append_bundle(Bundle(TRUST_DOMAIN, wit_authorities=(first, second)))
+    assert both == Bundle(TRUST_DOMAIN, (), (key,), sequence_number=2, wit_authorities=(first, second))
+    tainted = await store.edit_bundle(TRUST_DOMAIN, lambda old: tainting.taint_wit(old, "a"))
+    assert [each.tainted for each in tainted.wit_authorities] == [True, False]
+    fields = await store.update_bundle(Bundle(TRUST_DOMAIN, wit_authorities=(second,)), {"wit_authorities"})
+    assert (fields.wit_authorities, fields.jwt_authorities) == ((second,), (key,))
+    # Where the feature is turned off again the last one goes too, and the rest can be pruned on.
+    await store.prune_bundle(TRUST_DOMAIN, 20)
+    assert await store.get_bundle(TRUST_DOMAIN) == dataclasses.replace(fields, wit_authorities=(), sequence_number=4)
 
 
 async def test_an_edit_that_raises_changes_nothing(store: DataStore) -> None:

@@ -81,4 +81,4 @@ async def test_published_keys_are_known(upstream: UpstreamAuthority) -> None:
 
 
 async def test_it_has_a_name(upstream: UpstreamAuthority) -> None:
-    assert upstream.name in ("disk", "spire", "pkcs11", "tpm")
+    assert upstream.name in ("disk", "spire", "pkcs11", "tpm", "vault")

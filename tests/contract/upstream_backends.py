@@ -11,17 +11,18 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from authorities import pkcs11, tpm
+from authorities import pkcs11, tpm, vault
 from authorities.disk import Configuration as DiskConfiguration
 from authorities.disk import DiskAuthority
 from authorities.spire import Configuration as SpireConfiguration
 from authorities.spire import SpireAuthority
 from identity import bundles
 from identity.spiffeid import TrustDomain
+from keystores.vault.configuration import TokenAuth
 from operations import logs
 from plugins.catalog import PluginContext
 from plugins.upstreamauthority import UpstreamAuthority
-from tests.simulators import ceremony, softhsm, swtpm
+from tests.simulators import ceremony, openbao, softhsm, swtpm
 from tests.simulators.nested import nest
 from tests.simulators.pki import Authority, Certificate, ec_key
 
@@ -126,10 +127,20 @@ async def intermediate_in_a_tpm(folder: Path) -> AsyncGenerator[UpstreamAuthorit
             await authority.close()
 
 
+@asynccontextmanager
+async def pki_engine(folder: Path) -> AsyncGenerator[UpstreamAuthority]:
+    bao = openbao.shared()
+    configuration = vault.Configuration(
+        vault_addr=bao.url, ca_cert_path=str(bao.ca), token_auth=TokenAuth(token=openbao.ROOT_TOKEN)
+    )
+    yield await vault.load(configuration, PluginContext(TD.name, str(folder), logs.get("test")))
+
+
 BACKENDS: dict[str, Backend] = {
     "disk": disk,
     "disk with intermediates": disk_with_intermediates,
     "spire": spire,
     "pkcs11": root_in_a_token,
     "tpm": intermediate_in_a_tpm,
+    "vault": pki_engine,
 }

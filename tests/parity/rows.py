@@ -40,11 +40,8 @@ CHECKED_ONLY = {
 }
 """What is read to see whether it can be, or to say that it does nothing."""
 
-ANSWERED_NO = {
-    "spire-server federation refresh": "Unimplemented",
-    "spire.api.server.trustdomain.v1.TrustDomain/RefreshBundle": "Unimplemented",
-}
-"""What is there so as to say by name that it is not, and how; so are all methods for WIT-SVIDs."""
+ANSWERED_NO: dict[str, str] = {"spire.api.server.bundle.v1.Bundle/PublishWITAuthority": "Unimplemented"}
+"""What is there so as to say by name that it is not, and how."""
 MODELS = ("server/config/file.py", "agent/config/file.py", "operations/sections.py")
 
 
@@ -95,7 +92,7 @@ def methods() -> Iterator[Row]:
     for name, callers in _list("methods"):
         allowed = functools.reduce(Role.__or__, (roles[caller] for caller in callers))
         assert POLICY[f"/{name}"] == allowed, f"{name} is for {callers}"
-        refused = name not in served or name in ANSWERED_NO or "WIT" in name
+        refused = name not in served or name in ANSWERED_NO
         yield Row(name, Standing.REFUSED if refused else Standing.WORKS, "Unimplemented" if refused else "")
 
 

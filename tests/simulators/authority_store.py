@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from identity.bundles import Bundle, JwtAuthority, X509Authority
+from identity.bundles import Bundle, JwtAuthority, WitAuthority, X509Authority
 from identity.spiffeid import TrustDomain
 from operations.errors import TemporarilyUnavailable
 
@@ -15,6 +15,7 @@ class MemoryAuthorityStore:
         self.journal: bytes | None = None
         self.x509_authorities: list[X509Authority] = []
         self.jwt_authorities: list[JwtAuthority] = []
+        self.wit_authorities: list[WitAuthority] = []
         self.pruned: list[int] = []
         self.calls: list[str] = []
         self.failing: set[str] = set()
@@ -42,6 +43,7 @@ class MemoryAuthorityStore:
         changed = change(self._bundle())
         self.x509_authorities = list(changed.x509_authorities)
         self.jwt_authorities = list(changed.jwt_authorities)
+        self.wit_authorities = list(changed.wit_authorities)
         return changed
 
     async def append_x509_authority(self, der: bytes) -> None:
@@ -54,6 +56,11 @@ class MemoryAuthorityStore:
         if authority.key_id not in [each.key_id for each in self.jwt_authorities]:
             self.jwt_authorities.append(authority)
 
+    async def append_wit_authority(self, authority: WitAuthority) -> None:
+        self._note("append_wit_authority")
+        if authority.key_id not in [each.key_id for each in self.wit_authorities]:
+            self.wit_authorities.append(authority)
+
     async def prune(self, expires_before: int) -> None:
         self._note("prune")
         self.pruned.append(expires_before)
@@ -65,7 +72,12 @@ class MemoryAuthorityStore:
         ]
 
     def _bundle(self) -> Bundle:
-        return Bundle(TrustDomain("example.org"), tuple(self.x509_authorities), tuple(self.jwt_authorities))
+        return Bundle(
+            TrustDomain("example.org"),
+            tuple(self.x509_authorities),
+            tuple(self.jwt_authorities),
+            wit_authorities=tuple(self.wit_authorities),
+        )
 
     def _note(self, call: str) -> None:
         self.calls.append(call)

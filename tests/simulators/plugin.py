@@ -1,7 +1,7 @@
 """An external plugin on grpcio, good or bad, as a program of its own: `python -m tests.simulators.plugin WORD…`.
 
-Without words it serves a KeyManager in memory, a NodeAttestor, a WorkloadAttestor and an SVIDStore, for servers and
-agents, in the way of hashicorp/go-plugin. Each word makes it misbehave in one way; see `WORDS`.
+Without words it serves plugins of every type, for servers and agents, in the way of hashicorp/go-plugin, with a
+KeyManager in memory. Each word makes it misbehave in one way; see `WORDS`.
 """
 
 from __future__ import annotations
@@ -30,10 +30,14 @@ from generated.spire.plugin.agent.keymanager.v1 import keymanager_pb2 as agent_k
 from generated.spire.plugin.agent.nodeattestor.v1 import nodeattestor_pb2 as agent_nodeattestor_pb2
 from generated.spire.plugin.agent.svidstore.v1 import svidstore_pb2
 from generated.spire.plugin.agent.workloadattestor.v1 import workloadattestor_pb2
+from generated.spire.plugin.server.bundlepublisher.v1 import bundlepublisher_pb2
 from generated.spire.plugin.server.keymanager.v1 import keymanager_pb2
 from generated.spire.plugin.server.nodeattestor.v1 import nodeattestor_pb2
+from generated.spire.plugin.server.notifier.v1 import notifier_pb2
 from generated.spire.service.common.config.v1 import config_pb2
 from generated.spire.service.private.init.v1 import init_pb2
+from tests.simulators import plugin_authorities
+from tests.simulators.plugin_authorities import ComposerHalf, UpstreamHalf
 
 WORDS: Final = frozenset(
     {
@@ -49,8 +53,11 @@ WORDS: Final = frozenset(
         # as an attestor
         "closes", "says-nothing", "no-agent-id", "no-payload", "no-response", "dies-in-attest", "hangs-in-attest",
         "lacks-permission", "many-challenges",
+        # as a publisher or notifier
+        "dies-in-publish", "hangs-in-publish", "fails-in-publish",
         "most-selectors", "more-selectors", "flood-of-selectors", "odd-selectors", "no-utf8-selectors",
     }
+    | plugin_authorities.WORDS
 )  # fmt: skip
 
 _HASHES: Final = {5: hashes.SHA256(), 6: hashes.SHA384(), 7: hashes.SHA512()}
@@ -239,6 +246,30 @@ class Plugin:
             raise Failure(grpc.StatusCode.NOT_FOUND, "nothing is stored there")
         return svidstore_pb2.DeleteX509SVIDResponse()
 
+    # BundlePublisher and Notifier
+
+    async def told(self, what: str, bundle: Any) -> None:
+        await self.misbehave("publish")
+        if self.does("fails-in-publish"):
+            raise Failure(grpc.StatusCode.PERMISSION_DENIED, "the bucket is not ours")
+        counts = [len(each) for each in (bundle.x509_authorities, bundle.jwt_authorities, bundle.wit_authorities)]
+        numbers = [bundle.refresh_hint, bundle.sequence_number]
+        print(f"[INFO] {what} {bundle.trust_domain} {counts} {numbers}", file=sys.stderr, flush=True)
+
+    async def publish(
+        self, request: bundlepublisher_pb2.PublishBundleRequest
+    ) -> bundlepublisher_pb2.PublishBundleResponse:
+        await self.told("published", request.bundle)
+        return bundlepublisher_pb2.PublishBundleResponse()
+
+    async def notify(self, request: notifier_pb2.NotifyRequest) -> notifier_pb2.NotifyResponse:
+        await self.told("updated", request.bundle_updated.bundle)
+        return notifier_pb2.NotifyResponse()
+
+    async def advise(self, request: notifier_pb2.NotifyAndAdviseRequest) -> notifier_pb2.NotifyAndAdviseResponse:
+        await self.told("loaded", request.bundle_loaded.bundle)
+        return notifier_pb2.NotifyAndAdviseResponse()
+
     def services(self) -> Mapping[ServiceDescriptor, Mapping[str, Any]]:
         keys = {
             "GenerateKey": self.generate_key,
@@ -254,6 +285,9 @@ class Plugin:
             _service(agent_nodeattestor_pb2, "NodeAttestor"): {"AidAttestation": self.aid_attestation},
             _service(workloadattestor_pb2, "WorkloadAttestor"): {"Attest": self.attest_workload},
             _service(svidstore_pb2, "SVIDStore"): {"PutX509SVID": self.put, "DeleteX509SVID": self.delete},
+            _service(bundlepublisher_pb2, "BundlePublisher"): {"PublishBundle": self.publish},
+            _service(notifier_pb2, "Notifier"): {"Notify": self.notify, "NotifyAndAdvise": self.advise},
+            **self.authorities(),
         }
         if not self.does("without-config"):
             found[_service(config_pb2, "Config")] = {"Configure": self.configure, "Validate": self.validate}
@@ -262,6 +296,23 @@ class Plugin:
         if not self.does("no-broker"):
             found[_service(grpc_broker_pb2, "GRPCBroker")] = {"StartStream": self.broker}
         return found
+
+    def authorities(self) -> Mapping[ServiceDescriptor, Mapping[str, Any]]:
+        upstream, composer = UpstreamHalf(self.does), ComposerHalf(self.does)
+        above: dict[str, Any] = {"MintX509CAAndSubscribe": upstream.mint}
+        if not self.does("no-publishing"):
+            above |= {"PublishJWTKeyAndSubscribe": upstream.publish, "SubscribeToLocalBundle": upstream.local_bundle}
+        composing = {
+            "ComposeServerX509CA": composer.ca,
+            "ComposeServerX509SVID": composer.server,
+            "ComposeAgentX509SVID": composer.agent,
+            "ComposeWorkloadX509SVID": composer.workload,
+            "ComposeWorkloadJWTSVID": composer.jwt,
+        }
+        return {
+            _service(upstreamauthority_pb2, "UpstreamAuthority"): above,
+            _service(credentialcomposer_pb2, "CredentialComposer"): {} if self.does("leaves-alone") else composing,
+        }
 
 
 def _service(module: Any, name: str) -> ServiceDescriptor:
@@ -299,7 +350,7 @@ def _handler(service: ServiceDescriptor, name: str, behaviour: Any) -> Any:
             raise
         return answer
 
-    async def stream(requests: AsyncIterator[Message], context: Any) -> AsyncIterator[Message]:
+    async def stream(requests: Any, context: Any) -> AsyncIterator[Message]:
         known = {name: value for name, value in context.invocation_metadata() if name.startswith("x-")}
         if known:
             print(f"[INFO] told {sorted(known.items())}", file=sys.stderr, flush=True)
@@ -309,6 +360,8 @@ def _handler(service: ServiceDescriptor, name: str, behaviour: Any) -> Any:
         except Failure as failure:
             await context.abort(failure.code, failure.text)
 
+    if method.server_streaming and not method.client_streaming:
+        return grpc.unary_stream_rpc_method_handler(stream, **codecs)
     if method.client_streaming:
         return grpc.stream_stream_rpc_method_handler(stream, **codecs)
     return grpc.unary_unary_rpc_method_handler(unary, **codecs)

@@ -56,6 +56,19 @@ class WebAuthority:
         )
         return files
 
+    def sign(
+        self,
+        public_key: ec.EllipticCurvePublicKey,
+        names: x509.SubjectAlternativeName,
+        start: datetime.datetime,
+        end: datetime.datetime,
+    ) -> bytes:
+        """A certificate for somebody else's key, PEM."""
+        made = x509.CertificateBuilder().subject_name(x509.Name([])).issuer_name(self._name).public_key(public_key)
+        made = made.serial_number(x509.random_serial_number()).not_valid_before(start).not_valid_after(end)
+        signed = made.add_extension(names, critical=True).sign(self._key, hashes.SHA256())
+        return signed.public_bytes(serialization.Encoding.PEM)
+
 
 def _builder(
     subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, *, age: int = 1

@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from operations.errors import InvalidArgument, Refused, TemporarilyUnavailable
-from transport.http_client import NoAnswer, Query, Streams, TooLarge, exchange, one_query
+from transport.http_client import NoAnswer, Query, Reader, Streams, TooLarge, Writer, exchange, one_query
 from transport.web.proxies import Proxy, proxy_for
 from transport.web.urls import Url, address
 
@@ -25,6 +25,9 @@ _CONNECT_SECONDS = 5.0
 
 Headers = Mapping[str, str]
 _NO_HEADERS: Headers = {}
+
+Secure = Callable[[Streams, str], Awaitable[tuple[Reader, Writer]]]
+"""Makes TLS of its own over a connection to a host, which is trusted then. Raises OSError, and what refuses a peer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,20 +58,31 @@ class HttpClient:
     def close(self) -> None:
         self._resolvers.shutdown(wait=False, cancel_futures=True)
 
-    async def get(self, url: Url, *, headers: Headers = _NO_HEADERS, largest: int) -> Response:
-        return await self.request("GET", url, headers=headers, largest=largest)
+    async def get(
+        self, url: Url, *, headers: Headers = _NO_HEADERS, largest: int, secure: Secure | None = None
+    ) -> Response:
+        return await self.request("GET", url, headers=headers, largest=largest, secure=secure)
 
     async def request(
-        self, method: str, url: Url, *, headers: Headers = _NO_HEADERS, body: bytes = b"", largest: int
+        self,
+        method: str,
+        url: Url,
+        *,
+        headers: Headers = _NO_HEADERS,
+        body: bytes = b"",
+        largest: int,
+        secure: Secure | None = None,
     ) -> Response:
         """The answer, whose body has at most `largest` bytes.
 
-        Raises TemporarilyUnavailable when there is none, Refused when it is larger.
+        `secure` is asked instead of the CAs that are trusted for the web, before anything of the request is sent.
+        Raises TemporarilyUnavailable when there is no answer, Refused when it is larger.
         """
         proxy = proxy_for(url, self._environment)
-        streams = await self._connect(url, proxy)
+        streams = await self._connect(url, proxy, secure)
         try:
-            answer = await exchange(streams, _query(method, url, proxy, headers, body), url.origin)
+            secured = streams if secure is None else await _secured(secure, streams, url)
+            answer = await exchange(secured, _query(method, url, proxy, headers, body), url.origin)
             return Response(answer.status, await answer.body(largest), _values(answer.fields))
         except NoAnswer as error:
             raise TemporarilyUnavailable(f"{url.origin} gave no proper answer: {error.reason}") from error
@@ -80,16 +94,25 @@ class HttpClient:
         finally:
             _abort(streams)
 
-    async def _connect(self, url: Url, proxy: Proxy | None) -> Streams:
+    async def connecting(self, url: Url, secure: Secure) -> None:
+        """Connect, through a proxy too, for what `secure` finds there; nothing is sent. Raises as `request`."""
+        streams = await self._connect(url, proxy_for(url, self._environment), secure)
+        try:
+            await _secured(secure, streams, url)
+        finally:
+            _abort(streams)
+
+    async def _connect(self, url: Url, proxy: Proxy | None, secure: Secure | None) -> Streams:
         """Raises TemporarilyUnavailable."""
         try:
-            tls = await self._context() if url.scheme == "https" else None
+            tls = await self._context() if url.scheme == "https" and secure is None else None
             if proxy is None:
                 return await self._open(url.host, url.port, tls)
             streams = await self._open(proxy.host, proxy.port, None)
             try:
-                if tls is not None:
+                if url.scheme == "https":
                     await _tunnel(streams, url, proxy)
+                if tls is not None:
                     await streams[1].start_tls(tls, server_hostname=url.host)
             except BaseException:
                 _abort(streams)
@@ -127,6 +150,13 @@ class HttpClient:
             self._tls = made = await loop.run_in_executor(self._resolvers, self._trusting)
             return made
         return self._tls
+
+
+async def _secured(secure: Secure, streams: Streams, url: Url) -> tuple[Reader, Writer]:
+    try:
+        return await secure(streams, url.host)
+    except OSError as error:
+        raise TemporarilyUnavailable(f"cannot reach {url.origin}: {_reason(error)}") from error
 
 
 def _query(method: str, url: Url, proxy: Proxy | None, headers: Headers, body: bytes) -> Query:

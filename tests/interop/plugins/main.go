@@ -18,8 +18,12 @@ import (
 	agentnodeattestorv1 "github.com/spiffe/spire-plugin-sdk/proto/spire/plugin/agent/nodeattestor/v1"
 	svidstorev1 "github.com/spiffe/spire-plugin-sdk/proto/spire/plugin/agent/svidstore/v1"
 	workloadattestorv1 "github.com/spiffe/spire-plugin-sdk/proto/spire/plugin/agent/workloadattestor/v1"
+	bundlepublisherv1 "github.com/spiffe/spire-plugin-sdk/proto/spire/plugin/server/bundlepublisher/v1"
+	credentialcomposerv1 "github.com/spiffe/spire-plugin-sdk/proto/spire/plugin/server/credentialcomposer/v1"
 	keymanagerv1 "github.com/spiffe/spire-plugin-sdk/proto/spire/plugin/server/keymanager/v1"
 	nodeattestorv1 "github.com/spiffe/spire-plugin-sdk/proto/spire/plugin/server/nodeattestor/v1"
+	notifierv1 "github.com/spiffe/spire-plugin-sdk/proto/spire/plugin/server/notifier/v1"
+	upstreamauthorityv1 "github.com/spiffe/spire-plugin-sdk/proto/spire/plugin/server/upstreamauthority/v1"
 	configv1 "github.com/spiffe/spire-plugin-sdk/proto/spire/service/common/config/v1"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
@@ -54,6 +58,18 @@ func main() {
 	case "svidstore":
 		plugin := &svidStore{}
 		pluginmain.Serve(svidstorev1.SVIDStorePluginServer(plugin), configv1.ConfigServiceServer(plugin))
+	case "bundlepublisher":
+		plugin := &bundlePublisher{}
+		pluginmain.Serve(bundlepublisherv1.BundlePublisherPluginServer(plugin), configv1.ConfigServiceServer(plugin))
+	case "notifier":
+		plugin := &notifier{}
+		pluginmain.Serve(notifierv1.NotifierPluginServer(plugin), configv1.ConfigServiceServer(plugin))
+	case "upstreamauthority":
+		plugin := &upstreamAuthority{}
+		pluginmain.Serve(upstreamauthorityv1.UpstreamAuthorityPluginServer(plugin), configv1.ConfigServiceServer(plugin))
+	case "credentialcomposer":
+		plugin := &credentialComposer{}
+		pluginmain.Serve(credentialcomposerv1.CredentialComposerPluginServer(plugin), configv1.ConfigServiceServer(plugin))
 	default:
 		os.Stderr.WriteString("no plugin has the name " + name + "\n")
 		os.Exit(3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import os
 import re
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
@@ -166,6 +168,32 @@ async def test_plugins_that_do_not_load(loader: Loader, word: str, data: str | N
     with pytest.raises(ConfigurationError) as error:
         await loader.load("WorkloadAttestor", word, data)
     assert fault in str(error.value)
+
+
+def test_a_server_below_and_beside_plugins(pair: Pair, program: str, tmp_path: Path) -> None:
+    """Its authority is minted by one, and its credentials composed by another."""
+    blocks = "".join(
+        f'{kind} "go" {{ plugin_cmd = "{program}"\n plugin_args = ["{kind.lower()}"]\n plugin_data {{ }} }}\n'
+        for kind in ("UpstreamAuthority", "CredentialComposer")
+    )
+    server = spire.Server(tmp_path, program=pair.server, key_manager=spire.MEMORY + blocks)
+    try:
+        server.start()
+        minted = server.ask("x509", "mint", "-spiffeID", "spiffe://example.org/w").stdout
+        certificates = x509.load_pem_x509_certificates(
+            "".join(re.findall("-+BEGIN CERT.*?END CERT[^-]*-+\n", minted, re.DOTALL)).encode()
+        )
+        names = certificates[0].extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        assert names.get_values_for_type(x509.DNSName) == ["composed.example.org"]
+        token = server.ask("jwt", "mint", "-spiffeID", "spiffe://example.org/w", "-audience", "a").stdout.strip()
+        payload = token.split(".")[1]
+        assert b'"composed":"in Go"' in base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4))
+        eventually(lambda: server.ask("bundle", "show").stdout.count("BEGIN CERT") == 2, "the second root")
+        assert server.run.end() == 0
+        assert "Subscription ended" in server.run.output()
+    finally:
+        if server.run.process is not None:
+            server.run.end()
 
 
 @pytest.fixture

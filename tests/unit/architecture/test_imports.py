@@ -31,6 +31,7 @@ UNWANTED = {
     "server.cli.federation": NEVER | TOKEN | HTTP | COMMANDS - {"pathlib", "urllib.parse"},
     "server.cli.localauthority": NEVER | TOKEN | HTTP | COMMANDS - {"pathlib", "urllib.parse"},
     "server.cli.upstreamauthority": NEVER | TOKEN | HTTP | COMMANDS - {"pathlib", "urllib.parse"},
+    "server.cli.wit": NEVER | TOKEN | HTTP | COMMANDS - {"pathlib", "urllib.parse"},
     "server.cli.logger": NEVER | TOKEN | HTTP | COMMANDS,
     "server.cli.debug": NEVER | TOKEN | HTTP | COMMANDS,
     "server.cli.keys": NEVER | TOKEN | HTTP | COMMANDS,

@@ -18,14 +18,14 @@ async def test_operators_prepare_and_activate() -> None:
     [first] = authority.x509_authorities()
     [first_jwt] = authority.jwt_authorities()
     prepared = await authority.authorities.prepare_x509()
-    prepared_jwt = await authority.authorities.prepare_jwt()
+    prepared_jwt = await authority.authorities.jwt.prepare()
     assert authority.x509_authorities() == [first, prepared]
     assert authority.jwt_authorities() == [first_jwt, prepared_jwt]
     for wrong in ("", first.authority_id):
         with pytest.raises(Refused, match="unexpected authority ID"):
             await authority.authorities.activate_x509(wrong)
     activated = await authority.authorities.activate_x509(prepared.authority_id)
-    await authority.authorities.activate_jwt(prepared_jwt.authority_id)
+    await authority.authorities.jwt.activate(prepared_jwt.authority_id)
     assert (activated.authority_id, activated.status) == (prepared.authority_id, Status.ACTIVE)
     assert states(authority.x509_authorities()) == states(authority.jwt_authorities()) == [Status.ACTIVE, Status.OLD]
     await server.check(authority)
@@ -110,11 +110,11 @@ async def test_both_kinds_at_once_share_one_journal() -> None:
     server = Server()
     authority = await server.start()
     x509_prepared, jwt_prepared = await asyncio.gather(
-        authority.authorities.prepare_x509(), authority.authorities.prepare_jwt()
+        authority.authorities.prepare_x509(), authority.authorities.jwt.prepare()
     )
     await asyncio.gather(
         authority.authorities.activate_x509(x509_prepared.authority_id),
-        authority.authorities.activate_jwt(jwt_prepared.authority_id),
+        authority.authorities.jwt.activate(jwt_prepared.authority_id),
     )
     again = await server.start()
     assert again.x509_authorities() == authority.x509_authorities()
@@ -139,16 +139,16 @@ async def test_tainted_and_revoked_ones_are_not_taken_up_again() -> None:
     authority.authorities.on_tainted(told.extend)
     old, old_jwt = authority.x509_authorities()[0], authority.jwt_authorities()[0]
     await authority.authorities.activate_x509((await authority.authorities.prepare_x509()).authority_id)
-    await authority.authorities.activate_jwt((await authority.authorities.prepare_jwt()).authority_id)
+    await authority.authorities.jwt.activate((await authority.authorities.jwt.prepare()).authority_id)
     await authority.authorities.taint_x509(old.authority_id)
-    await authority.authorities.taint_jwt(old_jwt.authority_id)
+    await authority.authorities.jwt.taint(old_jwt.authority_id)
     assert told == [server.store.roots[0]]
     assert [each.tainted for each in server.store.x509_authorities] == [True, False]
     assert [each.tainted for each in server.store.jwt_authorities] == [True, False]
     again = await server.start()
     assert states(again.x509_authorities()) == states(again.jwt_authorities()) == [Status.ACTIVE, Status.OLD]
     await again.authorities.revoke_x509(old.authority_id)
-    await again.authorities.revoke_jwt(old_jwt.authority_id)
+    await again.authorities.jwt.revoke(old_jwt.authority_id)
     last = await server.start()
     assert states(last.x509_authorities()) == states(last.jwt_authorities()) == [Status.ACTIVE]
     assert len(server.store.roots) == len(server.store.jwt_authorities) == 1
@@ -177,7 +177,7 @@ async def test_while_keys_are_looked_after_none_is_made() -> None:
     async with authority.authorities.at_rest():
         preparing = [
             asyncio.ensure_future(authority.authorities.prepare_x509()),
-            asyncio.ensure_future(authority.authorities.prepare_jwt()),
+            asyncio.ensure_future(authority.authorities.jwt.prepare()),
         ]
         done, _ = await asyncio.wait(preparing, timeout=0.05)
         assert not done

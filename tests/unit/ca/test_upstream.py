@@ -423,7 +423,7 @@ async def test_jwt_keys_go_up_and_come_down() -> None:
 async def test_an_upstream_without_jwt_is_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
     server = Server()
     authority = await server.start()
-    await authority.authorities.prepare_jwt()
+    await authority.authorities.jwt.prepare()
     warnings = [record for record in caplog.records if "does not support JWT-SVIDs" in record.message]
     assert len(warnings) == 1
     assert len(server.store.jwt_authorities) == 2

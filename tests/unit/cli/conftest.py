@@ -24,6 +24,7 @@ from generated.spire.keys.v1 import keys_pb2
 from operations.flags import Program
 from operations.version import VERSION
 from server.cli.main import COMMANDS as SERVER_COMMANDS
+from server.cli.main import WIT_COMMANDS
 from tests.simulators.canned import Canned, Run, command
 
 SERVICES = (
@@ -51,7 +52,7 @@ async def canned(tmp_path: Path) -> AsyncIterator[Canned]:
 
 @pytest.fixture
 def spire_server(canned: Canned, capsys: pytest.CaptureFixture[str]) -> Run:
-    return command(Program("spire-server", VERSION, SERVER_COMMANDS), canned, capsys)
+    return command(Program("spire-server", VERSION, (*SERVER_COMMANDS, *WIT_COMMANDS)), canned, capsys)
 
 
 @pytest.fixture

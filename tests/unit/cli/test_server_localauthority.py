@@ -47,15 +47,18 @@ async def test_show(spire_server: Run, canned: Canned) -> None:
     assert (result.out, result.err, result.status) == (SHOWN_X509, "", 0)
     result = await spire_server("localauthority jwt show")
     assert (result.out, result.err, result.status) == (SHOWN_JWT, "", 0)
+    canned.answers["GetWITAuthorityState"] = api.GetWITAuthorityStateResponse(active=JWT)
+    result = await spire_server("localauthority wit show")
+    assert (result.out, result.err, result.status) == (SHOWN_JWT.replace("JWT", "WIT"), "", 0)
     result = await spire_server("localauthority jwt show", "-output", "json")
     assert result.out == (
         '{"active":{"authority_id":"KeyOne","expires_at":"1900000000","upstream_authority_subject_key_id":""}}\n'
     )
 
 
-@pytest.mark.parametrize("kind", ["x509", "jwt"])
+@pytest.mark.parametrize("kind", ["x509", "jwt", "wit"])
 async def test_prepare(spire_server: Run, canned: Canned, kind: str) -> None:
-    state, title = (X509, "X.509") if kind == "x509" else (JWT, "JWT")
+    state, title = (X509, "X.509") if kind == "x509" else (JWT, kind.upper())
     response: Message = getattr(api, f"Prepare{kind.upper()}AuthorityResponse")(prepared_authority=state)
     canned.answers[f"Prepare{kind.upper()}Authority"] = response
     result = await spire_server(f"localauthority {kind} prepare")
@@ -68,11 +71,11 @@ async def test_prepare(spire_server: Run, canned: Canned, kind: str) -> None:
     assert result.status == 0
 
 
-@pytest.mark.parametrize("kind", ["x509", "jwt"])
+@pytest.mark.parametrize("kind", ["x509", "jwt", "wit"])
 @pytest.mark.parametrize(("verb", "past"), [("activate", "activated"), ("taint", "tainted"), ("revoke", "revoked")])
 async def test_changes(spire_server: Run, canned: Canned, kind: str, verb: str, past: str) -> None:
     method = f"{verb.capitalize()}{kind.upper()}Authority"
-    title = "X.509" if kind == "x509" else "JWT"
+    title = "X.509" if kind == "x509" else kind.upper()
     state = api.AuthorityState(authority_id="the-id")
     canned.answers[method] = getattr(api, f"{method}Response")(**{f"{past}_authority": state})
     result = await spire_server(f"localauthority {kind} {verb}", "-authorityID", "the-id")

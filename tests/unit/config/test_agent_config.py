@@ -287,3 +287,10 @@ def test_rebootstrapping(tmp_path: Path, mode: str) -> None:
 def test_the_bundle_may_come_from_a_workload_api(tmp_path: Path, address: str) -> None:
     config = loaded(tmp_path, bundle=f'trust_bundle_spiffe_workload_api = "{address}"')
     assert config.trust_bundle_spiffe_workload_api == address
+
+
+def test_feature_flags(tmp_path: Path) -> None:
+    config = loaded(tmp_path, 'experimental { feature_flags = ["wit-svid"] }')
+    assert config.warnings == ('Developer feature flag "wit-svid" has been enabled',)
+    with pytest.raises(ConfigurationError, match=r"error loading feature flags: unknown feature flag\(s\): \[x\]"):
+        loaded(tmp_path, 'experimental { feature_flags = ["x"] }')

@@ -125,7 +125,6 @@ def test_jwt_keys_follow_the_ca(tmp_path: Path) -> None:
             'prune_attested_nodes_expired_for = "-1h"',
             'prune_attested_nodes_expired_for must not be less than 0: it is "-1h"',
         ),
-        ("federation { }", "server.federation is not available in this version: remove the block"),
         (
             'proxy_protocol_trusted_cidrs = ["::/0", "10.0.0.1"]',
             (
@@ -339,3 +338,34 @@ def test_two_blocks_of_prometheus_are_one(tmp_path: Path) -> None:
     found = load(configured(tmp_path, outside=outside)).telemetry.prometheus
     assert found is not None
     assert (found.host, found.port) == ("h", 1)
+
+
+def test_feature_flags(tmp_path: Path) -> None:
+    config = loaded(tmp_path, 'ca_key_type = "ec-p384"\nexperimental { feature_flags = ["i_am_a_test_flag"] }')
+    assert config.features == {"i_am_a_test_flag"}
+    assert (config.wit_key_type, config.wit_issuer) == (KeyType.EC_P384, "")
+    settings = 'feature_flags = ["wit-svid"]  wit_key_type = "rsa-2048"  wit_issuer = "https://x"'
+    config = loaded(tmp_path, f"experimental {{ {settings} }}")
+    assert config.features == {"wit-svid"}
+    assert (config.wit_key_type, config.wit_issuer) == (KeyType.RSA_2048, "https://x")
+    assert config.warnings == ('Developer feature flag "wit-svid" has been enabled',)
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        (
+            'feature_flags = ["x", "wit-svid", "a"]',
+            "error loading feature flags: unknown feature flag(s): [a x]",
+        ),
+        (
+            'wit_key_type = "ed25519"',
+            'wit_key_type "ed25519" is unknown: use ec-p256, ec-p384, rsa-2048 or rsa-4096',
+        ),
+    ],
+)
+def test_what_is_experimental_is_checked_too(tmp_path: Path, settings: str, reason: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        loaded(tmp_path, f"experimental {{\n{settings}\n}}")
+    assert str(caught.value).endswith(reason)
+    assert ":5" in str(caught.value)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from generated.spire.api.types import bundle_pb2
 from identity import bundles
-from identity.bundles import Bundle, JwtAuthority, X509Authority
+from identity.bundles import Bundle, JwtAuthority, WitAuthority, X509Authority
 from identity.spiffeid import TrustDomain
 from operations.errors import InvalidArgument
 from tests.simulators.pki import Authority, ec_key, spki
@@ -33,6 +33,11 @@ jwt_authorities = st.lists(
     unique_by=lambda authority: authority.key_id,
     max_size=4,
 )
+wit_authorities = st.lists(
+    st.builds(WitAuthority, st.text(min_size=1, max_size=20), st.sampled_from(KEYS)),
+    unique_by=lambda authority: authority.key_id,
+    max_size=3,
+)
 documents = st.builds(
     Bundle,
     st.just(TD),
@@ -40,6 +45,7 @@ documents = st.builds(
     jwt_authorities.map(tuple),
     st.integers(0, 2**31),
     st.integers(0, 2**63 - 1),
+    wit_authorities.map(tuple),
 )
 messages = st.builds(
     Bundle,
@@ -122,6 +128,35 @@ def test_standard_document_has_plain_jwt_keys_only() -> None:
     document = json.loads(bundle.to_jwks(x509=False, standard=True))
     assert list(document) == ["keys"]
     assert [list(key) for key in document["keys"]] == [["kty", "kid", "crv", "x", "y"]]
+
+
+def test_wit_keys_stand_beside_the_others_by_their_use() -> None:
+    bundle = Bundle(TD, (), (JwtAuthority("k", KEYS[0]),), wit_authorities=(WitAuthority("k", KEYS[1]),))
+    document = json.loads(bundle.to_jwks())
+    assert [(key["use"], key["kid"], key["crv"]) for key in document["keys"]] == [
+        ("jwt-svid", "k", "P-256"),
+        ("wit-svid", "k", "P-384"),
+    ]
+    assert Bundle.from_jwks(TD, bundle.to_jwks()) == bundle
+    # A reader that knows no uses would take one for the other.
+    assert len(json.loads(bundle.to_jwks(standard=True))["keys"]) == 1
+    assert json.loads(bundle.to_jwks(wit=False))["keys"] == document["keys"][:1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"kid": ""}, "missing key ID in wit-svid entry 0"),
+        ({"kty": "OKP"}, "key entry 0 has the unsupported key type OKP P-256"),
+    ],
+)
+def test_bad_wit_keys(changes: dict[str, str], reason: str) -> None:
+    key = json.loads(Bundle(TD, wit_authorities=(WitAuthority("k", KEYS[0]),)).to_jwks())["keys"][0]
+    with pytest.raises(InvalidArgument, match=reason):
+        Bundle.from_jwks(TD, json.dumps({"keys": [{**key, **changes}]}))
+    other = json.loads(Bundle(TD, wit_authorities=(WitAuthority("k", KEYS[1]),)).to_jwks())["keys"][0]
+    with pytest.raises(InvalidArgument, match='wit-svid entry 1 has the key ID "k" of another entry'):
+        Bundle.from_jwks(TD, json.dumps({"keys": [key, other]}))
 
 
 def test_short_coordinates_are_padded() -> None:

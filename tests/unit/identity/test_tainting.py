@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from identity import tainting
-from identity.bundles import Bundle, JwtAuthority, X509Authority
+from identity.bundles import Bundle, JwtAuthority, WitAuthority, X509Authority
 from identity.spiffeid import TrustDomain
 from operations.errors import InvalidArgument, NotFound
 from tests.simulators.pki import Authority, Certificate, ec_key, spki
@@ -16,7 +16,8 @@ from tests.simulators.pki import Authority, Certificate, ec_key, spki
 TD = TrustDomain("example.org")
 ONE, TWO = Authority.root(name="one"), Authority.root(name="two")
 KEYS = (JwtAuthority("a", spki(ec_key())), JwtAuthority("b", spki(ec_key())))
-BUNDLE = Bundle(TD, (X509Authority(ONE.der), X509Authority(TWO.der)), KEYS)
+WIT_KEY = WitAuthority("w", spki(ec_key()))
+BUNDLE = Bundle(TD, (X509Authority(ONE.der), X509Authority(TWO.der)), KEYS, wit_authorities=(WIT_KEY,))
 ONE_ID, TWO_ID = tainting.subject_key_id(ONE.der), tainting.subject_key_id(TWO.der)
 
 
@@ -44,8 +45,15 @@ def test_key_ids_are_those_of_the_certificates() -> None:
             replace(BUNDLE, jwt_authorities=(replace(KEYS[0], tainted=True), KEYS[1])),
             "key",
         ),
+        (
+            tainting.taint_wit,
+            tainting.revoke_wit,
+            "w",
+            replace(BUNDLE, wit_authorities=(replace(WIT_KEY, tainted=True),)),
+            "key",
+        ),
     ],
-    ids=["x509", "jwt"],
+    ids=["x509", "jwt", "wit"],
 )
 def test_what_is_tainted_can_be_revoked(
     taint: Callable[[Bundle, str], Bundle],
@@ -60,7 +68,7 @@ def test_what_is_tainted_can_be_revoked(
     with pytest.raises(InvalidArgument, match="already tainted"):
         taint(tainted, key_id)
     gone = revoke(tainted, key_id)
-    assert len(gone.x509_authorities) + len(gone.jwt_authorities) == 3
+    assert len(gone.x509_authorities) + len(gone.jwt_authorities) + len(gone.wit_authorities) == 4
     for change in (taint, revoke):
         with pytest.raises(NotFound):
             change(gone, key_id)

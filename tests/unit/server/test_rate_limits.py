@@ -56,7 +56,7 @@ async def test_the_table_is_bounded() -> None:
 
 
 def test_switches() -> None:
-    assert len(server_limits(attestation=True, signing=True)) == 7
+    assert len(server_limits(attestation=True, signing=True)) == 8
     assert list(server_limits(attestation=False, signing=False)) == [
         "/spire.api.server.agent.v1.Agent/PostStatus",
         "/spire.api.server.bundle.v1.Bundle/PublishJWTAuthority",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from google.protobuf import empty_pb2
 from google.protobuf.message import Message
 
 from generated.spire.api.server.bundle.v1 import bundle_pb2 as bundle_api
@@ -15,6 +16,7 @@ from generated.spire.api.server.trustdomain.v1 import trustdomain_pb2 as api
 from generated.spire.api.types import bundle_pb2
 from generated.spire.api.types import federationrelationship_pb2 as types
 from operations import logs
+from tests.simulators.bundle_endpoint import bundle_of, serving, svid_context
 from tests.simulators.callers import ForeignDomain, minted
 from tests.simulators.house import BUNDLE, House, new_entry, refused, running, spiffe_id
 from transport.status import Code
@@ -233,13 +235,30 @@ async def test_a_trust_domain_that_is_none_or_unknown(house: House, method: str)
         assert (error.code, error.message) == (code, message)
 
 
-async def test_what_cannot_be_fetched_yet_is_refused_by_name(house: House) -> None:
-    await create(house, web())
-    error = await refused(
-        house.local, TRUSTDOMAIN + "RefreshBundle", api.RefreshBundleRequest(trust_domain="other.org")
-    )
-    assert error.code is Code.UNIMPLEMENTED
-    assert error.message.startswith("failed to refresh bundle: this server does not fetch bundles")
+async def test_a_bundle_is_fetched_as_soon_as_it_is_asked_for(house: House) -> None:
+    """Over a relationship that was made just now; the bundle stays when that goes."""
+    async with serving(svid_context(house.folder, OTHER)) as endpoint:
+        endpoint.give(bundle_of(OTHER, sequence=7, hint=60))
+        await create(house, by_svid("spiffe://other.org/spire/server", trust_domain_bundle=OTHER.bundle()))
+        refresh = api.RefreshBundleRequest(trust_domain="spiffe://other.org")
+        error = await refused(house.local, TRUSTDOMAIN + "RefreshBundle", refresh)
+        assert error.code is Code.INTERNAL
+        assert error.message.startswith(
+            "failed to refresh bundle: failed to fetch federated bundle from endpoint: cannot reach https://other.org"
+        )
+        await update(
+            house, Relationship(trust_domain="other.org", **where(endpoint.url)), MASK(bundle_endpoint_url=True)
+        )
+        await ask(house, "RefreshBundle", refresh, empty_pb2.Empty)
+        assert await stored_bundle(house) == bundle_of(OTHER, sequence=7, hint=60).to_proto()
+        removal = api.BatchDeleteFederationRelationshipRequest(trust_domains=["other.org"])
+        await ask(house, "BatchDeleteFederationRelationship", removal, api.BatchDeleteFederationRelationshipResponse)
+        assert (await refused(house.local, TRUSTDOMAIN + "RefreshBundle", refresh)).code is Code.NOT_FOUND
+        assert (await stored_bundle(house)).sequence_number == 7
+
+
+def where(url: str) -> dict[str, Any]:
+    return {"bundle_endpoint_url": url, "https_web": types.HTTPSWebProfile()}
 
 
 async def test_admins_federate_and_nobody_else(house: House) -> None:

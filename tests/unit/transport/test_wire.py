@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from google.protobuf import wrappers_pb2
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from transport.status import Code, RpcError
@@ -76,9 +76,12 @@ def test_timeouts_at_the_edges() -> None:
 
 
 @given(st.text())
+@example(" a b ")
+@example("  ")
 def test_messages_survive_percent_encoding(text: str) -> None:
     encoded = encode_message(text)
     assert all(0x20 <= byte <= 0x7E for byte in encoded)
+    assert encoded == encoded.strip(), "the engine refuses a field that begins or ends with a space"
     assert decode_message(encoded.decode()) == text.encode("utf-8", "replace").decode()
 
 

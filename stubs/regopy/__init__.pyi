@@ -1,0 +1,1 @@
+from regopy.interpreter import Interpreter as Interpreter

@@ -114,8 +114,7 @@ async def test_what_cannot_be_compiled(make_policy: MakePolicy, rules: str, line
         (RESULT.replace("false,", '"no",'), "that is true or false"),
         (RESULT + 'allow := true if { input.caller == "" }\nallow := 1 if { input.caller == "" }', "contradict"),
         (
-            RESULT
-            + "n := numbers.range(1, 3000)\nallow if { count([1 | some a in n; some b in n; some c in n; a * b * c == 0.5]) > 3 }",
+            RESULT + "n := numbers.range(1, 3000)\nallow if { count([1 | some a in n; some b in n; some c in n; a * b * c == 0.5]) > 3 }",
             "the policy gave no answer within 1 s",
         ),
     ],

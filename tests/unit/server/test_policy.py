@@ -92,7 +92,4 @@ async def test_a_server_does_not_start_with_a_policy_that_cannot_be_used(tmp_pat
     with pytest.raises(ConfigurationError) as error:
         async with running(tmp_path, settings=settings(tmp_path, RESULT + "allow if { not forbiden }")):
             pass
-    assert (
-        str(error.value)
-        == f"{tmp_path}/policy.rego:12: a name is used that is not defined there; within `every`, a `not` needs a rule of its own"
-    )
+    assert str(error.value) == f"{tmp_path}/policy.rego:12: a name is used that is not defined there; within `every`, a `not` needs a rule of its own"

@@ -91,6 +91,16 @@ class Datagrams:
         self._connected = 0.0
         self._gone = False
 
+    @property
+    def gone(self) -> bool:
+        """Whether the collector was not to be had the last time."""
+        return self._gone
+
+    @property
+    def waiting(self) -> int:
+        """Lines that are not sent yet."""
+        return len(self._waiting)
+
     def put(self, line: bytes) -> None:
         if len(self._waiting) < MOST_LINES:
             self._waiting.append(line)

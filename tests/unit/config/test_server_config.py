@@ -332,6 +332,14 @@ def test_datastore_faults(text: str, reason: str) -> None:
     assert str(error.value) == f"d.conf:1: {reason}"
 
 
+def test_two_blocks_of_prometheus_are_one(tmp_path: Path) -> None:
+    """As SPIRE merges them."""
+    outside = 'plugins { }\ntelemetry {\n  Prometheus { port = 1 }\n  Prometheus { host = "h" }\n}'
+    found = load(configured(tmp_path, outside=outside)).telemetry.prometheus
+    assert found is not None
+    assert (found.host, found.port) == ("h", 1)
+
+
 def test_feature_flags(tmp_path: Path) -> None:
     config = loaded(tmp_path, 'ca_key_type = "ec-p384"\nexperimental { feature_flags = ["i_am_a_test_flag"] }')
     assert config.features == {"i_am_a_test_flag"}

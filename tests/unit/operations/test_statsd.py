@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -97,9 +97,11 @@ def test_gauges_of_datadog_have_no_exponent(value: float, text: bytes) -> None:
 @given(st.text(), st.text())
 def test_whatever_a_label_holds_a_line_stays_one(name: str, value: str) -> None:
     rules = Telemetry()
-    for make in (Statsd, lambda put: DogStatsd(put, {})):
-        lines: list[bytes] = []
-        Ruled(make(lines.append), rules, service="s", trust_domain="t", host="").count(("k",), 1, ((name, value),))
+    lines: list[bytes] = []
+    sinks: list[Sink] = [Statsd(lines.append), DogStatsd(lines.append, {})]
+    for sink in sinks:
+        lines.clear()
+        Ruled(sink, rules, service="s", trust_domain="t", host="").count(("k",), 1, ((name, value),))
         assert lines[0].count(b"\n") == 1
         assert lines[0].endswith(b"\n")
 
@@ -143,7 +145,7 @@ def test_faults_of_addresses_name_their_block() -> None:
 
 
 @asynccontextmanager
-async def running(sender: Datagrams) -> AsyncIterator[None]:
+async def running(sender: Datagrams) -> AsyncGenerator[None, None]:
     task = asyncio.create_task(sender.run())
     try:
         yield
@@ -219,11 +221,11 @@ async def test_a_name_without_an_address_costs_nothing_but_what_was_measured() -
     sender = Datagrams("Statsd", Address("nowhere.invalid", 8125), STATSD_BYTES)
     async with running(sender):
         async with asyncio.timeout(60):
-            while not sender._gone:  # noqa: ASYNC110 - what is waited for is the sender's own state
+            while not sender.gone:  # noqa: ASYNC110 - what is waited for is the sender's own state
                 await asyncio.sleep(0.05)
         for number in range(datagrams.MOST_LINES + 5):
             sender.put(b"%d:1|c\n" % number)
-        assert len(sender._waiting) == datagrams.MOST_LINES
+        assert sender.waiting == datagrams.MOST_LINES
 
 
 async def test_several_sinks_of_each_kind_get_everything() -> None:

@@ -19,6 +19,7 @@ from operations.errors import InvalidArgument
 _X509_USE = "x509-svid"
 _JWT_USE = "jwt-svid"
 _WIT_USE = "wit-svid"
+_KEY_TYPES = ("RSA", "EC", "OKP")
 _MAX_DOCUMENT = 4 * 1024 * 1024
 
 _CURVES: dict[str, ec.EllipticCurve] = {"P-256": ec.SECP256R1(), "P-384": ec.SECP384R1(), "P-521": ec.SECP521R1()}
@@ -38,6 +39,7 @@ class _Use(msgspec.Struct):
     """What is read of a key before it is known whether the rest is meant for us."""
 
     use: str = ""
+    kty: str | None = None
 
 
 class _Key(msgspec.Struct):
@@ -79,8 +81,8 @@ def dump(bundle: Bundle, *, x509: bool = True, jwt: bool = True, wit: bool = Tru
 def load(trust_domain: TrustDomain, document: str | bytes) -> Bundle:
     """Read a bundle document. Raises InvalidArgument.
 
-    Keys of an unknown use are ignored, as section 4.2.2 asks. A key without any use is refused: a plain JWKS would
-    otherwise read as an empty bundle.
+    Keys of an unknown use or type are ignored, as sections 4.2.1 and 4.2.2 ask. A key without any use is refused: a
+    plain JWKS would otherwise read as an empty bundle.
     """
     if len(document) > _MAX_DOCUMENT:
         raise InvalidArgument(f"unable to parse JWKS: longer than {_MAX_DOCUMENT} bytes")
@@ -88,9 +90,12 @@ def load(trust_domain: TrustDomain, document: str | bytes) -> Bundle:
     x509: list[X509Authority] = []
     keys: dict[str, dict[str, bytes]] = {_JWT_USE: {}, _WIT_USE: {}}
     for index, raw in enumerate(parsed.keys):
-        use = _decode(raw, _Use).use
+        head = _decode(raw, _Use)
+        use = head.use
         if not use:
             raise InvalidArgument(f"missing use for key entry {index}")
+        if head.kty is not None and head.kty not in _KEY_TYPES:
+            continue
         if use == _X509_USE:
             x509.append(_x509_authority(_decode(raw, _Key), index))
         elif use in keys:

@@ -51,7 +51,10 @@ async def test_a_lifetime_is_a_wish(upstream: UpstreamAuthority) -> None:
         assert time.time() < ends < time.time() + 3 * 24 * HOUR
 
 
-@pytest.mark.parametrize("request_", [b"", b"garbage", csr(ec_key(), uris=[TD.id])[:-1] + b"\0"])
+_GOOD = csr(ec_key(), uris=[TD.id])
+
+
+@pytest.mark.parametrize("request_", [b"", b"garbage", _GOOD[:-1] + bytes((_GOOD[-1] ^ 1,))])
 async def test_what_is_no_request_is_refused(upstream: UpstreamAuthority, request_: bytes) -> None:
     async with asyncio.timeout(20):
         with pytest.raises(SpireError) as caught:

@@ -198,6 +198,13 @@ def test_faults_of_documents(document: str, reason: str) -> None:
         Bundle.from_jwks(TD, document)
 
 
+def test_keys_of_a_kind_to_come_are_ignored() -> None:
+    """Section 4.2.1 of SPIFFE's Trust Domain and Bundle: what another domain adds must not cost the rest."""
+    document = json.loads(entry())
+    document["keys"].insert(0, {"use": "jwt-svid", "kty": "AKP", "kid": "new", "pub": "AAAA"})
+    assert Bundle.from_jwks(TD, json.dumps(document)) == Bundle.from_jwks(TD, entry())
+
+
 def test_unknown_uses_are_ignored_whatever_they_hold() -> None:
     assert Bundle.from_jwks(TD, '{"keys": [{"use": "ssh", "x5c": 1}]}') == Bundle(TD)
 

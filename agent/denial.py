@@ -61,6 +61,11 @@ def must_reattest(error: BaseException) -> bool:
     return bool(_reasons(error) & _REATTEST)
 
 
+def is_superseded(error: BaseException) -> bool:
+    """Whether the server knows the agent, by a later SVID than the one that was shown."""
+    return _Reason.AGENT_NOT_ACTIVE in _reasons(error)
+
+
 def is_banned(error: BaseException) -> bool:
     return _Reason.AGENT_BANNED in _reasons(error)
 

@@ -18,6 +18,7 @@ from agent.denial import (
     MustRebootstrap,
     Unwelcome,
     is_banned,
+    is_superseded,
     is_unknown_authority,
     must_reattest,
 )
@@ -138,6 +139,11 @@ class Manager:
             self.outage.failed(SYNC, TemporarilyUnavailable("the server is slow to answer"))
             return None
         except SpireError as error:
+            if is_superseded(error) and self.svid.reattestable:
+                # A kill came after the server had seen the next SVID, and before this agent had it on its disk.
+                _log.warning("Agent needs to re-attest; will attempt to re-attest", error=error)
+                await self._reattest()
+                return backoff.next() or _RETRY_INTERVAL
             if must_reattest(error) or is_banned(error):
                 state = "is banned" if is_banned(error) else "needs to re-attest"
                 _log.error(f"Agent {state}: removing SVID and shutting down", error=error)

@@ -177,6 +177,11 @@ class FakeServer:
     def evict(self) -> None:
         self._nodes.clear()
 
+    def supersede(self) -> None:
+        """As after an attestation whose SVID the agent was killed over: what it has is not the last one."""
+        for node in self._nodes.values():
+            node.serial, node.next_serial = 0, None
+
     def rotate_authority(self) -> None:
         """A new CA signs from now on; the old one is tainted."""
         self.tainted, self.authority = self.authority, self._new_authority()

@@ -202,6 +202,28 @@ async def test_an_agent_evicted_while_away_ends_at_its_start(home: Home, server:
     assert agent.storage.state.svid
 
 
+async def test_an_agent_killed_over_a_new_svid_attests_anew_at_its_start(home: Home, server: FakeServer) -> None:
+    server.reattestable = True
+    server.add_entry("a")
+    async with home.running():
+        pass
+    server.supersede()
+    async with home.running() as agent:
+        assert server.calls["AttestAgent"] == 2
+        assert len((await agent.first(*X509)).svids) == 1
+        assert not agent.task.done()
+
+
+async def test_one_that_can_attest_only_once_ends_then(home: Home, server: FakeServer) -> None:
+    async with home.running():
+        pass
+    server.supersede()
+    with pytest.raises(Unwelcome, match="attest anew"):
+        async with home.running():
+            pass
+    assert home.start().storage.state.svid == ()
+
+
 async def test_a_server_with_other_keys_ends_the_agent_which_keeps_what_it_has(tmp_path: Path) -> None:
     server = FakeServer()
     listening = AsyncExitStack()

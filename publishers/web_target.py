@@ -18,6 +18,7 @@ from operations.files import read_secret
 from operations.quoting import quote
 from transport.tls import InProcessIdentity
 from transport.web.client import HttpClient
+from transport.web.trust import trusting
 from transport.web.urls import Url
 
 TIMEOUT = 20.0
@@ -101,11 +102,9 @@ class WebTarget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     def _context(self, own: InProcessIdentity | None) -> ssl.SSLContext:
         """Blocks. Raises ConfigurationError."""
         try:
-            context = ssl.create_default_context(cafile=self.ca_cert_path or None)
+            context = trusting(self.ca_cert_path)
         except (OSError, ssl.SSLError) as error:
             raise ConfigurationError(f"ca_cert_path {self.ca_cert_path}: {_reason(error)}") from error
-        # Python 3.13 sets it, and private CAs seldom are so strict (RFC 5280, 4.2.1.1).
-        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
         if self.client_cert_path:
             try:
                 context.load_cert_chain(self.client_cert_path, self.client_key_path, _no_password)

@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from operations.errors import ConfigurationError, InvalidArgument
+from transport.web.trust import trusting
 from transport.web.urls import Url
 
 
@@ -95,11 +96,9 @@ class Vault:
     def context(self) -> ssl.SSLContext:
         """Blocks. Raises ConfigurationError."""
         try:
-            context = ssl.create_default_context(cafile=self.ca_cert_path or None)
+            context = trusting(self.ca_cert_path)
         except (OSError, ValueError) as error:
             raise ConfigurationError(f"ca_cert_path {self.ca_cert_path}: {_reason(error)}") from error
-        # Python 3.13 sets it, and private CAs seldom are so strict (RFC 5280, 4.2.1.1); Go does not ask for it either.
-        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
         if self.client_cert_path:
             try:
                 context.load_cert_chain(self.client_cert_path, self.client_key_path, password=_no_password)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from operations.errors import InvalidArgument, Refused, TemporarilyUnavailable
 from transport.http_client import NoAnswer, Query, Reader, Streams, TooLarge, Writer, exchange, one_query
+from transport.web import trust
 from transport.web.proxies import Proxy, proxy_for
 from transport.web.urls import Url, address
 
@@ -50,7 +51,7 @@ class HttpClient:
 
     def __init__(self, environment: Mapping[str, str], trusting: Callable[[], ssl.SSLContext] | None = None) -> None:
         self._environment = environment
-        self._trusting = trusting or _trusting_the_host
+        self._trusting = trusting or trust.trusting
         self._tls: ssl.SSLContext | None = None
         # Whoever names a place also names who answers for the name, or does not: threads of our own bound it.
         self._resolvers = ThreadPoolExecutor(_RESOLVERS, thread_name_prefix="names")
@@ -178,14 +179,6 @@ def _values(fields: Sequence[tuple[str, str]]) -> Mapping[str, list[str]]:
 
 def _abort(streams: Streams) -> None:
     streams[1].transport.abort()
-
-
-def _trusting_the_host() -> ssl.SSLContext:
-    """Blocks."""
-    context = ssl.create_default_context()
-    # Python 3.13 sets it, and private CAs seldom are so strict (RFC 5280, 4.2.1.1); Go does not ask for it either.
-    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-    return context
 
 
 async def _tunnel(streams: Streams, url: Url, proxy: Proxy) -> None:
